@@ -1,0 +1,90 @@
+"""Images without a condition in a batch whose other images have one.
+
+ControlNet and T2I-Adapter pipelines take one condition picture per prompt. When a pose is to guide
+the targets only, the source must get none: not a black picture, which the network would read as a
+condition too, but no residuals at all (the paper's code gives a real source zero adapter features).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.hooks.hooks import ModelHook
+from torch import Tensor, nn
+
+from masactrl.attention.hooks import install
+from masactrl.errors import RowsError, UnsupportedPipeline
+
+__all__ = ["without_condition"]
+
+
+@contextmanager
+def without_condition(
+    pipeline: DiffusionPipeline, *, images: int, unconditioned: tuple[int, ...] = (0,)
+) -> Iterator[None]:
+    """Switch the ControlNet or T2I-Adapter off for some images inside the `with` block.
+
+    `images` is the number of images of the run, `unconditioned` the numbers of those that get no
+    condition. Their condition pictures are still needed to fill the batch; their content does not
+    matter. For a T2I-Adapter with several images per prompt, count prompts. Raises
+    `UnsupportedPipeline` when the pipeline has neither, `RowsError` when a number is out of range.
+
+        with without_condition(pipeline, images=2), control.attach(pipeline, rows):
+            pipeline(prompts, image=[any_picture, pose])
+    """
+    networks = [getattr(pipeline, name, None) for name in ("controlnet", "adapter")]
+    found = [network for network in networks if isinstance(network, nn.Module)]
+    if not found:
+        raise UnsupportedPipeline(
+            f"{type(pipeline).__name__} has no ControlNet and no T2I-Adapter, so there is no "
+            "condition to leave out. Use a ControlNet or adapter pipeline."
+        )
+    for image in unconditioned:
+        if not 0 <= image < images:
+            raise RowsError(
+                f"Image {image} was to get no condition, but the run has images 0 to {images - 1}."
+            )
+    keep = tuple(0.0 if image in unconditioned else 1.0 for image in range(images))
+    name = f"masactrl-{uuid.uuid4().hex}"
+    installed = [install(network, _Residuals(keep), name) for network in found]
+    try:
+        yield
+    finally:
+        for hook in reversed(installed):
+            hook.remove()
+
+
+class _Residuals(ModelHook):
+    """Multiplies the rows of every residual by 1 or 0, image by image."""
+
+    def __init__(self, keep: tuple[float, ...]) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def post_forward(self, _module: nn.Module, output: object) -> object:
+        """The residuals with the rows of unconditioned images at zero, in the same structure."""
+        return self._kept(output)
+
+    def _kept(self, value: object) -> object:
+        if isinstance(value, Tensor):
+            return value * self._rows(value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._kept(entry) for entry in value)
+        if isinstance(value, dict):  # the dictionary-like outputs of diffusers
+            kept = {key: self._kept(entry) for key, entry in value.items()}
+            return type(value)(**kept)
+        return value
+
+    def _rows(self, residual: Tensor) -> Tensor:
+        count = residual.shape[0]
+        if count % len(self._keep):
+            raise RowsError(
+                f"The condition network made {count} rows, no multiple of the {len(self._keep)} "
+                "images it was told of. Give one condition picture per image."
+            )
+        keep = torch.tensor(self._keep, dtype=residual.dtype, device=residual.device)
+        return keep.repeat(count // len(self._keep)).reshape(-1, *[1] * (residual.ndim - 1))

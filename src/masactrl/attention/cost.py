@@ -1,0 +1,226 @@
+"""What the control costs: seconds per step and peak memory, beside two references.
+
+On a random-weight U-Net of Stable Diffusion 1.5's real size: one picture generated plainly, source
+and target under control, and the same edit written out with an explicit softmax, as the paper's
+code has it. Every form runs in a process of its own, so that one's memory is not another's.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+
+from masactrl.attention.attach import attach
+from masactrl.attention.call import LayerCall
+from masactrl.attention.rows import Rows
+from masactrl.attention.schedule import Schedule
+from masactrl.attention.sites import find_sites
+from masactrl.errors import ConfigError
+
+__all__ = ["FORMS", "Cost", "CostForm", "CostSettings", "attention_cost", "cost_table", "measure"]
+
+CostForm = Literal["plain", "control", "explicit"]
+FORMS: tuple[CostForm, ...] = ("plain", "control", "explicit")
+_TITLES = {
+    "plain": "one picture, plain",
+    "control": "source + target, this package",
+    "explicit": "source + target, explicit softmax",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostSettings:
+    """What is measured: a square of `size` pixels, `steps` timed steps after one to warm up.
+
+    `guidance` doubles the batch as in ordinary use; `threads` (0: torch's own choice) is for the
+    CPU; `tiny` takes a U-Net of a few channels, to try the command out. Raises `ConfigError` for a
+    size that is no multiple of 64 or less than one step.
+    """
+
+    size: int = 512
+    steps: int = 3
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    guidance: bool = True
+    threads: int = 0
+    tiny: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 64 or self.size % 64:
+            raise ConfigError(f"size={self.size} was given; accepted are multiples of 64 pixels.")
+        if self.steps < 1 or self.threads < 0:
+            raise ConfigError(
+                f"steps={self.steps} and threads={self.threads} were given; accepted are at least "
+                "1 step and 0 or more threads."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """One form's median seconds per step and peak memory in bytes.
+
+    The memory is the whole process's on the CPU (weights and libraries included), and that of
+    torch's allocator on an accelerator.
+    """
+
+    form: CostForm
+    seconds: float
+    peak: int
+
+
+def attention_cost(
+    settings: CostSettings, forms: Sequence[CostForm] = FORMS
+) -> tuple[Cost, ...]:
+    """Measure the forms one after the other, each in a fresh process."""
+    costs = []
+    for form in forms:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+            costs.append(pool.submit(measure, form, settings).result())
+    return tuple(costs)
+
+
+def measure(form: CostForm, settings: CostSettings) -> Cost:
+    """Measure one form in this process; its peak memory counts whatever ran here before."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    pipeline = _pipeline(settings)
+    images = 1 if form == "plain" else 2
+    control: AbstractContextManager[object] = nullcontext()
+    if form == "control":
+        control = attach(
+            pipeline,
+            _read_source,
+            rows=Rows.one_source(targets=1),
+            schedule=Schedule(start_layer=10),
+        )
+    elif form == "explicit":
+        for site in find_sites(pipeline.unet):
+            site.module.set_processor(_Explicit(edit=site.index >= 10))
+            if site.cross is not None:
+                site.cross.set_processor(_Explicit(edit=False))
+    with control:
+        seconds = _timed_run(pipeline, images, settings)
+    return Cost(form=form, seconds=statistics.median(seconds), peak=_peak(settings.device))
+
+
+def cost_table(costs: Sequence[Cost]) -> str:
+    """The costs as a Markdown table, with their ratios to the first."""
+    lines = ["| form | s/step | ratio | peak GiB | ratio |", "|---|---|---|---|---|"]
+    first = costs[0]
+    lines += [
+        f"| {_TITLES[cost.form]} | {cost.seconds:.3f} | {cost.seconds / first.seconds:.2f} "
+        f"| {cost.peak / 2**30:.2f} | {cost.peak / first.peak:.2f} |"
+        for cost in costs
+    ]
+    return "\n".join(lines)
+
+
+def _read_source(call: LayerCall) -> Tensor:
+    """Mutual self-attention in the paper's form (see methods.masactrl)."""
+    read = call.bank if call.rows.single is None else call.bank[call.rows.single]
+    return call.layer(call.hidden, read)
+
+
+def _pipeline(settings: CostSettings) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's U-Net with random weights, without text encoder and decoder."""
+    widths = (8, 16, 16, 16) if settings.tiny else (320, 640, 1280, 1280)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=widths,
+        cross_attention_dim=768,
+        attention_head_dim=2 if settings.tiny else 8,
+        norm_num_groups=4 if settings.tiny else 32,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=unet.to(device=settings.device, dtype=settings.dtype).eval(),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _timed_run(
+    pipeline: StableDiffusionPipeline, images: int, settings: CostSettings
+) -> list[float]:
+    """Seconds of every step but the first."""
+    side = settings.size // 8
+    place: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
+    marks: list[float] = []
+
+    def mark(_pipeline: object, _step: int, _t: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if settings.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+        return kwargs
+
+    with torch.inference_mode():
+        pipeline(
+            prompt_embeds=torch.randn(images, 77, 768, **place),
+            negative_prompt_embeds=torch.randn(images, 77, 768, **place),
+            latents=torch.randn(1, 4, side, side, **place).repeat(images, 1, 1, 1),
+            height=settings.size,
+            width=settings.size,
+            guidance_scale=7.5 if settings.guidance else 1.0,
+            num_inference_steps=settings.steps + 1,
+            output_type="latent",
+            callback_on_step_end=mark,
+        )
+    return [end - begin for begin, end in zip(marks[:-1], marks[1:], strict=True)]
+
+
+def _peak(device: str) -> int:
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError as missing:  # Windows has no such counter
+        raise ConfigError(
+            "The peak memory of a process cannot be read on this system; measure on a GPU or on "
+            "Linux or macOS."
+        ) from missing
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class _Explicit:
+    """Attention with the whole matrix of probabilities, targets reading the source's k and v."""
+
+    def __init__(self, *, edit: bool) -> None:
+        self._edit = edit
+
+    def __call__(
+        self,
+        attn: Any,  # diffusers' Attention
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        **_options: object,
+    ) -> Tensor:
+        """(rows, tokens, channels) to the same shape."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        if self._edit:  # rows [source, target] per guidance branch
+            k, v = (x.unflatten(0, (-1, 2))[:, :1].expand(-1, 2, -1, -1).flatten(0, 1) for x in (k, v))
+        q, k, v = (attn.head_to_batch_dim(x) for x in (q, k, v))
+        scores = torch.einsum("bid,bjd->bij", q, k) * attn.scale
+        out = torch.einsum("bij,bjd->bid", scores.softmax(dim=-1), v)
+        projected: Tensor = attn.to_out[0](attn.batch_to_head_dim(out))
+        return projected

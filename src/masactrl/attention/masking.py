@@ -1,0 +1,251 @@
+"""Masks at work: what each controlled layer may read, and what it really used."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from masactrl.attention.maps import CrossAttentionHook
+from masactrl.attention.masks import GivenMasks, OnEmpty, WordMasks, binary, normalised, resized
+from masactrl.attention.words import token_numbers
+from masactrl.errors import ControlWarning, MaskError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from diffusers import DiffusionPipeline
+
+    from masactrl.attention.cache import SourceCache
+    from masactrl.attention.clock import Tick
+    from masactrl.attention.rows import Rows
+    from masactrl.attention.sites import Site
+
+__all__ = ["GivenMasker", "MaskUse", "Masker", "WordMasker", "report_useless"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskUse:
+    """The masks of one layer call.
+
+    `mask` (images, rows, columns) in {0, 1} is at the layer's grid, the soft `map` it was cut from
+    at the capture grid (None for given masks). Recorded sources follow the images of the run.
+    """
+
+    mask: Tensor
+    map: Tensor | None = None
+
+
+class Masker(Protocol):
+    """Provides the masks of an attachment."""
+
+    on_empty: OnEmpty
+
+    def hooks(self) -> Sequence[tuple[nn.Module, CrossAttentionHook]]:
+        """Further hooks to install."""
+        ...
+
+    def before(self, tick: Tick, sample: Tensor, active: bool) -> None:
+        """Get ready for a denoiser call on latents `sample` (rows, channels, height, width)."""
+        ...
+
+    def at(self, site: Site) -> MaskUse:
+        """The masks for one layer, called when that layer is about to run."""
+        ...
+
+    def after(self, tick: Tick, uses: Iterable[tuple[Site, MaskUse]]) -> None:
+        """Learn what was used in the denoiser call that has just ended."""
+        ...
+
+
+class GivenMasker:
+    """Masks that the user gave, at every layer's grid."""
+
+    def __init__(self, given: GivenMasks, rows: Rows) -> None:
+        self.on_empty: OnEmpty = given.on_empty
+        _check_count("masks", len(given.images), rows.images, "images of the run")
+        _check_count("source masks", len(given.sources), rows.cached, "recorded sources")
+        involved = rows.involved
+        masks: list[Tensor] = []
+        for image, mask in enumerate((*given.images, *given.sources)):
+            if mask is None and image in involved:
+                raise MaskError(
+                    f"Image {image} reads or is read but has no mask. Give a mask for the source "
+                    "and for every target; None is for images that take no part."
+                )
+            chosen = torch.ones(1, 1) if mask is None else torch.as_tensor(mask)
+            masks.append(binary(chosen, given.threshold))
+        report_useless({image: masks[image] for image in involved}, self.on_empty, "was given for")
+        self._masks = masks
+        self._sample = torch.zeros(0)
+        self._ready: dict[tuple[int, int, torch.device], MaskUse] = {}
+
+    def hooks(self) -> Sequence[tuple[nn.Module, CrossAttentionHook]]:
+        """None are needed."""
+        return ()
+
+    def before(self, _tick: Tick, sample: Tensor, _active: bool) -> None:
+        """Note the size of the latents."""
+        self._sample = sample
+
+    def at(self, site: Site) -> MaskUse:
+        """The masks at this layer's grid."""
+        height, width = site.grid(*self._sample.shape[-2:])
+        key = (height, width, self._sample.device)
+        if key not in self._ready:
+            parts = [resized(mask[None], height, width) for mask in self._masks]
+            self._ready[key] = MaskUse(mask=torch.cat(parts).to(self._sample.device))
+        return self._ready[key]
+
+    def after(self, _tick: Tick, _uses: Iterable[tuple[Site, MaskUse]]) -> None:
+        """Nothing to learn."""
+
+
+class WordMasker:
+    """Masks from the attention maps of named words, computed as the network runs."""
+
+    def __init__(
+        self,
+        wanted: WordMasks,
+        *,
+        pipeline: DiffusionPipeline,
+        rows: Rows,
+        sites: Sequence[Site],
+        controlled: Sequence[Site],
+        source: SourceCache | None = None,
+        record: SourceCache | None = None,
+    ) -> None:
+        self.on_empty: OnEmpty = wanted.on_empty
+        self._wanted, self._rows = wanted, rows
+        self._source, self._record = source, record
+        self._tokens = _token_table(wanted, pipeline, rows, recording=record is not None)
+        self._captures = [(site, CrossAttentionHook()) for site in _capture_sites(wanted, sites)]
+        _check_order(self._captures[0][0], controlled)
+        self._sample = torch.zeros(0)
+        self._kept: list[Tensor | None] = []
+        self._previous: dict[int, Tensor] = {}
+
+    def hooks(self) -> Sequence[tuple[nn.Module, CrossAttentionHook]]:
+        """The cross-attention layers whose maps are read."""
+        return [(site.cross, hook) for site, hook in self._captures if site.cross is not None]
+
+    def before(self, tick: Tick, sample: Tensor, active: bool) -> None:
+        """Forget the last call's maps and choose the rows that carry the prompts."""
+        if tick.new_run:
+            self._previous = {}
+        self._sample = sample
+        branches = sample.shape[0] // self._rows.images
+        if not -branches <= self._wanted.branch < branches:
+            raise MaskError(
+                f"branch={self._wanted.branch} was asked for, but the run has {branches} guidance "
+                f"branches; accepted are 0 to {branches - 1}, or -1 for the last."
+            )
+        tokens = self._tokens.to(sample.device)
+        for _, hook in self._captures:
+            hook.active, hook.map, hook.tokens = active, None, tokens
+            hook.first = self._wanted.branch % branches * self._rows.images
+        self._kept = [None] * len(self._captures)
+        if active and self._source is not None:
+            self._kept = [
+                self._source.get_map(tick.step, tick.timestep, site.index).to(tokens)
+                for site, _ in self._captures
+            ]
+
+    def at(self, site: Site) -> MaskUse:
+        """The masks from the maps of the layers passed so far in this step."""
+        maps = []
+        for (capture, hook), kept in zip(self._captures, self._kept, strict=True):
+            if capture.index < site.index and hook.map is not None:
+                maps.append(hook.map if kept is None else torch.cat([hook.map, kept]))
+        height, width = self._sample.shape[-2:]
+        mean = torch.stack(maps).mean(dim=0)
+        soft = normalised(mean.reshape(-1, *self._captures[0][0].grid(height, width)))
+        previous = self._previous.get(site.index)
+        if previous is not None:
+            soft = torch.lerp(soft, previous, self._wanted.smoothing)
+        mask = binary(resized(soft, *site.grid(height, width)), self._wanted.threshold)
+        return MaskUse(mask=mask, map=soft)
+
+    def after(self, tick: Tick, uses: Iterable[tuple[Site, MaskUse]]) -> None:
+        """Keep the maps for smoothing and for the recording."""
+        if self._wanted.smoothing > 0.0:
+            for site, use in uses:
+                if use.map is not None:
+                    self._previous[site.index] = use.map
+        for site, hook in self._captures:
+            if self._record is not None and hook.map is not None:
+                self._record.put_map(tick.step, site.index, hook.map)
+            hook.active, hook.map = False, None
+
+
+def report_useless(masks: dict[int, Tensor], on_empty: OnEmpty, where: str) -> list[int]:
+    """Report masks without foreground or without background; the images they belong to."""
+    useless = []
+    for image, mask in masks.items():
+        part = float(mask.float().mean())
+        if 0.0 < part < 1.0:
+            continue
+        useless.append(image)
+        message = (
+            f"{'An empty' if part == 0.0 else 'A full'} mask {where} image {image}, so it separates "
+            "nothing. Choose another threshold, other words or another mask."
+        )
+        if on_empty == "raise":
+            raise MaskError(message)
+        warnings.warn(message, ControlWarning, stacklevel=3)
+    return useless
+
+
+def _check_count(what: str, given: int, wanted: int, of: str) -> None:
+    if given != wanted:
+        raise MaskError(
+            f"{given} {what} were given for {wanted} {of}. Give one per image, in the order of "
+            "the prompts (.repeated(n) serves num_images_per_prompt=n)."
+        )
+
+
+def _token_table(
+    wanted: WordMasks, pipeline: DiffusionPipeline, rows: Rows, *, recording: bool
+) -> Tensor:
+    """(images, tokens): 1 where a token belongs to the named words of an image."""
+    tokenizer: Any = getattr(pipeline, "tokenizer", None) or getattr(pipeline, "tokenizer_2", None)
+    words = wanted.source_words if recording else wanted.words
+    prompts = wanted.source_prompts if recording else wanted.prompts
+    _check_count("entries of words", len(words), rows.images, "images of the run")
+    if prompts:
+        _check_count("prompts", len(prompts), rows.images, "images of the run")
+    table = torch.zeros(rows.images, int(tokenizer.model_max_length))
+    for image, entry in enumerate(words):
+        named = (entry,) if isinstance(entry, (str, int)) else entry
+        numbers = token_numbers(tokenizer, prompts[image] if prompts else None, named)
+        table[image, list(numbers)] = 1.0
+    return table
+
+
+def _capture_sites(wanted: WordMasks, sites: Sequence[Site]) -> list[Site]:
+    """The layers with cross-attention at the level nearest to the wanted one; finer wins a tie."""
+    crossed = [site for site in sites if site.cross is not None]
+    if not crossed:
+        raise MaskError(
+            "This model has no cross-attention, so words have no maps. Use GivenMasks instead."
+        )
+
+    def distance(scale: int) -> tuple[float, int]:
+        ratio = scale / wanted.capture_scale
+        return max(ratio, 1 / ratio), scale
+
+    best = min({site.scale for site in crossed}, key=distance)
+    return [site for site in crossed if site.scale == best]
+
+
+def _check_order(first: Site, controlled: Sequence[Site]) -> None:
+    early = [site.index for site in controlled if site.index <= first.index]
+    if early:
+        raise MaskError(
+            f"Layer {early[0]} runs before any attention map of the words exists: the first map "
+            f"comes from layer {first.index}. Control layers from {first.index + 1} on, or use "
+            "GivenMasks."
+        )

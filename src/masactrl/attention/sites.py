@@ -1,0 +1,114 @@
+"""Where a control can act: the self-attention layers of a U-Net, in execution order.
+
+The paper counts layers as the network runs them: encoder, mid block, decoder. `named_modules()`
+lists the mid block last, so the order is rebuilt from the block a layer lives in. One transformer
+block (a self-attention plus a cross-attention) is one layer: 16 in Stable Diffusion 1.x and 2.x
+(encoder 0-5, mid 6, decoder 7-15), 70 in SDXL (0-23, 24-33, 34-69).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from masactrl.errors import UnsupportedPipeline
+
+__all__ = ["PLACES", "Place", "Site", "find_sites", "unwrap"]
+
+Place = Literal["encoder", "mid", "decoder"]
+PLACES: tuple[Place, ...] = ("encoder", "mid", "decoder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One self-attention layer.
+
+    `index` is its number in execution order (the paper's layer), `name` its module path without any
+    compiler prefix, `place` the half of the U-Net it is in, `scale` the factor by which its grid is
+    smaller than the latent (1, 2, 4 or 8), `module` the self-attention and `cross` the
+    cross-attention of the same transformer block (None where the block has none).
+    """
+
+    index: int
+    name: str
+    place: Place
+    scale: int
+    module: Attention
+    cross: Attention | None
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of this layer's tokens for a latent of `height` x `width`.
+
+        Every halving is a stride-2 convolution with padding, hence the division rounded up.
+        """
+        return -(-height // self.scale), -(-width // self.scale)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module behind the wrapper that `torch.compile` returns, or the module itself."""
+    inner = getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, nn.Module) else module
+
+
+def find_sites(unet: nn.Module) -> tuple[Site, ...]:
+    """All self-attention layers of a U-Net, in the order in which a forward pass runs them.
+
+    Blocks whose first attention reads the text (`only_cross_attention`) are no self-attention
+    layers and are left out. Raises `UnsupportedPipeline` when no layer is found: a control that
+    matches nothing must not stay silent.
+    """
+    network = unwrap(unet)
+    found: list[Site] = []
+    for prefix, place, scale, block in _blocks(network):
+        for name, module in block.named_modules():
+            if not isinstance(module, BasicTransformerBlock) or module.only_cross_attention:
+                continue
+            cross = None if module.double_self_attention else module.attn2
+            found.append(
+                Site(
+                    index=len(found),
+                    name=f"{prefix}.{name}.attn1".replace("_orig_mod.", ""),
+                    place=place,
+                    scale=scale,
+                    module=_attention(module.attn1),
+                    cross=None if cross is None else _attention(cross),
+                )
+            )
+    if not found:
+        raise UnsupportedPipeline(
+            f"No self-attention layer was found in {type(network).__name__}. Accepted are U-Nets "
+            "built of transformer blocks (Stable Diffusion 1.x, 2.x, XL); use such a pipeline."
+        )
+    return tuple(found)
+
+
+def _attention(module: nn.Module) -> Attention:
+    inner = unwrap(module)
+    if not isinstance(inner, Attention):
+        raise UnsupportedPipeline(
+            f"A transformer block holds a {type(inner).__name__} where diffusers' Attention was "
+            "expected. Attach to an unmodified diffusers U-Net."
+        )
+    return inner
+
+
+def _blocks(network: nn.Module) -> list[tuple[str, Place, int, nn.Module]]:
+    """(path, place, scale, block) of every block in execution order."""
+    blocks: list[tuple[str, Place, int, nn.Module]] = []
+    scale = 1
+    for number, block in enumerate(getattr(network, "down_blocks", ())):
+        blocks.append((f"down_blocks.{number}", "encoder", scale, block))
+        if getattr(block, "downsamplers", None):
+            scale *= 2
+    mid = getattr(network, "mid_block", None)
+    if mid is not None:
+        blocks.append(("mid_block", "mid", scale, mid))
+    for number, block in enumerate(getattr(network, "up_blocks", ())):
+        blocks.append((f"up_blocks.{number}", "decoder", scale, block))
+        if getattr(block, "upsamplers", None):
+            scale //= 2
+    return blocks

@@ -1,0 +1,113 @@
+"""What all verbs share of the terminal: sentences, progress, and quiet libraries.
+
+Pictures' paths and figures go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from masactrl.errors import ControlWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TextIO
+
+    from masactrl.generate import StepRecord
+
+_PAGE = 120  # letters a line in a file or pipe
+_STYLES = {"Error": "bold red", "Warning": "bold yellow"}
+
+
+def output() -> Console:
+    """Return the console of standard output; as wide as a table likes where there is no screen."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PAGE)
+
+
+def said(console: Console, kind: str, sentence: str) -> None:
+    """Print one sentence on one line, "Error" or "Warning" before it."""
+    line = Text.assemble((f"{kind}: ", _STYLES.get(kind, "bold")), sentence)
+    console.print(line, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def warnings_said(console: Console) -> Iterator[None]:
+    """Print this package's warnings as sentences, at once; others as Python prints them."""
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, ControlWarning):
+            said(console, "Warning", str(message))
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ControlWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence what the libraries say while they import and load; errors still come through.
+
+    Their loading bars and notes about optional packages would hide our own sentences. Both are
+    put back as they were.
+    """
+    # Through the libraries' own switches: they overwrite the level of their loggers on import.
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    before = [(one, one.get_verbosity(), one.is_progress_bar_enabled()) for one in libraries]
+    for one in libraries:
+        one.set_verbosity(logging.ERROR)
+        one.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for one, verbosity, bars in before:
+            one.set_verbosity(verbosity)
+            if bars:
+                one.enable_progress_bar()
+
+
+@contextmanager
+def progress(console: Console, label: str, total: int) -> Iterator[Callable[[StepRecord], None]]:
+    """Show a bar with the time left, on a terminal only.
+
+    Args:
+        console: where to.
+        label: what is being done.
+        total: denoising steps of all runs together.
+
+    Yields:
+        the function to call after every step.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(label, total=total)
+        yield lambda _: bar.advance(task)

@@ -1,0 +1,176 @@
+"""Source and targets in one run: joins model, request and control; no mathematics of its own.
+
+All pictures of a run are rows of one batch and start from the same noise:
+
+    source | targets with control, reading the source | the same targets reading themselves
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from masactrl.errors import ControlWarning, MasaCtrlError
+from masactrl.images import tensor_to_images
+from masactrl.prompts import prompt_warnings
+from masactrl.request import GenerateRequest, ResolvedRequest
+from masactrl.result import GenerateResult, TargetResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from masactrl.attention import Rows
+    from masactrl.models import LoadedModel
+
+__all__ = [
+    "GenerateRequest",
+    "GenerateResult",
+    "ResolvedRequest",
+    "StepRecord",
+    "TargetResult",
+    "generate",
+    "rows_of",
+    "start_noise",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One finished denoising step.
+
+    Attributes:
+        step: its index, 0 (the noisiest) to steps - 1.
+        steps: how many there are.
+        timestep: the model's noise level at that step, 999 (noise) to 0.
+    """
+
+    step: int
+    steps: int
+    timestep: float
+
+
+def generate(
+    model: LoadedModel,
+    request: GenerateRequest,
+    *,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> GenerateResult:
+    """Make the source, and every target with and without mutual self-attention.
+
+    The same request gives the same pictures again, on the same machine to the bit: the start noise
+    is drawn on the CPU whatever the device. The model's pipeline is left as it was.
+
+    Args:
+        model: what `load_pipeline` returns.
+        request: what to make; what it leaves open comes from the model's preset.
+        on_step: called after each denoising step; an exception raised there ends the run.
+
+    Raises:
+        ScheduleError: S or L is beyond the steps of the run or the layers of the model.
+        UnsupportedPipeline: the model cannot be controlled.
+        MasaCtrlError: the model made no numbers, as some do in float16.
+
+    Warns:
+        ControlWarning: the model will not see a prompt as it was written.
+    """
+    from masactrl.attention import Schedule
+    from masactrl.methods import MasaCtrl
+
+    settings = request.resolve(model.preset)
+    targets = settings.target_prompts
+    prompts = [settings.source_prompt, *targets]
+    notes = prompt_warnings(model, [*prompts, settings.negative_prompt])
+    for note in notes:
+        warnings.warn(note, ControlWarning, stacklevel=2)
+
+    control = MasaCtrl(
+        schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
+        form=settings.form,
+        strength=settings.strength,
+    )
+    rows = rows_of(len(targets))
+    noise = start_noise(model, settings)  # 1 c h w
+    started = time.perf_counter()
+    with control.attach(model.pipeline, rows):
+        pictures = model.pipeline(
+            prompt=[*prompts, *targets],
+            negative_prompt=[settings.negative_prompt] * rows.images,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            latents=noise.repeat(rows.images, 1, 1, 1),
+            output_type="pt",
+            callback_on_step_end=_reporter(on_step),
+        ).images  # n 3 h w in [0, 1]
+    seconds = time.perf_counter() - started
+    if not bool(pictures.isfinite().all()):
+        raise MasaCtrlError(
+            f"The model {model.name} made values that are no numbers, as some do in float16; try "
+            "float32 or bfloat16."
+        )
+    source, *others = tensor_to_images(pictures, signed=False)
+    controlled, uncontrolled = others[: len(targets)], others[len(targets) :]
+    return GenerateResult(
+        source=source,
+        targets=tuple(
+            TargetResult(prompt=prompt, uncontrolled=plain, controlled=edited)
+            for prompt, plain, edited in zip(targets, uncontrolled, controlled, strict=True)
+        ),
+        request=settings,
+        seconds=seconds,
+        model=model.name,
+        device=model.pipeline.device.type,
+        dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+        warnings=notes,
+    )
+
+
+def rows_of(targets: int) -> Rows:
+    """Return who reads whom in the batch of a run: 1 + 2 * `targets` images.
+
+    Image 0 is the source; images 1 to `targets` read it; the others are the same targets without
+    control and read themselves.
+    """
+    from masactrl.attention import Rows
+
+    own = tuple((image,) for image in range(1 + targets, 1 + 2 * targets))
+    return Rows(images=1 + 2 * targets, reads=((0,), *((0,),) * targets, *own))
+
+
+def start_noise(model: LoadedModel, settings: ResolvedRequest) -> Tensor:
+    """Return the start noise `1 c h w` of one picture, on the model's device, of its precision.
+
+    Drawn in float32 on the CPU, so that a seed means the same noise on every device.
+    """
+    import torch
+
+    pipeline = model.pipeline
+    factor = pipeline.vae_scale_factor
+    shape = (
+        1,
+        pipeline.unet.config.in_channels,
+        settings.height // factor,
+        settings.width // factor,
+    )
+    generator = torch.Generator("cpu").manual_seed(settings.seed)
+    return torch.randn(shape, generator=generator).to(pipeline.device, pipeline.unet.dtype)
+
+
+def _reporter(on_step: Callable[[StepRecord], None] | None) -> Callable[..., dict[str, Any]] | None:
+    """Return the callback of diffusers that tells `on_step`; None for None."""
+    if on_step is None:
+        return None
+
+    def report(
+        pipeline: Any, step: int, timestep: Tensor | float, values: dict[str, Any]
+    ) -> dict[str, Any]:
+        steps = len(pipeline.scheduler.timesteps)
+        on_step(StepRecord(step=step, steps=steps, timestep=float(timestep)))
+        return values
+
+    return report

@@ -1,0 +1,222 @@
+"""Pixels: the one place where pictures become tensors, tensors pictures, and pictures files.
+
+Everywhere else a picture is either a `PIL.Image.Image` (8 bit RGB) or a float tensor; which range a
+tensor has is said by `signed`: True for [-1, 1], what a VAE reads, False for [0, 1].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from masactrl.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+RECIPE_KEY = "masactrl"
+"""Name of the PNG text chunk that holds the recipe as JSON."""
+
+_PAPER = (255, 255, 255)
+_INK = (32, 32, 32)
+_MARGIN = 8  # pixels around and between the tiles of a sheet
+_FONT_SIZE = 14  # pixels
+_SMALLEST_TILE = 192  # pixels: a caption needs about this width to be read
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return the picture upright and as 8 bit RGB; what is transparent shows white.
+
+    Args:
+        image: any picture; a rotation noted in its EXIF data is carried out.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    layer = upright.convert("RGBA")
+    paper = Image.new("RGBA", layer.size, (*_PAPER, 255))
+    return Image.alpha_composite(paper, layer).convert("RGB")
+
+
+def image_to_tensor(image: Image.Image, *, signed: bool = True) -> Tensor:
+    """Return the picture as a float32 tensor `3 h w` on the CPU.
+
+    Args:
+        image: any picture, see `as_rgb`.
+        signed: True for the range [-1, 1], False for [0, 1].
+    """
+    import torch
+
+    pixels = torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)  # 3 h w, 0..255
+    unit = pixels.to(torch.float32) / 255
+    return unit * 2 - 1 if signed else unit
+
+
+def tensor_to_image(tensor: Tensor, *, signed: bool = True) -> Image.Image:
+    """Return the tensor as an RGB picture, rounded to the nearest of 256 levels.
+
+    Args:
+        tensor: `3 h w`, any float type, any device; values beyond the range are clipped.
+        signed: True when its range is [-1, 1], False for [0, 1].
+
+    Raises:
+        ConfigError: the tensor has another shape, or holds values that are no numbers.
+    """
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ConfigError(f"A picture is a tensor of shape (3, h, w), not {tuple(tensor.shape)}.")
+    values = tensor.detach().float().cpu()
+    if not bool(values.isfinite().all()):
+        # Clipped, such a picture would silently come out black.
+        raise ConfigError("The tensor holds values that are no numbers and cannot be a picture.")
+    unit = (values + 1) / 2 if signed else values
+    pixels = unit.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)  # h w 3
+    return Image.fromarray(pixels.contiguous().numpy(), mode=None)
+
+
+def tensor_to_images(batch: Tensor, *, signed: bool = True) -> tuple[Image.Image, ...]:
+    """Return every picture of a batch `n 3 h w`; otherwise as `tensor_to_image`."""
+    if batch.ndim != 4:
+        raise ConfigError(f"A batch has the shape (n, 3, h, w), not {tuple(batch.shape)}.")
+    return tuple(tensor_to_image(one, signed=signed) for one in batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One place of a contact sheet: a picture and the words under it.
+
+    Attributes:
+        image: the picture; None leaves the place empty.
+        caption: words under the picture, wrapped to its width.
+    """
+
+    image: Image.Image | None
+    caption: str = ""
+
+
+def contact_sheet(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()) -> Image.Image:
+    """Return one picture that shows all tiles in rows, each with its caption.
+
+    All tiles get the size of the largest picture. Small pictures are enlarged by a whole factor
+    so that captions stay legible; nothing is ever made smaller.
+
+    Args:
+        rows: one or more rows of one or more tiles; rows may differ in length.
+        headers: words above the columns, from the left; may be shorter than the rows.
+
+    Raises:
+        ConfigError: there is no picture at all.
+    """
+    pictures = [tile.image for row in rows for tile in row if tile.image is not None]
+    if not pictures:
+        raise ConfigError("A contact sheet needs at least one picture.")
+    largest = max(max(picture.size) for picture in pictures)
+    factor = max(1, -(-_SMALLEST_TILE // largest))
+    width = max(picture.width for picture in pictures) * factor
+    height = max(picture.height for picture in pictures) * factor
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    line = _FONT_SIZE + 4
+
+    header_lines = [_wrap(words, font, width) for words in headers]
+    captions = [[_wrap(tile.caption, font, width) for tile in row] for row in rows]
+    header_height = max((len(lines) for lines in header_lines), default=0) * line
+    caption_heights = [max((len(lines) for lines in row), default=0) * line for row in captions]
+    columns = max(len(headers), *(len(row) for row in rows))
+    sheet_height = _MARGIN + header_height + sum(height + _MARGIN + c for c in caption_heights)
+    sheet = Image.new("RGB", (_MARGIN + columns * (width + _MARGIN), sheet_height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    def write(lines: Sequence[str], left: int, top: int) -> None:
+        for index, words in enumerate(lines):
+            draw.text((left, top + index * line), words, fill=_INK, font=font)
+
+    lefts = [_MARGIN + column * (width + _MARGIN) for column in range(columns)]
+    for left, lines in zip(lefts, header_lines, strict=False):
+        write(lines, left, _MARGIN // 2)
+    top = _MARGIN + header_height
+    for row, row_captions, caption_height in zip(rows, captions, caption_heights, strict=True):
+        for left, tile, lines in zip(lefts, row, row_captions, strict=False):
+            if tile.image is not None:
+                size = (tile.image.width * factor, tile.image.height * factor)
+                sheet.paste(as_rgb(tile.image).resize(size, Image.Resampling.BICUBIC), (left, top))
+            write(lines, left, top + height + 2)
+        top += height + caption_height + _MARGIN
+    return sheet
+
+
+def _wrap(
+    words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> tuple[str, ...]:
+    """Break words into lines of at most `width` pixels; one word longer than that stays whole."""
+    lines: list[str] = []
+    for word in words.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return tuple(lines)
+
+
+def save_png(path: Path, image: Image.Image, recipe: Mapping[str, Any] | None = None) -> None:
+    """Write the picture, whole or not at all, with its recipe inside.
+
+    The file is written under a temporary name in the same folder and then renamed, so that a
+    reader never meets half a picture. An existing file is replaced.
+
+    Args:
+        path: where to; its folder must exist.
+        image: the picture.
+        recipe: how the picture was made, values that JSON knows; None writes no recipe.
+
+    Raises:
+        OutputError: the file cannot be written there.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        # Escaped to ASCII, which every reader of PNG text chunks agrees on.
+        chunks.add_text(RECIPE_KEY, json.dumps(recipe, ensure_ascii=True))
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with beside.open("xb") as file:
+            image.save(file, format="PNG", pnginfo=chunks)
+        os.replace(beside, path)  # noqa: PTH105 - says that an existing file is replaced
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is nothing left to remove
+            beside.unlink(missing_ok=True)
+
+
+def read_recipe(path: Path) -> dict[str, Any] | None:
+    """Return the recipe that `save_png` put into the picture; None when it carries none.
+
+    Raises:
+        ConfigError: the file is missing or no picture, or its recipe is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # text chunks may follow the pixels
+            text = image.info.get(RECIPE_KEY)
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no file {path}.") from error
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"{path} cannot be read as a picture: {error}.") from error
+    if text is None:
+        return None
+    try:
+        recipe = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"The recipe inside {path} is damaged: {error}.") from error
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"The recipe inside {path} is damaged: it is no JSON object.")
+    return recipe

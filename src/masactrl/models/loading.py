@@ -1,0 +1,200 @@
+"""One way to a pipeline: the embedded model, a folder, a single file or a Hub id.
+
+Whatever is asked for ends as a `StableDiffusionPipeline` or `StableDiffusionXLPipeline` of
+diffusers, with a DDIM scheduler, on the wanted device, together with its preset.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import SafetensorError, safe_open
+
+from masactrl.errors import ConfigError, MasaCtrlError, ModelNotFound, UnsupportedPipeline
+from masactrl.models.devices import choose_device, choose_dtype
+from masactrl.models.hub import fetch_index
+from masactrl.models.places import EMBEDDED, INDEX, Place, locate
+from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+_CLASSES: Mapping[Family, type[Pipeline]] = {
+    "sd": StableDiffusionPipeline,
+    "sdxl": StableDiffusionXLPipeline,
+}
+
+# What DDIM of Stable Diffusion is, for the keys that the model's own scheduler has no word for.
+# DDIMScheduler's own defaults would clip latents to [-1, 1], which ruins them without an error.
+_DDIM_OF_STABLE_DIFFUSION = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A pipeline that is ready to run, and how to run it best.
+
+    Attributes:
+        pipeline: on its device, in its precision, scheduler set, progress bar off.
+        name: what it was asked for by: "puppets", a Hub id, the name of a folder or file.
+        family: which settings and words it knows.
+        preset: settings for all that a request leaves open.
+    """
+
+    pipeline: Pipeline
+    name: str
+    family: Family
+    preset: ModelPreset
+
+
+def load_pipeline(
+    model: str | Path = EMBEDDED,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    config: str | Path | None = None,
+) -> LoadedModel:
+    """Load a Stable Diffusion 1.x, 2.x or XL model.
+
+    Weights are read from safetensors files only and no code of a model is ever run. The safety
+    checker is not loaded.
+
+    Args:
+        model: "puppets" (the embedded model), a folder in diffusers format, a `.safetensors` file
+            or a Hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        device: see `choose_device`.
+        dtype: see `choose_dtype`.
+        revision: branch, tag or commit of a Hub id.
+        config: for a `.safetensors` file only: the folder or Hub id whose configuration files
+            describe it. None finds the kind out by the file's content, and asks the Hub for its
+            configuration where it is not in the cache yet.
+
+    Raises:
+        ModelNotFound: there is no such model, or it cannot be read.
+        UnsupportedPipeline: it is no text-to-image Stable Diffusion.
+        ConfigError: device, precision or a combination of arguments that cannot be; a pickle.
+    """
+    target = choose_device(device)
+    options: dict[str, Any] = {"dtype": choose_dtype(dtype, target)}
+    place = locate(model)
+    if revision is not None and place.kind != "hub":
+        raise ConfigError(f"A revision belongs to a Hub id, and {str(model)!r} is none.")
+    if config is not None and place.kind != "file":
+        raise ConfigError(f"config belongs to a .safetensors file, and {str(model)!r} is none.")
+
+    family: Family
+    try:
+        if place.kind == "file":
+            family = _family_of_file(place)
+            options["config"] = None if config is None else str(config)
+            pipeline = _CLASSES[family].from_single_file(place.source, **options, **_spare(family))
+        else:
+            family = _family_of_folder(place, revision)
+            pipeline = _CLASSES[family].from_pretrained(
+                place.source, revision=revision, use_safetensors=True, **options, **_spare(family)
+            )
+    except (MasaCtrlError, torch.OutOfMemoryError):
+        raise  # says what it is already
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelNotFound(_why_not(place, error)) from error
+
+    _check(pipeline, place)
+    if place.name == EMBEDDED:
+        family = "puppets"
+    found = read_preset(Path(place.source)) if place.kind == "folder" else None
+    stated, preset = found or (None, default_preset(family, **_native_size(pipeline)))
+    if preset.scheduler == "ddim":
+        pipeline.scheduler = _ddim_like(pipeline.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return LoadedModel(
+        pipeline=pipeline.to(target), name=place.name, family=stated or family, preset=preset
+    )
+
+
+def _family_of_folder(place: Place, revision: str | None) -> Family:
+    """Return which pipeline the folder or repository is made for, reading its index only."""
+    hub = place.kind == "hub"
+    path = Path(fetch_index(place.source, revision) if hub else f"{place.source}/{INDEX}")
+    index = json.loads(path.read_text(encoding="utf-8"))
+    for family, pipeline_class in _CLASSES.items():
+        if index.get("_class_name") == pipeline_class.__name__:
+            return family
+    accepted = " or ".join(pipeline_class.__name__ for pipeline_class in _CLASSES.values())
+    raise UnsupportedPipeline(
+        f"{place.source} is a {index.get('_class_name')}; a {accepted} is needed."
+    )
+
+
+def _family_of_file(place: Place) -> Family:
+    """Return which Stable Diffusion the file holds, reading the names of its tensors only."""
+    with safe_open(place.source, framework="pt") as file:
+        names = tuple(file.keys())
+    if not any(name.startswith("model.diffusion_model.") for name in names):
+        raise UnsupportedPipeline(
+            f"{place.source} holds no whole Stable Diffusion checkpoint (a LoRA, a VAE and the "
+            "file of a diffusers folder are none)."
+        )
+    return "sdxl" if any(name.startswith("conditioner.embedders.1.") for name in names) else "sd"
+
+
+def _spare(family: Family) -> dict[str, Any]:
+    """Return the arguments that leave out what text-to-image does not need."""
+    if family == "sdxl":
+        return {}
+    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def _check(pipeline: Pipeline, place: Place) -> None:
+    """Refuse networks that do not make pictures from text and noise alone (inpainting has 9)."""
+    takes = pipeline.unet.config.in_channels
+    gives = pipeline.vae.config.latent_channels
+    if takes != gives:
+        raise UnsupportedPipeline(
+            f"The network of {place.source} takes {takes} channels where its latents have {gives}: "
+            "it is no text-to-image model."
+        )
+
+
+def _native_size(pipeline: Pipeline) -> dict[str, int]:
+    """Return height and width in pixels of the pictures that the network was trained on."""
+    size = pipeline.unet.config.sample_size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    factor = pipeline.vae_scale_factor
+    return {"height": rows * factor, "width": columns * factor}
+
+
+def _ddim_like(scheduler: Any) -> DDIMScheduler:
+    """Return DDIM with the noise schedule and the prediction type of the model's own scheduler."""
+    own = dict(scheduler.config)
+    # Values that were nobody's choice, only the default of the model's own scheduler class.
+    nobodys = {*own.pop("_use_default_values", ())}
+    chosen = {key: value for key, value in own.items() if key not in nobodys}
+    return DDIMScheduler.from_config({**_DDIM_OF_STABLE_DIFFUSION, **chosen})
+
+
+def _why_not(place: Place, error: Exception) -> str:
+    """Return one sentence about why the model could not be read, and what to do."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".;:")
+    if place.kind == "folder" and _only_pickles(Path(place.source)):
+        return (
+            f"The folder {place.source} holds pickle checkpoints (.bin), which can run code when "
+            "loaded and are refused; convert it to .safetensors first."
+        )
+    if place.kind == "file":
+        return (
+            f"The file {place.source} could not be loaded: {reason}. A single file needs the "
+            "configuration of its kind: from the Hub's cache, a connection or the argument config."
+        )
+    return f"The model {place.source} could not be loaded: {reason}."
+
+
+def _only_pickles(folder: Path) -> bool:
+    """Say whether there is a part of the model whose weights come as pickles alone."""
+    return any(not any(pickle.parent.glob("*.safetensors")) for pickle in folder.glob("*/*.bin"))

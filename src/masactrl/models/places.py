@@ -1,0 +1,87 @@
+"""What the words after `--model` mean: the embedded model, a folder, one file or a Hub id."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from masactrl.errors import ConfigError, ModelNotFound
+
+INDEX = "model_index.json"
+"""The file that makes a folder a pipeline in diffusers format."""
+
+EMBEDDED = "puppets"
+"""The name of the model inside this package."""
+
+ACCEPTED = (
+    f'accepted are "{EMBEDDED}" (the embedded model), a folder in diffusers format, '
+    "a .safetensors file, and a Hub id written owner/name."
+)
+
+_PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a model is.
+
+    Attributes:
+        kind: a folder in diffusers format, one file of weights, or a repository of the Hub.
+        source: the path or the Hub id.
+        name: what to call the model.
+    """
+
+    kind: Literal["folder", "file", "hub"]
+    source: str
+    name: str
+
+
+def locate(model: str | Path) -> Place:
+    """Return where the model is; looks at the disk, never at the network.
+
+    A name that exists on the disk is taken from there; the name of the embedded model is the one
+    exception (write ./puppets for a folder of that name).
+
+    Args:
+        model: "puppets", a path or a Hub id.
+
+    Raises:
+        ModelNotFound: it is nothing of the kind.
+        ConfigError: it is a pickle checkpoint, which could run code when loaded.
+    """
+    if model == EMBEDDED:
+        return _embedded()
+    path = Path(model).expanduser()
+    if path.suffix.lower() in _PICKLES:
+        raise ConfigError(
+            f"{path} is a pickle checkpoint, which can run code when loaded and is refused; "
+            "convert it to .safetensors first."
+        )
+    if path.is_dir():
+        if not (path / INDEX).is_file():
+            raise ModelNotFound(
+                f"The folder {path} holds no model in diffusers format (no {INDEX}); {ACCEPTED}"
+            )
+        return Place(kind="folder", source=str(path), name=path.resolve().name)
+    if path.is_file():
+        if path.suffix.lower() != ".safetensors":
+            raise ModelNotFound(f"The file {path} is no .safetensors file; {ACCEPTED}")
+        return Place(kind="file", source=str(path), name=path.stem)
+    if isinstance(model, str) and path.suffix != ".safetensors" and _HUB_ID.fullmatch(model):
+        return Place(kind="hub", source=model, name=model)
+    raise ModelNotFound(f"There is no model {str(model)!r}; {ACCEPTED}")
+
+
+def _embedded() -> Place:
+    """Return the folder of the weights inside this package."""
+    folder = Path(str(resources.files("masactrl") / "puppets" / "weights"))
+    if not (folder / INDEX).is_file():
+        raise ModelNotFound(
+            "The embedded model is not part of this installation (its weights are missing from "
+            f"{folder}); install masactrl anew, or name another model."
+        )
+    return Place(kind="folder", source=str(folder), name=EMBEDDED)

@@ -1,0 +1,122 @@
+"""Settings that serve a model best: steps, guidance, and where control should begin.
+
+A folder may carry its own in a file `masactrl.json`, as the embedded model does:
+
+    {"family": "puppets", "steps": 50, "guidance_scale": 5.0, "start_step": 4, "start_layer": 10,
+     "height": 128, "width": 128, "scheduler": "ddim"}
+
+Any other model gets the settings of its family.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from masactrl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Family = Literal["puppets", "sd", "sdxl"]
+"""What a model is like: the embedded small one, Stable Diffusion 1.x and 2.x, or XL."""
+
+SchedulerName = Literal["ddim", "model"]
+"""`ddim`: DDIM made from the configuration of the model's own; `model`: the model's own."""
+
+PRESET_FILE = "masactrl.json"
+_SCHEMA = 1
+
+Pixels = Annotated[int, Field(ge=8, multiple_of=8)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class ModelPreset:
+    """The settings that a request gets where it names none.
+
+    Attributes:
+        steps: denoising steps, 1 to 1000.
+        guidance_scale: weight of classifier-free guidance; 1 switches guidance off.
+        start_step: S, the first controlled step (0 is the noisiest).
+        start_layer: L, the first controlled self-attention layer in execution order.
+        height: of a picture in pixels, a multiple of 8.
+        width: of a picture in pixels, a multiple of 8.
+        scheduler: see `SchedulerName`.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    start_step: Annotated[int, Field(ge=0)]
+    start_layer: Annotated[int, Field(ge=0)]
+    height: Pixels
+    width: Pixels
+    scheduler: SchedulerName = "ddim"
+
+
+class _PresetFile(BaseModel):
+    """What `masactrl.json` holds beside the fields of `ModelPreset`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1, le=_SCHEMA)] = _SCHEMA
+    family: Family | None = None
+
+    def preset(self) -> ModelPreset:
+        """Return the other keys as a preset, which accepts none that it does not know."""
+        return ModelPreset(**(self.model_extra or {}))
+
+
+def default_preset(family: Family, *, height: int, width: int) -> ModelPreset:
+    """Return the settings of a model family.
+
+    S and L are the paper's for Stable Diffusion at 50 steps and those of the authors' script for
+    XL; for the embedded model they are only where its own file is missing.
+
+    Args:
+        family: which.
+        height: of a picture in pixels, a multiple of 8.
+        width: of a picture in pixels, a multiple of 8.
+    """
+    guidance_scale, start_layer = (5.0, 44) if family == "sdxl" else (7.5, 10)
+    return ModelPreset(
+        steps=50,
+        guidance_scale=guidance_scale,
+        start_step=4,
+        start_layer=start_layer,
+        height=height,
+        width=width,
+    )
+
+
+def read_preset(folder: Path) -> tuple[Family | None, ModelPreset] | None:
+    """Return what the folder's `masactrl.json` says; None when it has none.
+
+    The family is None when the file leaves it to the kind of pipeline.
+
+    Raises:
+        ConfigError: the file is there and cannot be used; says which value is wrong.
+    """
+    path = folder / PRESET_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        found = _PresetFile.model_validate_json(text)
+        return found.family, found.preset()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise ConfigError(f"{path} cannot be used: {problems}.") from error
+
+
+def write_preset(folder: Path, family: Family, preset: ModelPreset) -> None:
+    """Write the folder's `masactrl.json`, the counterpart of `read_preset`."""
+    content = {"schema": _SCHEMA, "family": family, **asdict(preset)}
+    (folder / PRESET_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,439 @@
+"""Captions of the puppet world: a small grammar that writes prompts and reads them back.
+
+A caption names species, action, place and facing with synonyms and in varied order. A good share
+leaves attributes out, so that what the prompt does not say is decided by noise and self-attention.
+Coat and collar are named seldom: in an edit the identity comes from the source, not from the words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Final
+
+import torch
+
+from masactrl.errors import ConfigError
+from masactrl.puppets.scene import (
+    ACTIONS,
+    COLOURS,
+    FACINGS,
+    PLACES,
+    SPECIES,
+    Identity,
+    Scene,
+    colour_name,
+)
+
+# Shares of the captions that leave an attribute out (scaled by ``omit``) or name it at all.
+_OMIT_FACING: Final = 0.30
+_OMIT_PLACE: Final = 0.20
+_OMIT_ACTION: Final = 0.15
+_OMIT_SPECIES: Final = 0.08
+_NAME_COAT: Final = 0.20
+_NAME_COLLAR: Final = 0.06
+_NAME_CLOSE_UP: Final = 0.85
+
+_Phrases = Mapping[str, tuple[str, ...]]
+
+# The first phrase of an entry is canonical and drawn in half of the cases, the others evenly.
+_NOUNS: Final[_Phrases] = MappingProxyType(
+    {
+        "cat": ("cat",),
+        "dog": ("dog",),
+        "fox": ("fox",),
+        "rabbit": ("rabbit", "rabbit", "bunny"),
+        "horse": ("horse",),
+        "elephant": ("elephant",),
+        "bear": ("bear",),
+        "giraffe": ("giraffe",),
+    }
+)
+_ANY_ANIMAL: Final = ("animal", "creature")
+_PARTICIPLES: Final[_Phrases] = MappingProxyType(
+    {
+        "standing": ("standing", "standing still"),
+        "sitting": ("sitting", "sitting down"),
+        "running": ("running", "running fast", "racing"),
+        "jumping": ("jumping", "leaping", "jumping up"),
+        "lying": ("lying", "lying down", "resting"),
+        "rearing": ("rearing", "rearing up", "standing on its hind legs"),
+        "grazing": ("grazing", "eating", "feeding"),
+        "looking back": (
+            "looking back",
+            "turning its head",
+            "looking behind",
+            "looking over its shoulder",
+        ),
+    }
+)
+_VERBS: Final[_Phrases] = MappingProxyType(
+    {
+        "standing": ("stands", "is standing", "stands still"),
+        "sitting": ("sits", "is sitting", "sits down"),
+        "running": ("runs", "is running", "runs fast", "races"),
+        "jumping": ("jumps", "is jumping", "leaps", "jumps up"),
+        "lying": ("lies", "is lying", "lies down", "rests", "is lying down"),
+        "rearing": ("rears", "is rearing", "rears up", "stands on its hind legs"),
+        "grazing": ("grazes", "is grazing", "eats", "feeds", "is eating"),
+        "looking back": (
+            "looks back",
+            "is looking back",
+            "turns its head",
+            "looks behind",
+            "looks over its shoulder",
+        ),
+    }
+)
+# Participles that stand before a noun: "a running dog". "Looking back" cannot.
+_ADJECTIVES: Final[_Phrases] = MappingProxyType(
+    {
+        "standing": ("standing",),
+        "sitting": ("sitting", "seated"),
+        "running": ("running", "racing"),
+        "jumping": ("jumping", "leaping"),
+        "lying": ("lying", "resting"),
+        "rearing": ("rearing",),
+        "grazing": ("grazing",),
+    }
+)
+_WHERE: Final[_Phrases] = MappingProxyType(
+    {
+        "meadow": ("in the meadow", "in a meadow", "on the grass", "in the field", "in a field"),
+        "beach": ("on the beach", "on a beach", "by the sea", "at the seaside"),
+        "desert": ("in the desert", "in a desert", "among the dunes"),
+        "forest": ("in the forest", "in a forest", "in the woods", "among the trees"),
+        "snow": ("in the snow", "in snow", "on the snow", "in a snowy landscape"),
+        "city": ("in the city", "in a city", "in the street", "on the street", "in town"),
+    }
+)
+_TOWARDS: Final[_Phrases] = MappingProxyType(
+    {
+        side: (
+            f"facing {side}",
+            f"facing to the {side}",
+            f"turned to the {side}",
+            f"heading {side}",
+        )
+        for side in FACINGS
+    }
+)
+_OPENERS: Final = (
+    "a photo of",
+    "a picture of",
+    "an image of",
+    "a drawing of",
+    "photo of",
+    "picture of",
+)
+_CLOSE_UPS: Final = ("close-up of", "a close-up of", "a close-up photo of", "close-up photo of")
+_PATTERN_ADJECTIVES: Final = MappingProxyType(
+    {"stripes": "striped", "spots": "spotted", "patches": "patched"}
+)
+# Sixteen tickets for the order of a caption; "plain" is noun, action, place, facing.
+_ORDERS: Final = (
+    *("plain",) * 7,
+    *("adjective",) * 2,
+    *("sentence",) * 2,
+    *("where first", "where inside", "facing first", "facing inside", "tags"),
+)
+_JOINTS: Final = ("a", "an", "the", "with", "wearing", "collar", "socks", "gray", "and")
+
+_WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*|[^\s\w\x00-\x7f]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTask:
+    """A prompt and what its picture must show, named as in `masactrl.puppets.scene`."""
+
+    prompt: str
+    species: str
+    action: str
+    facing: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedPrompt:
+    """What a prompt says; None where it says nothing."""
+
+    species: str | None = None
+    action: str | None = None
+    facing: str | None = None
+    place: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What one caption will say: scene names, and ready words for coat and collar."""
+
+    species: str | None
+    action: str | None
+    facing: str | None
+    place: str | None
+    adjectives: str = ""
+    extras: str = ""
+    close_up: bool = False
+
+
+class _Draws:
+    """Uniform numbers for one caption, taken in order from a single tensor draw."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, generator: torch.Generator) -> None:
+        values: list[float] = torch.rand(32, generator=generator, dtype=torch.float64).tolist()
+        self._left = iter(values)
+
+    def chance(self, probability: float) -> bool:
+        return next(self._left) < probability
+
+    def index(self, count: int) -> int:
+        return min(int(next(self._left) * count), count - 1)
+
+    def phrase(self, options: tuple[str, ...]) -> str:
+        """The first option in half of the draws, else one of the others."""
+        u = next(self._left)
+        if u < 0.5 or len(options) == 1:
+            return options[0]
+        return options[1 + min(int((u - 0.5) * 2 * (len(options) - 1)), len(options) - 2)]
+
+    def even(self, options: tuple[str, ...]) -> str:
+        return options[self.index(len(options))]
+
+
+def caption(scene: Scene, generator: torch.Generator, *, omit: float = 1.0) -> str:
+    """Describe a scene in random words, leaving some attributes out.
+
+    Facing is left out in 30 % of the captions, place in 20 %, action in 15 %, species in 8 % ("an
+    animal"). Coat or collar are named in under 25 %. Close-ups are called so in 85 % of close-ups.
+
+    Args:
+        scene: what the picture shows.
+        generator: CPU generator; the caption is a function of the scene and of its state.
+        omit: factor on the four shares, in [0, 3]; 0 names all four attributes.
+
+    Raises:
+        ConfigError: ``omit`` is out of range.
+    """
+    if not 0.0 <= omit <= 3.0:
+        raise ConfigError(f"omit must be in [0, 3], not {omit}.")
+    draws = _Draws(generator)
+    adjectives, extras = _identity_words(scene.identity, draws)
+    facts = _Facts(
+        facing=None if draws.chance(_OMIT_FACING * omit) else scene.pose.facing,
+        place=None if draws.chance(_OMIT_PLACE * omit) else scene.backdrop.place,
+        action=None if draws.chance(_OMIT_ACTION * omit) else scene.pose.action,
+        species=None if draws.chance(_OMIT_SPECIES * omit) else scene.identity.species,
+        adjectives=adjectives,
+        extras=extras,
+        close_up=draws.chance(_NAME_CLOSE_UP) and scene.camera.shot == "close-up",
+    )
+    return _compose(facts, draws)
+
+
+def full_prompt(species: str, action: str, place: str, facing: str) -> str:
+    """The canonical prompt with all four attributes: "a cat sitting in the meadow, facing left".
+
+    Raises:
+        ConfigError: a name is not one of the world's.
+    """
+    for what, value, allowed in (
+        ("species", species, SPECIES),
+        ("action", action, ACTIONS),
+        ("place", place, PLACES),
+        ("facing", facing, FACINGS),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{what} {value!r} is not one of {', '.join(allowed)}.")
+    noun = _with_article(species)
+    return f"{noun} {_PARTICIPLES[action][0]} {_WHERE[place][0]}, {_TOWARDS[facing][0]}"
+
+
+def sample_prompts(count: int, seed: int) -> tuple[PromptTask, ...]:
+    """Draw evaluation prompts: all four attributes named, uniformly; no coat, collar or close-up.
+
+    Raises:
+        ConfigError: ``count`` is negative.
+    """
+    if count < 0:
+        raise ConfigError(f"count must be at least 0, not {count}.")
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(_sample_prompt(_Draws(generator)) for _ in range(count))
+
+
+@cache
+def known_words() -> tuple[str, ...]:
+    """The grammar's vocabulary: lower-case words, sorted. "close-up" counts as two words."""
+    tables = (_NOUNS, _PARTICIPLES, _VERBS, _ADJECTIVES, _WHERE, _TOWARDS)
+    phrases = [phrase for table in tables for entry in table.values() for phrase in entry]
+    phrases += [*_ANY_ANIMAL, *_OPENERS, *_CLOSE_UPS, *_JOINTS, *COLOURS, *PLACES]
+    phrases += [word for pair in _PATTERN_ADJECTIVES.items() for word in pair]
+    return tuple(sorted({word for phrase in phrases for word in _words(phrase)}))
+
+
+def unknown_words(prompt: str) -> tuple[str, ...]:
+    """Words of a prompt outside `known_words`: lower-case, in order of appearance, no repeats."""
+    known = _known()
+    return tuple(dict.fromkeys(word for word in _words(prompt) if word not in known))
+
+
+def parse(prompt: str) -> ParsedPrompt:
+    """Read species, action, facing and place back from a prompt of the grammar.
+
+    At each word the longest known phrase is taken; of several phrases that name one attribute the
+    first counts. Words outside the grammar are passed over.
+
+    >>> parse("in the snow, a bunny looks back")
+    ParsedPrompt(species='rabbit', action='looking back', facing=None, place='snow')
+    """
+    table = _phrase_table()
+    longest = max(len(phrase) for phrase in table)
+    words = _words(prompt)
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(words):
+        step = 1
+        for length in range(min(longest, len(words) - at), 0, -1):
+            hit = table.get(tuple(words[at : at + length]))
+            if hit is not None:
+                found.setdefault(*hit)
+                step = length
+                break
+        at += step
+    return ParsedPrompt(
+        species=found.get("species"),
+        action=found.get("action"),
+        facing=found.get("facing"),
+        place=found.get("place"),
+    )
+
+
+def _words(text: str) -> list[str]:
+    found = _WORD.findall(unicodedata.normalize("NFC", text).lower())
+    # Quotes and dashes beyond ASCII are punctuation; an emoji is something the model does not know.
+    return [w for w in found if not all(unicodedata.category(c)[0] in "PMC" for c in w)]
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(known_words())
+
+
+@cache
+def _phrase_table() -> Mapping[tuple[str, ...], tuple[str, str]]:
+    """Words of a phrase -> (attribute, value)."""
+    table: dict[tuple[str, ...], tuple[str, str]] = {}
+    for attribute, source in (
+        ("species", _NOUNS),
+        ("action", _ADJECTIVES),
+        ("action", _PARTICIPLES),
+        ("action", _VERBS),
+        ("place", _WHERE),
+        ("facing", _TOWARDS),
+    ):
+        for value, phrases in source.items():
+            for phrase in phrases:
+                table[tuple(_words(phrase))] = (attribute, value)
+    table |= {(place,): ("place", place) for place in PLACES}
+    table |= {(side,): ("facing", side) for side in FACINGS}
+    return MappingProxyType(table)
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _colour(colour: tuple[float, float, float], draws: _Draws) -> str:
+    name = colour_name(colour)
+    return "gray" if name == "grey" and draws.chance(0.3) else name
+
+
+def _identity_words(identity: Identity, draws: _Draws) -> tuple[str, str]:
+    """Adjectives before the noun and phrases after it; both empty in most captions."""
+    adjectives, extras = "", ""
+    if draws.chance(_NAME_COAT):
+        coat = _colour(identity.coat, draws)
+        kind = draws.even(("colour", "adjective", "accent", "pattern"))
+        look = _PATTERN_ADJECTIVES.get(identity.pattern)
+        adjectives = coat
+        if kind == "adjective" and look is not None:
+            adjectives = f"{look} {coat}"
+        elif kind == "pattern" and look is not None:
+            adjectives = look
+        elif kind in ("accent", "pattern") and identity.pattern != "plain":
+            extras = f"with {_colour(identity.accent, draws)} {identity.pattern}"
+    if identity.collar is not None and draws.chance(_NAME_COLLAR):
+        verb = ("and" if extras else "with") if draws.chance(0.7) else "wearing"
+        collar = _with_article(f"{_colour(identity.collar, draws)} collar")
+        extras = f"{extras} {verb} {collar}".strip()
+    return adjectives, extras
+
+
+def _sample_prompt(draws: _Draws) -> PromptTask:
+    species, action = draws.even(SPECIES), draws.even(ACTIONS)
+    facing, place = draws.even(FACINGS), draws.even(PLACES)
+    facts = _Facts(species=species, action=action, facing=facing, place=place)
+    prompt = _compose(facts, draws)
+    return PromptTask(prompt=prompt, species=species, action=action, facing=facing, place=place)
+
+
+def _compose(facts: _Facts, draws: _Draws) -> str:
+    """One sentence in one of eight orders; parts that are not said leave no trace."""
+    order = draws.even(_ORDERS)
+    animal = _ANY_ANIMAL if facts.species is None else _NOUNS[facts.species]
+    noun = _join(facts.adjectives, draws.phrase(animal))
+    doing = _said(_PARTICIPLES, facts.action, draws)
+    verb = _said(_VERBS, facts.action, draws)
+    where = _said(_WHERE, facts.place, draws)
+    towards = _said(_TOWARDS, facts.facing, draws)
+    comma = draws.chance(0.8)
+    if order == "tags":
+        tags = (noun, facts.extras, doing, facts.place or "", towards)
+        return _listed("close-up" if facts.close_up else "", *tags)
+    before = _ADJECTIVES.get(facts.action or "")
+    if order == "adjective" and before is not None:
+        noun = _join(draws.even(before), noun)
+        doing = ""
+    subject = f"the {noun}" if draws.chance(0.08) else _with_article(noun)
+    subject = _join(subject, facts.extras)
+    opener, mark = _opening(order, facts, draws)
+    if order == "where first":
+        return _listed(where, _join(subject, verb), towards, mark)
+    if order == "sentence":
+        return _listed(_join(subject, verb, where), towards, mark)
+    if order == "facing first":
+        return _listed(towards, _join(subject, doing, where), mark)
+    if order == "facing inside":
+        return _listed(_join(opener, subject, towards), _join(doing, where))
+    if order == "where inside":
+        return _listed(_join(opener, subject, where), doing, towards)
+    said = _join(opener, subject, doing, where)
+    return _listed(said, towards) if comma else _join(said, towards)
+
+
+def _opening(order: str, facts: _Facts, draws: _Draws) -> tuple[str, str]:
+    """Words before the subject, often none; a close-up is told there or by a mark at the end."""
+    ordinary = draws.even(_OPENERS) if draws.chance(0.2) else ""
+    if not facts.close_up:
+        return ordinary, ""
+    if order in ("where first", "sentence", "facing first"):
+        return "", "close-up"
+    return draws.phrase(_CLOSE_UPS), ""
+
+
+def _said(table: _Phrases, value: str | None, draws: _Draws) -> str:
+    """A phrase for a value; always one draw, so that what is left out shifts nothing."""
+    return draws.phrase(table[value] if value is not None else ("",))
+
+
+def _join(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _listed(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,132 @@
+"""The parts of a measurement: making pictures, judging a pair of them, taking means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from masactrl.puppets.colour import lab_distance
+from masactrl.puppets.inspector import Inspector, Reading
+from masactrl.puppets.measured import EditSide, EditTask
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+_MOST_DB: Final = 60.0  # equal pictures: a difference below a quarter of an 8-bit level
+_GROW: Final = 3  # pixels by which masks grow before the background is compared
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """A pipeline with the settings of one measurement; its noise is the same for any batch size."""
+
+    pipeline: StableDiffusionPipeline
+    steps: int
+    guidance: float
+    size: int | None
+    generator: torch.Generator
+
+    @classmethod
+    def of(
+        cls,
+        pipeline: StableDiffusionPipeline,
+        *,
+        steps: int,
+        guidance: float,
+        size: int | None,
+        seed: int,
+    ) -> Studio:
+        """A studio whose noise comes from ``seed``; ``size`` None is the model's own."""
+        return cls(pipeline, steps, guidance, size, torch.Generator().manual_seed(seed))
+
+    def noise(self, count: int) -> Tensor:
+        """(count, c, h, w) start noise; drawn picture by picture, so in order of the pictures."""
+        unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
+        own = unet.config.sample_size
+        sides = (own, own) if isinstance(own, int) else tuple(own)
+        if self.size is not None:
+            sides = (self.size // factor,) * 2
+        shape = (unet.config.in_channels, *sides)
+        drawn = [torch.randn(shape, generator=self.generator) for _ in range(count)]
+        return torch.stack(drawn).to(self.pipeline.device, unet.dtype)
+
+    def pictures(self, prompts: Sequence[str], noise: Tensor) -> Tensor:
+        """(n, 3, h, w) float32 in [0, 1] on the CPU, one per prompt and noise."""
+        factor = self.pipeline.vae_scale_factor
+        result: Any = self.pipeline(
+            list(prompts),
+            height=noise.shape[-2] * factor,
+            width=noise.shape[-1] * factor,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            latents=noise,
+            output_type="pt",
+        )
+        images: Tensor = result.images
+        return images.float().cpu()
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """Pictures (n, 3, h, w) in [0, 1] and what the inspector reads in them."""
+
+    pictures: Tensor
+    reading: Reading
+
+    @classmethod
+    def of(cls, pictures: Tensor, inspector: Inspector) -> Shot:
+        """Read the pictures."""
+        return cls(pictures, inspector.read(pictures))
+
+
+class Tally:
+    """Collects pairs, then gives their means."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor]] = {}
+
+    def add(self, tasks: Sequence[EditTask], source: Shot, target: Shot) -> None:
+        """Judge n pairs: what was asked, the sources, the targets."""
+        seen, was = target.reading, source.reading
+        self._note("coat", lab_distance(seen.coat, was.coat))
+        self._note("accent", lab_distance(seen.accent, was.accent))
+        self._note("pattern", _differ(was.pattern, seen.pattern))
+        self._note("action", ~_differ([t.target_action for t in tasks], seen.action))
+        self._note("species", ~_differ([t.species for t in tasks], seen.species))
+        self._note("facing", ~_differ([t.facing for t in tasks], seen.facing))
+        animals = torch.maximum(was.mask, seen.mask)
+        self._note("background", background_psnr(source.pictures, target.pictures, animals))
+
+    def _note(self, name: str, values: Tensor) -> None:
+        self._values.setdefault(name, []).append(values.float())
+
+    def side(self) -> EditSide:
+        """The means over all pairs so far."""
+        return EditSide(**{n: torch.cat(v).mean().item() for n, v in self._values.items()})
+
+
+def _differ(first: Sequence[str], second: Sequence[str]) -> Tensor:
+    return torch.tensor([a != b for a, b in zip(first, second, strict=True)])
+
+
+def background_psnr(first: Tensor, second: Tensor, animals: Tensor) -> Tensor:
+    """PSNR in dB, at most 60, of two pictures where neither shows an animal.
+
+    Args:
+        first, second: (n, 3, h, w) in [0, 1].
+        animals: (n, 1, h, w) probability that either shows an animal; grown by three pixels here,
+            because a blurred outline belongs to the animal.
+
+    Returns:
+        (n,) dB.
+    """
+    grown = F.max_pool2d((animals > 0.5).float(), 2 * _GROW + 1, 1, _GROW)
+    ground = 1 - grown
+    error = ((first - second).square() * ground).sum((1, 2, 3))
+    mean = error / (3 * ground.sum((1, 2, 3))).clamp(min=1)
+    return (-10 * torch.log10(mean.clamp(min=1e-9))).clamp(max=_MOST_DB)

@@ -1,0 +1,141 @@
+"""What measurements give back; `masactrl.puppets.measure` makes them.
+
+An edit's right answer is the same animal in the same place doing something else. What an edit does
+to the animal is one number, the identity error of a pair of pictures as the inspector reads them:
+
+    E = (dE(coat, coat_s) + dE(accent, accent_s)) / 2 + 25 [pattern differs]
+
+dE is the distance in CIELAB, _s the source. Two animals drawn at random have coats about 55 apart,
+so a lost pattern counts like both colours going nearly half of that way. Figures are plain means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from masactrl.puppets.captions import PromptTask, full_prompt
+from masactrl.puppets.inspector import Reading
+
+PATTERN_WEIGHT: Final = 25.0  # CIELAB units that another pattern counts for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptAgreement:
+    """How well pictures show what their prompts say.
+
+    Attributes:
+        count: pictures.
+        shares: for each of `ASKED`, and "all" four together, the share that is right, in [0, 1].
+        confusion: for each of `ASKED` (asked, seen) counts, in the order of `QUESTIONS`.
+        tasks, readings, samples: prompts, what the inspector says, and pictures (k, 3, h, w) in
+            [0, 1] of the first k pictures.
+    """
+
+    count: int
+    shares: Mapping[str, float]
+    confusion: Mapping[str, Tensor]
+    tasks: tuple[PromptTask, ...]
+    readings: Reading
+    samples: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditTask:
+    """A source prompt and a target prompt that differ in the action alone."""
+
+    species: str
+    place: str
+    facing: str
+    source_action: str
+    target_action: str
+
+    @property
+    def source_prompt(self) -> str:
+        """The canonical prompt of the source."""
+        return full_prompt(self.species, self.source_action, self.place, self.facing)
+
+    @property
+    def target_prompt(self) -> str:
+        """The canonical prompt of the target."""
+        return full_prompt(self.species, self.target_action, self.place, self.facing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditSide:
+    """Targets against their sources, means over all pairs.
+
+    Attributes:
+        coat, accent: CIELAB distance to the source's colour.
+        pattern: share whose pattern is another than the source's, in [0, 1].
+        action, species, facing: share that shows what the target prompt says, in [0, 1].
+        background: PSNR against the source in dB, where the inspector sees neither animal; at most
+            60. Shadows are background.
+    """
+
+    coat: float
+    accent: float
+    pattern: float
+    action: float
+    species: float
+    facing: float
+    background: float
+
+    @property
+    def identity_error(self) -> float:
+        """E, the equation at the head of this file."""
+        return (self.coat + self.accent) / 2 + PATTERN_WEIGHT * self.pattern
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditFigures:
+    """Edits with mutual self-attention and, from the same noise, without.
+
+    Attributes:
+        pairs: number of pairs.
+        start_step, start_layer: S and L.
+        controlled, uncontrolled: the targets' figures.
+        source_action: share of sources that show their action.
+        tasks, samples: prompts and pictures (k, 3, 3, h, w) in [0, 1] of the first k pairs: source,
+            controlled, uncontrolled.
+    """
+
+    pairs: int
+    start_step: int
+    start_layer: int
+    controlled: EditSide
+    uncontrolled: EditSide
+    source_action: float
+    tasks: tuple[EditTask, ...]
+    samples: Tensor
+
+    @property
+    def identity_ratio(self) -> float:
+        """Identity error with control over that without; 0.5 is half."""
+        return self.controlled.identity_error / max(self.uncontrolled.identity_error, 1e-9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditGrid:
+    """The same edits for every S and L.
+
+    Attributes:
+        pairs: number of pairs.
+        start_steps, start_layers: the axes.
+        cells: ``cells[i][j]`` is controlled with ``start_steps[i]`` and ``start_layers[j]``.
+        uncontrolled: the same without control.
+    """
+
+    pairs: int
+    start_steps: tuple[int, ...]
+    start_layers: tuple[int, ...]
+    cells: tuple[tuple[EditSide, ...], ...]
+    uncontrolled: EditSide
+
+    def values(self, name: str) -> Tensor:
+        """(start steps, start layers) of one figure of `EditSide` by name."""
+        return torch.tensor([[float(getattr(side, name)) for side in row] for row in self.cells])

@@ -1,0 +1,151 @@
+"""The whole recipe of the embedded model: pictures, autoencoder, diffusion model, inspector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from masactrl.errors import ConfigError
+from masactrl.puppets.data import PictureCache, open_pictures
+from masactrl.puppets.export import export_pipeline
+from masactrl.puppets.model import PICTURE_SIZE
+from masactrl.puppets.train import train_diffusion
+from masactrl.puppets.train_inspector import train_inspector
+from masactrl.puppets.train_vae import train_vae
+
+STAGES: Final = ("pictures", "vae", "inspector", "diffusion")
+#: Share of the whole budget of each stage that trains.
+_SHARES: Final = {"vae": 0.14, "inspector": 0.12, "diffusion": 0.74}
+
+OnStage = Callable[[str, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to train, where and for how long.
+
+    Attributes:
+        directory: pictures, checkpoints, logs and the exported model; an interrupted run continues.
+        minutes: time budget of all training stages together.
+        stages: subset of `STAGES`; a stage that is left out must have been run before.
+        pictures: number of rendered training pictures.
+        size: side of the pictures in pixels, a multiple of 64.
+        seed: of scenes, initial weights and noise.
+        device: "cpu" or "cuda".
+        stop_after: minutes of this session, for a machine lent by the minute; the run resumes.
+        start_from: folder of a trained model: the VAE is taken from it when the stage "vae" is left
+            out, text encoder and U-Net begin with its weights.
+    """
+
+    directory: Path
+    minutes: float = 120.0
+    stages: tuple[str, ...] = STAGES
+    pictures: int = 40_000
+    size: int = PICTURE_SIZE
+    batch: int = 32
+    seed: int = 0
+    device: str = "cpu"
+    stop_after: float | None = None
+    start_from: Path | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [s for s in self.stages if s not in STAGES]
+        if unknown or not self.stages:
+            raise ConfigError(f"stages {self.stages} must be some of {', '.join(STAGES)}.")
+        if self.minutes <= 0:
+            raise ConfigError(f"minutes is {self.minutes}; a budget must be above 0.")
+        if self.pictures < 64:
+            raise ConfigError(f"pictures is {self.pictures}; give at least 64.")
+        if self.size % 64 or self.size <= 0:
+            raise ConfigError(f"size is {self.size}; it must be a positive multiple of 64.")
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; it must be 1 or more.")
+
+
+def train_puppets(
+    recipe: Recipe,
+    *,
+    on_record: OnStage | None = None,
+    on_sample: Callable[[int, StableDiffusionPipeline], None] | None = None,
+) -> Path:
+    """Run the stages in order.
+
+    Args:
+        recipe: what and where.
+        on_record: called with (stage, named values).
+        on_sample: called now and then with (step, pipeline) while the diffusion model trains.
+
+    Returns:
+        The folder of the exported model (it exists after the diffusion stage).
+    """
+
+    def tell(stage: str) -> Callable[[Mapping[str, float]], None]:
+        def told(record: Mapping[str, float]) -> None:
+            if on_record is not None:
+                on_record(stage, record)
+
+        return told
+
+    cache = _pictures(recipe, tell("pictures"))
+    exported = recipe.directory / "model"
+    vae_folder = recipe.directory / "vae" / "final"
+    if "vae" in recipe.stages:
+        vae = train_vae(
+            cache,
+            recipe.directory / "vae",
+            budget=60 * recipe.minutes * _SHARES["vae"],
+            seed=recipe.seed,
+            device=recipe.device,
+            on_record=tell("vae"),
+        )
+        vae.save_pretrained(vae_folder)
+    if "inspector" in recipe.stages:
+        inspector = train_inspector(
+            cache,
+            recipe.directory / "inspector",
+            budget=60 * recipe.minutes * _SHARES["inspector"],
+            device=recipe.device,
+            on_record=tell("inspector"),
+        )
+        inspector.save(exported / "inspector")
+    if "diffusion" in recipe.stages:
+        earlier = None
+        if recipe.start_from is not None:
+            earlier = StableDiffusionPipeline.from_pretrained(
+                recipe.start_from, dtype=torch.float32
+            )
+            if "vae" not in recipe.stages and not vae_folder.exists():
+                earlier.vae.save_pretrained(vae_folder)
+        if not vae_folder.exists():
+            raise ConfigError(f"{vae_folder} does not exist; run the stage 'vae' first.")
+        pipeline = train_diffusion(
+            AutoencoderKL.from_pretrained(vae_folder).to(recipe.device).eval(),
+            cache,
+            recipe.directory / "diffusion",
+            budget=60 * recipe.minutes * _SHARES["diffusion"],
+            batch=recipe.batch,
+            seed=recipe.seed,
+            device=recipe.device,
+            stop_after=None if recipe.stop_after is None else 60 * recipe.stop_after,
+            start_from=earlier,
+            on_record=tell("diffusion"),
+            on_sample=on_sample,
+        )
+        export_pipeline(pipeline, exported)
+    return exported
+
+
+def _pictures(recipe: Recipe, told: Callable[[Mapping[str, float]], None]) -> PictureCache:
+    return open_pictures(
+        recipe.directory / "pictures",
+        count=recipe.pictures,
+        size=recipe.size,
+        seed=recipe.seed,
+        device=recipe.device,
+        on_progress=lambda done, count: told({"done": done, "count": count}),
+    )

@@ -1,0 +1,284 @@
+"""Train the inspector, and measure it on held-out scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from masactrl.puppets.colour import lab_distance, srgb_to_lab
+from masactrl.puppets.data import HELD_OUT_SEED, PictureCache
+from masactrl.puppets.inspector import COLOURED, QUESTIONS, Answers, Inspector
+from masactrl.puppets.optimizer import MuonAdamW
+from masactrl.puppets.renderer import render
+from masactrl.puppets.scene import FACINGS, Scene, sample_scenes
+from masactrl.puppets.training import Ema, OnRecord, Run
+
+_BATCH = 48
+_SHIFT = 8  # pixels that a picture is moved by at most
+_LAB_UNIT = 20.0  # CIELAB distance that weighs like one nat of a question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """The right answers of n pictures.
+
+    Attributes:
+        classes: question -> (n,) index into its options.
+        colours: (n, 3, 3) sRGB of `COLOURED`; without a collar the last is the coat.
+        mask: (n, 1, h, w) foreground coverage in [0, 1].
+        paint: (n, 3, h, w) 1 where a pixel shows that one of `COLOURED`, 0 where it does not, -1
+            where that cannot be told.
+    """
+
+    classes: Mapping[str, Tensor]
+    colours: Tensor
+    mask: Tensor
+    paint: Tensor
+
+
+def classes_of(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    """Question -> (scenes,) index of the right answer."""
+    said = {
+        "species": [s.identity.species for s in scenes],
+        "action": [s.pose.action for s in scenes],
+        "facing": [s.pose.facing for s in scenes],
+        "place": [s.backdrop.place for s in scenes],
+        "shot": [s.camera.shot for s in scenes],
+        "pattern": [s.identity.pattern for s in scenes],
+        "collar": ["no" if s.identity.collar is None else "yes" for s in scenes],
+    }
+    return {q: torch.tensor([QUESTIONS[q].index(a) for a in said[q]]) for q in QUESTIONS}
+
+
+def colours_of(scenes: Sequence[Scene]) -> Tensor:
+    """(scenes, 3, 3) sRGB of `COLOURED`."""
+    who = [s.identity for s in scenes]
+    return torch.tensor([(i.coat, i.accent, i.collar or i.coat) for i in who])
+
+
+def train_inspector(
+    cache: PictureCache,
+    directory: Path,
+    *,
+    budget: float,
+    seed: int = 0,
+    device: str = "cpu",
+    start: Inspector | None = None,
+    on_record: OnRecord | None = None,
+) -> Inspector:
+    """Train and return the inspector, frozen, without its held-out figures (see `accuracy`).
+
+    Args:
+        cache: training pictures of 128 pixels.
+        directory: checkpoints and log; an existing checkpoint is continued.
+        budget: seconds of training over all sessions.
+        seed: of initial weights and of the order and disturbance of pictures.
+        device: where to train.
+        start: weights to begin with; None begins with random ones.
+        on_record: called every 50 steps with loss, accuracies and colour error of the batch.
+    """
+    torch.manual_seed(seed)  # a training run owns its process
+    generator = torch.Generator().manual_seed(seed)
+    inspector = Inspector()
+    if start is not None:
+        inspector.load_state_dict(start.state_dict())
+    inspector = inspector.to(device).train()
+    ema = Ema(inspector, 0.998)
+    optimizer = MuonAdamW(inspector, lr=1e-3)
+    run = Run(
+        directory=directory, budget=budget, learning_rate=1.5e-3, decay=0.6, on_record=on_record
+    )
+    classes, colours = classes_of(cache.scenes), colours_of(cache.scenes)
+    for step in run.steps({"inspector": inspector, "ema": ema}, optimizer):
+        index = torch.randint(len(cache.scenes), (_BATCH,), generator=generator)
+        picked = index.numpy()
+        clean = torch.from_numpy(cache.images[picked]).float().div_(255)
+        mask = torch.from_numpy(cache.masks[picked][:, None]).float().div_(255)
+        known = Truth(
+            classes={q: values[index] for q, values in classes.items()},
+            colours=colours[index],
+            mask=mask,
+            paint=paint_of(clean, mask, colours[index], classes["collar"][index]),
+        )
+        pictures, truth = disturbed(clean, known, generator)
+        truth = _moved(truth, device)
+        with torch.autocast(device, torch.bfloat16):
+            answers = inspector(pictures.to(device))
+        loss, parts = _loss(answers, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(inspector.parameters(), 1.0)
+        optimizer.step()
+        ema.update(inspector)
+        if step % 50 == 0:
+            run.record(loss=loss.item(), rate=run.rate(), **parts)
+    trained = ema.module
+    if not isinstance(trained, Inspector):  # for the type checker: the copy is of the same class
+        raise TypeError(f"the average of an Inspector is a {type(trained).__name__}.")
+    return trained.cpu()
+
+
+def _moved(truth: Truth, device: str) -> Truth:
+    return Truth(
+        classes={q: v.to(device) for q, v in truth.classes.items()},
+        colours=truth.colours.to(device),
+        mask=truth.mask.to(device),
+        paint=truth.paint.to(device),
+    )
+
+
+def _loss(answers: Answers, truth: Truth) -> tuple[Tensor, dict[str, float]]:
+    """The sum of all questions, colours and mask, and figures of the batch by name."""
+    parts: dict[str, float] = {}
+    total = answers.colours.new_zeros(())
+    for question, logits in answers.logits.items():
+        right = truth.classes[question]
+        total = total + F.cross_entropy(logits, right, label_smoothing=0.02)
+        parts[question] = (logits.argmax(1) == right).float().mean().item()
+    gap = srgb_to_lab(answers.colours) - srgb_to_lab(truth.colours)
+    error = F.smooth_l1_loss(gap / _LAB_UNIT, torch.zeros_like(gap), reduction="none", beta=0.2)
+    error = error.sum(-1)
+    collared = truth.classes["collar"].float()
+    total = total + error[:, :2].mean() * 2 + 0.5 * (error[:, 2] * collared).mean()
+    parts |= {
+        f"{name}_lab": gap[:, k].norm(dim=-1).mean().item() for k, name in enumerate(COLOURED[:2])
+    }
+    p = answers.mask.sigmoid()
+    both, either = (p * truth.mask).sum((1, 2, 3)), (p + truth.mask).sum((1, 2, 3))
+    dice = 1 - (2 * both / either.clamp(min=1)).mean()
+    total = total + 4 * F.binary_cross_entropy_with_logits(answers.mask, truth.mask) + dice
+    parts["dice"] = 1 - dice.item()
+    return total + _paint_loss(answers.paint, truth.paint), parts
+
+
+def _paint_loss(logits: Tensor, right: Tensor) -> Tensor:
+    """Binary cross-entropy, each of `COLOURED` and its absence weighing the same."""
+    error = F.binary_cross_entropy_with_logits(logits, right.clamp(min=0), reduction="none")
+    total = error.new_zeros(())
+    for chosen in (right == 1, right == 0):
+        count = chosen.sum((0, 2, 3)).clamp(min=1)
+        total = total + ((error * chosen).sum((0, 2, 3)) / count).mean()
+    return total
+
+
+def paint_of(pictures: Tensor, mask: Tensor, colours: Tensor, collared: Tensor) -> Tensor:
+    """What clean pictures show where: the paint of `Truth`, found by colour.
+
+    The renderer darkens a base colour b to s b, with s about 0.6 to 1.1. A pixel p of the animal
+    shows the b whose min over s of |p - s b| is small and clearly the smallest.
+
+    Args:
+        pictures: (n, 3, h, w) sRGB in [0, 1]; mask: (n, 1, h, w) coverage.
+        colours: (n, 3, 3) sRGB of `COLOURED`; collared: (n,) whether the last one is there.
+    """
+    p = pictures[:, None]  # n 1 3 h w
+    b = colours[..., None, None]  # n 3 3 1 1
+    s = ((p * b).sum(2) / b.square().sum(2).clamp(min=1e-3)).clamp(0.62, 1.12)
+    gap = (p - s[:, :, None] * b).norm(dim=2)  # n 3 h w
+    gap[:, 2].masked_fill_(collared[:, None, None] == 0, 9.0)
+    near = gap.sort(1).values
+    clear = (near[:, :1] < 0.05) & (near[:, 1:2] > near[:, :1] + 0.05) & (mask > 0.95)
+    shows = (gap == near[:, :1]).float()
+    unknown = torch.where(mask < 0.05, torch.zeros_like(shows), torch.full_like(shows, -1))
+    return torch.where(clear, shows, unknown)
+
+
+def disturbed(pictures: Tensor, truth: Truth, generator: torch.Generator) -> tuple[Tensor, Truth]:
+    """Pictures (n, 3, h, w) in [0, 1] as a diffusion model might make them, and what they show.
+
+    Mirrored and moved with their masks; tinted together with their colours; blurred and made
+    noisy, fine and coarse, with the truth left alone. All are drawn per picture.
+    """
+    count, side = len(pictures), pictures.shape[-1]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator)
+
+    layers = torch.cat((pictures, truth.mask, truth.paint), 1)
+    mirrored = draw() < 0.5
+    layers = torch.where(mirrored[:, None, None, None], layers.flip(-1), layers)
+    facing = truth.classes["facing"]
+    facing = torch.where(mirrored, len(FACINGS) - 1 - facing, facing)
+    wide = F.pad(layers, (_SHIFT,) * 4, mode="replicate")
+    offsets = (draw(2) * (2 * _SHIFT + 1)).long().tolist()
+    layers = torch.stack(
+        [w[:, y : y + side, x : x + side] for w, (y, x) in zip(wide, offsets, strict=True)]
+    )
+    gain, bias = 0.94 + 0.12 * draw(3), 0.06 * (draw(3) - 0.5)
+    made = layers[:, :3] * gain[:, :, None, None] + bias[:, :, None, None]
+    colours = (truth.colours * gain[:, None] + bias[:, None]).clamp(0, 1)
+    if torch.rand((), generator=generator) < 0.3:
+        small = int(torch.randint(side // 2, side, (), generator=generator))
+        made = F.interpolate(made, (small, small), mode="bilinear", antialias=True)
+        made = F.interpolate(made, (side, side), mode="bilinear")
+    soft = F.avg_pool2d(made, 3, 1, 1, count_include_pad=False)
+    made = torch.lerp(made, soft, (draw(1, 1, 1) * 1.5 - 0.5).clamp(min=0))
+    for scale, most in ((1, 0.06), (4, 0.03)):
+        noise = torch.randn(count, 3, side // scale, side // scale, generator=generator)
+        strength = (draw(1, 1, 1) * 2 - 1).clamp(min=0) * most  # none in half of the pictures
+        made = made + F.interpolate(noise, (side, side), mode="nearest") * strength
+    moved = Truth(
+        classes={**truth.classes, "facing": facing},
+        colours=colours,
+        mask=layers[:, 3:4],
+        paint=layers[:, 4:],
+    )
+    return made.clamp(0, 1), moved
+
+
+def accuracy(
+    inspector: Inspector, count: int = 2000, *, seed: int = HELD_OUT_SEED + 4, size: int = 128
+) -> Mapping[str, float]:
+    """How often the inspector is right on held-out scenes.
+
+    Shares in [0, 1] by question, the action also for full bodies and close-ups alone; mean CIELAB
+    distance of coat, accent and collar (of animals that wear one); mean IoU of the foreground; and
+    between pictures of one scene in two actions, what it wrongly calls another identity:
+    ``same_coat_lab``, ``same_accent_lab`` and ``same_pattern`` (share that agrees).
+    """
+    scenes = sample_scenes(count, seed=seed)
+    actions = QUESTIONS["action"]
+    others = [
+        s.acting(
+            actions[(actions.index(s.pose.action) + 1 + k % (len(actions) - 1)) % len(actions)]
+        )
+        for k, s in enumerate(scenes)
+    ]
+    classes = classes_of(scenes)
+    colours = srgb_to_lab(colours_of(scenes))
+    sums: dict[str, list[Tensor]] = {}
+
+    def note(name: str, values: Tensor) -> None:
+        sums.setdefault(name, []).append(values.float())
+
+    for at in range(0, count, 64):
+        part = slice(at, at + 64)
+        made = render(scenes[part], size)
+        reading = inspector.read(made.image)
+        again = inspector.read(render(others[part], size).image)
+        said = {q: reading.probabilities[q].argmax(1) for q in QUESTIONS}
+        right = {q: said[q] == classes[q][part] for q in QUESTIONS}
+        for question, values in right.items():
+            note(question, values)
+        close = classes["shot"][part] == QUESTIONS["shot"].index("close-up")
+        note("action_full_body", right["action"][~close])
+        note("action_close_up", right["action"][close])
+        worn = classes["collar"][part] == 1
+        note("coat_lab", lab_distance(reading.coat, colours[part, 0]))
+        note("accent_lab", lab_distance(reading.accent, colours[part, 1]))
+        note("collar_lab", lab_distance(reading.collar_colour, colours[part, 2])[worn])
+        seen, there = reading.mask > 0.5, made.mask > 0.5
+        note("mask_iou", (seen & there).sum((1, 2, 3)) / (seen | there).sum((1, 2, 3)).clamp(min=1))
+        note("same_coat_lab", lab_distance(reading.coat, again.coat))
+        note("same_accent_lab", lab_distance(reading.accent, again.accent))
+        note("same_pattern", said["pattern"] == again.probabilities["pattern"].argmax(1))
+    figures = {name: torch.cat(values) for name, values in sums.items()}
+    return MappingProxyType(
+        {n: round(v.mean().item(), 4) for n, v in figures.items() if v.numel() > 0}
+    )

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+
+from masactrl.attention import Clock
+from masactrl.errors import ScheduleError
+
+# Several of diffusers' schedulers hand torch tensors to numpy in a way that numpy 2 will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULERS = {
+    "DDIMScheduler": {},
+    "DDPMScheduler": {},
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "EulerDiscreteScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "HeunDiscreteScheduler": {},
+    "KDPM2DiscreteScheduler": {},
+    "KDPM2AncestralDiscreteScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "DPMSolverSinglestepScheduler": {},
+    "UniPCMultistepScheduler": {},
+    "DEISMultistepScheduler": {},
+    "LCMScheduler": {},
+}
+
+
+def make(name: str, count: int = 4) -> object:
+    scheduler = getattr(diffusers, name)(**BETAS, **SCHEDULERS[name])
+    scheduler.set_timesteps(count)
+    return scheduler
+
+
+def walk(clock: Clock, scheduler: object, first: int = 0, last: int | None = None) -> list[int]:
+    table = scheduler.timesteps[first:last]  # type: ignore[attr-defined]
+    return [clock.tick(t, scheduler).step for t in table]
+
+
+@pytest.mark.parametrize("count", [4, 7])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_counts_its_steps(name: str, count: int) -> None:
+    scheduler = make(name, count)
+    clock = Clock()
+    seen = walk(clock, scheduler)
+    tick = clock.tick(scheduler.timesteps[-1], scheduler)  # type: ignore[attr-defined]
+    assert seen[0] == 0
+    assert sorted(set(seen)) == list(range(count))
+    assert seen == sorted(seen)
+    assert len(tick.timesteps) == count
+    assert tick.last
+
+
+def test_repeated_timesteps_are_one_step() -> None:
+    assert walk(Clock(), make("PNDMScheduler")) == [0, 1, 1, 2, 3]
+    assert walk(Clock(), make("HeunDiscreteScheduler")) == [0, 1, 1, 2, 2, 3, 3]
+
+
+def test_in_between_timesteps_belong_to_their_step() -> None:
+    assert walk(Clock(), make("KDPM2DiscreteScheduler")) == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_two_calls_per_step() -> None:
+    scheduler, clock = make("DDIMScheduler"), Clock()
+    table = scheduler.timesteps  # type: ignore[attr-defined]
+    assert [clock.tick(t, scheduler).step for t in table.repeat_interleave(2)] == [
+        0, 0, 1, 1, 2, 2, 3, 3,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [float, int, torch.tensor, lambda t: torch.full((3,), t)])
+def test_any_form_of_timestep(kind: object) -> None:
+    scheduler, clock = make("DDIMScheduler"), Clock()
+    table = scheduler.timesteps.tolist()  # type: ignore[attr-defined]
+    assert [clock.tick(kind(t), scheduler).step for t in table] == [0, 1, 2, 3]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler", "HeunDiscreteScheduler"])
+def test_an_interrupted_run_does_not_shift_the_next(name: str, stop: int) -> None:
+    clock, scheduler = Clock(), make(name)
+    whole = walk(Clock(), scheduler)
+    walk(clock, scheduler, last=stop)
+    scheduler.set_timesteps(4)  # type: ignore[attr-defined]
+    assert clock.tick(scheduler.timesteps[0], scheduler).new_run  # type: ignore[attr-defined]
+    assert walk(clock, scheduler) == whole
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_a_loop_that_sets_its_timesteps_once(stop: int) -> None:
+    clock, scheduler = Clock(), make("DDIMScheduler")
+    walk(clock, scheduler, last=stop)
+    assert walk(clock, scheduler) == [0, 1, 2, 3]
+
+
+def test_another_number_of_steps_and_another_scheduler() -> None:
+    clock = Clock()
+    for name, count in [("DDIMScheduler", 4), ("DDIMScheduler", 6), ("EulerDiscreteScheduler", 3)]:
+        scheduler = make(name, count)
+        assert walk(clock, scheduler) == list(range(count))
+
+
+def test_one_step_twice() -> None:
+    clock, scheduler = Clock(), make("DDIMScheduler", 1)
+    first = clock.tick(scheduler.timesteps[0], scheduler)  # type: ignore[attr-defined]
+    scheduler.set_timesteps(1)  # type: ignore[attr-defined]
+    second = clock.tick(scheduler.timesteps[0], scheduler)  # type: ignore[attr-defined]
+    assert first.new_run
+    assert second.new_run
+
+
+@pytest.mark.parametrize(("name", "first"), [("DDIMScheduler", 4), ("KDPM2DiscreteScheduler", 8)])
+def test_image_to_image_enters_in_the_middle(name: str, first: int) -> None:
+    clock, scheduler = Clock(), make(name, 8)
+    seen = walk(clock, scheduler, first=first)
+    tick = clock.tick(scheduler.timesteps[-1], scheduler)  # type: ignore[attr-defined]
+    assert sorted(set(seen)) == [0, 1, 2, 3]
+    assert len(tick.timesteps) == 4
+
+
+def test_an_ascending_table() -> None:
+    scheduler, clock = diffusers.DDIMInverseScheduler(**BETAS), Clock()
+    scheduler.set_timesteps(4)
+    assert walk(clock, scheduler) == [0, 1, 2, 3]
+    assert walk(clock, scheduler) == [0, 1, 2, 3]
+
+
+def test_a_timestep_from_elsewhere() -> None:
+    with pytest.raises(ScheduleError, match=r"timestep 0\.5.*set_timesteps"):
+        Clock().tick(0.5, make("DDIMScheduler"))

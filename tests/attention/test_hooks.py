@@ -1,0 +1,143 @@
+"""Hooks come and go in any order without taking each other along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
+from diffusers.hooks.hooks import HookRegistry, ModelHook
+from torch import nn
+
+from masactrl.attention.hooks import DenoiserHook, install
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Double(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Plus(ModelHook):
+    """Adds to the output by replacing the forward."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def new_forward(self, _module: nn.Module, *args: Tensor) -> Tensor:
+        return self.fn_ref.original_forward(*args) + self.amount
+
+
+class Before(ModelHook):
+    """Adds to the input."""
+
+    def pre_forward(self, _module: nn.Module, x: Tensor) -> tuple[tuple[Tensor], dict[str, object]]:
+        return (x + 100,), {}
+
+
+ONE = torch.ones(1)
+
+
+def test_nothing_is_left_behind() -> None:
+    module = Double()
+    before = dict(vars(module))
+    installed = install(module, Plus(1), "ours")
+    assert module(ONE) == 3
+    installed.remove()
+    assert vars(module) == before
+    assert module(ONE) == 2
+    installed.remove()  # twice is harmless
+
+
+def test_a_registry_and_a_forward_that_were_there_stay() -> None:
+    module = Double()
+    HookRegistry.check_if_exists_or_initialize(module).register_hook(Plus(10), "theirs")
+    before = dict(vars(module))
+    install(module, Plus(1), "ours").remove()
+    assert vars(module) == before
+    assert module(ONE) == 12
+
+
+@pytest.mark.parametrize("theirs", [Plus(10), Before()])
+def test_a_later_hook_survives_our_leaving(theirs: ModelHook) -> None:
+    alone = Double()
+    HookRegistry.check_if_exists_or_initialize(alone).register_hook(theirs, "theirs")
+    expected = alone(ONE)
+    HookRegistry.check_if_exists_or_initialize(alone).remove_hook("theirs")
+
+    module = Double()
+    installed = install(module, Plus(1), "ours")
+    HookRegistry.check_if_exists_or_initialize(module).register_hook(theirs, "theirs")
+    assert module(ONE) == expected + 1
+    installed.remove()
+    assert module(ONE) == expected
+    HookRegistry.check_if_exists_or_initialize(module).remove_hook("theirs")
+    assert module(ONE) == 2
+
+
+def test_two_of_ours_leave_in_either_order() -> None:
+    for order in [(0, 1), (1, 0)]:
+        module = Double()
+        installed = [install(module, Plus(1), "first"), install(module, Plus(10), "second")]
+        assert module(ONE) == 13
+        installed[order[0]].remove()
+        assert module(ONE) == 2 + (1, 10)[order[1]]
+        installed[order[1]].remove()
+        assert module(ONE) == 2
+
+
+def test_accelerate_hooks_added_before_stay() -> None:
+    module = add_hook_to_module(Double(), AlignDevicesHook(execution_device="cpu"))
+    installed = install(module, Plus(1), "ours")
+    assert module(ONE) == 3
+    installed.remove()
+    assert module(ONE) == 2
+    assert module._hf_hook is not None
+    assert isinstance(remove_hook_from_module(module), Double)
+
+
+def test_accelerate_hooks_added_meanwhile_stay() -> None:
+    module = Double()
+    installed = install(module, Plus(1), "ours")
+    add_hook_to_module(module, AlignDevicesHook(execution_device="cpu"))
+    outer = module.forward
+    assert module(ONE) == 3
+    installed.remove()
+    assert module.forward is outer
+    assert module(ONE) == 2
+    remove_hook_from_module(module)
+    assert module(ONE) == 2
+    assert "_hf_hook" not in vars(module)
+
+
+def test_accelerate_hooks_taken_away_meanwhile_do_not_come_back() -> None:
+    module = add_hook_to_module(Double(), AlignDevicesHook(execution_device="cpu"))
+    installed = install(module, Plus(1), "ours")
+    remove_hook_from_module(module)
+    installed.remove()
+    assert module(ONE) == 2
+    assert not hasattr(module, "_hf_hook")
+
+
+def test_the_denoiser_hook_reads_positional_and_named_arguments() -> None:
+    class Denoiser(nn.Module):
+        def forward(self, sample: Tensor, timestep: float) -> Tensor:
+            return sample * timestep
+
+    seen: list[tuple[float, float]] = []
+    ended: list[bool] = []
+    module = Denoiser()
+    hook = DenoiserHook(
+        lambda sample, t: seen.append((float(sample), float(t))), lambda: ended.append(True)
+    )
+    installed = install(module, hook, "clock")
+    assert module(ONE, 3) == 3
+    assert module(sample=ONE, timestep=4) == 4
+    installed.remove()
+    module(ONE, 5)
+    assert seen == [(1, 3), (1, 4)]
+    assert ended == [True, True]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from masactrl import models
+from masactrl.cli import demo, main
+from masactrl.cli.demo import ROWS, Figures
+from masactrl.errors import ModelNotFound
+from masactrl.images import read_recipe
+from masactrl.models import LoadedModel, load_pipeline
+from masactrl.models.places import locate
+from masactrl.prompts import prompt_warnings
+
+COUNT = 3 * len(ROWS)
+
+
+@pytest.fixture
+def tiny_demo(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo on the tiny model in the part of the embedded one, one step a picture."""
+    preset = dataclasses.replace(model.preset, steps=1, start_step=0, height=16, width=16)
+    puppets = dataclasses.replace(model, family="puppets", preset=preset)
+    monkeypatch.setattr(models, "load_pipeline", lambda *args, **kwargs: puppets)
+
+
+def figures(seen: str = "cat standing, meadow") -> tuple[Figures, ...]:
+    return tuple(Figures(seen=seen, coat=float(index), pattern="spots") for index in range(COUNT))
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_single_pictures_a_sheet_and_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "read_figures", lambda pictures: figures())
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""  # among others, the embedded model knows every word of the rows
+    for words in ("MasaCtrl", "cat standing, meadow", "spots", "14.0", "demo.png"):
+        assert words in shown.out
+    assert len(list(tmp_path.glob("row*.png"))) == COUNT
+    recipe = read_recipe(tmp_path / "row2-controlled.png")
+    assert recipe is not None
+    assert recipe["request"]["source_prompt"] == ROWS[1][0]
+    assert read_recipe(tmp_path / "demo.png") is not None
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_without_an_inspector_the_pictures_are_made_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "read_figures", lambda pictures: None)
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    assert "has no inspector" in capsys.readouterr().out
+    assert main(["demo", "-o", str(tmp_path), "--json", "--overwrite"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["pictures"]) == COUNT
+    assert {one["inspector"] for one in told["pictures"].values()} == {None}
+    assert main(["demo", "-o", str(tmp_path)]) == 1
+    assert "already" in capsys.readouterr().err
+
+
+def test_the_inspector_measures_against_the_source_of_the_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from PIL import Image
+
+    from masactrl.puppets.inspector import Inspector
+
+    class Reading:
+        species = ("cat",) * 6
+        action = ("standing",) * 6
+        place = ("snow",) * 6
+        pattern = ("plain", "spots") * 3
+        coat = torch.tensor([[50.0, 0, 0], [50, 3, 4], [50, 0, 1], [9, 9, 9], [9, 9, 9], [9, 9, 8]])
+
+    class Stand:
+        def read(self, images: torch.Tensor) -> Reading:
+            assert images.shape == (6, 3, 16, 16)
+            return Reading()
+
+    monkeypatch.setattr(Inspector, "load", lambda: Stand())
+    found = demo.read_figures([Image.new("RGB", (16, 16))] * 6)
+    assert found is not None
+    assert [one.coat for one in found] == [0, 5, 1, 0, 0, 1]
+    assert found[1] == Figures(seen="cat standing, snow", coat=5.0, pattern="spots")
+
+    def missing() -> None:
+        raise ModelNotFound("no inspector")
+
+    monkeypatch.setattr(Inspector, "load", missing)
+    assert demo.read_figures([Image.new("RGB", (16, 16))] * 3) is None
+
+
+def embedded() -> bool:
+    try:
+        locate("puppets")
+    except ModelNotFound:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not embedded(), reason="the embedded model is not in this checkout yet")
+def test_the_demo_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.process_time()
+    assert main(["demo", "-o", str(tmp_path), "--device", "cpu", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["pictures"]) == COUNT
+    # A minute of two cores, counted in a way that does not mind what else the machine does.
+    assert time.process_time() - started < 120
+
+
+@pytest.mark.skipif(not embedded(), reason="the embedded model is not in this checkout yet")
+def test_the_embedded_model_brings_its_settings_and_words() -> None:
+    model = load_pipeline("puppets", device="cpu")
+    assert (model.name, model.family) == ("puppets", "puppets")
+    assert prompt_warnings(model, [prompt for row in ROWS for prompt in row[:2]]) == ()

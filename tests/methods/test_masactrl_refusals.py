@@ -1,0 +1,350 @@
+"""Bad input: one sentence each, and a pipeline that is as it was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tiny_models
+import torch
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    UNet2DModel,
+)
+from diffusers.hooks.hooks import HookRegistry, ModelHook
+
+from masactrl.attention import GivenMasks, Rows, Schedule, SourceCache, WordMasks
+from masactrl.errors import (
+    ConfigError,
+    ControlNotApplied,
+    ControlWarning,
+    MaskError,
+    MissingExtra,
+    PromptError,
+    RowsError,
+    ScheduleError,
+    UnsupportedPipeline,
+)
+from masactrl.methods import MasaCtrl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROMPTS = ["a cat sitting", "a cat running"]
+PAIR = Rows.one_source(targets=1)
+ACTIVE = Schedule(start_step=1, start_layer=10)
+HALF = torch.tensor([[1.0, 0.0]])
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny_models.sd()
+
+
+@pytest.fixture(scope="module")
+def plain(pipe: Any) -> Tensor:
+    return tiny_models.run(pipe, PROMPTS)
+
+
+def words(*entries: Any, **options: Any) -> WordMasks:
+    return WordMasks(words=entries, prompts=tuple(PROMPTS), **options)
+
+
+BAD_AT_ATTACH: dict[str, tuple[MasaCtrl, Rows, type[Exception], str]] = {
+    "layer": (
+        MasaCtrl(schedule=Schedule(start_layer=16)), PAIR, ScheduleError, "start_layer=16.*0 to 15",
+    ),
+    "layers": (
+        MasaCtrl(schedule=Schedule(layers=(3, 40))), PAIR, ScheduleError, "layer=40.*0 to 15",
+    ),
+    "mask count": (
+        MasaCtrl(schedule=ACTIVE, masks=GivenMasks(images=(HALF,))),
+        PAIR, MaskError, "1 masks were given for 2 images",
+    ),
+    "mask missing": (
+        MasaCtrl(schedule=ACTIVE, masks=GivenMasks(images=(HALF, None))),
+        PAIR, MaskError, "Image 1 reads or is read but has no mask",
+    ),
+    "mask empty": (
+        MasaCtrl(
+            schedule=ACTIVE, masks=GivenMasks(images=(HALF, 0 * HALF), on_empty="raise")
+        ),
+        PAIR, MaskError, "An empty mask was given for image 1",
+    ),
+    "mask full": (
+        MasaCtrl(
+            schedule=ACTIVE, masks=GivenMasks(images=(HALF, HALF**0), on_empty="raise")
+        ),
+        PAIR, MaskError, "A full mask was given for image 1",
+    ),
+    "word": (
+        MasaCtrl(schedule=ACTIVE, masks=words("cat", "dog")),
+        PAIR, PromptError, "'dog' is not in the prompt 'a cat running'.*1 'a', 2 'cat'",
+    ),
+    "word count": (
+        MasaCtrl(schedule=ACTIVE, masks=words("cat")),
+        PAIR, MaskError, "1 entries of words were given for 2 images",
+    ),
+    "word without prompt": (
+        MasaCtrl(schedule=ACTIVE, masks=WordMasks(words=("cat", "cat"))),
+        PAIR, PromptError, "without its prompt",
+    ),
+    "too early for words": (
+        MasaCtrl(schedule=Schedule(start_layer=4), masks=words("cat", "cat")),
+        PAIR, MaskError, "Layer 4 runs before any attention map.*layer 4.*from 5 on",
+    ),
+    "no recording": (
+        MasaCtrl(schedule=ACTIVE), Rows.from_cache(targets=2), RowsError, "no recording was given",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_AT_ATTACH)
+def test_refused_before_anything_changes(pipe: Any, plain: Tensor, case: str) -> None:
+    control, rows, kind, sentence = BAD_AT_ATTACH[case]
+    with pytest.raises(kind, match=sentence) as caught, control.attach(pipe, rows):
+        tiny_models.run(pipe, PROMPTS)
+    assert str(caught.value).endswith(".")
+    assert not any("_diffusers_hook" in vars(module) for module in pipe.unet.modules())
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
+BAD_IN_THE_RUN: dict[str, tuple[MasaCtrl, Rows, type[Exception], str]] = {
+    "step": (
+        MasaCtrl(schedule=Schedule(start_step=3, start_layer=10)),
+        PAIR, ScheduleError, "start_step=3.*3 steps.*0 to 2",
+    ),
+    "steps": (
+        MasaCtrl(schedule=Schedule(steps=(1, 9), start_layer=10)),
+        PAIR, ScheduleError, "step=9.*0 to 2",
+    ),
+    "timestep": (
+        MasaCtrl(schedule=Schedule(max_timestep=0)), PAIR, ScheduleError, "No step of this run",
+    ),
+    "rows": (
+        MasaCtrl(schedule=ACTIVE), Rows.one_source(targets=2), RowsError, "4 rows.*the 3 images",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_IN_THE_RUN)
+def test_refused_when_the_run_starts(pipe: Any, plain: Tensor, case: str) -> None:
+    control, rows, kind, sentence = BAD_IN_THE_RUN[case]
+    with pytest.raises(kind, match=sentence) as caught, control.attach(pipe, rows):
+        tiny_models.run(pipe, PROMPTS)
+    assert str(caught.value).endswith(".")
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"form": "swap"}, "form='swap'.*'replace' and 'union'"),
+        ({"strength": 1.5}, "strength=1.5.*0 to 1"),
+        ({"on_untouched": "ignore"}, "on_untouched='ignore'"),
+    ],
+)
+def test_bad_values(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        MasaCtrl(schedule=ACTIVE, **options)
+
+
+def test_a_transformer_pipeline() -> None:
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pooled_projection_dim=16,
+        out_channels=4,
+    )
+    sd3 = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=tiny_models.vae(),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    with (
+        pytest.raises(UnsupportedPipeline, match=r"denoises with a transformer.*SD3Transformer2D"),
+        MasaCtrl(schedule=ACTIVE).attach(sd3, PAIR),
+    ):
+        pass
+
+
+def test_other_pipelines_and_things() -> None:
+    network = UNet2DModel(
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    for thing, sentence in [
+        (DDPMPipeline(network, DDPMScheduler()), "denoises with a UNet2DModel"),
+        (SimpleNamespace(), "has no U-Net"),
+    ]:
+        with (
+            pytest.raises(UnsupportedPipeline, match=sentence),
+            MasaCtrl(schedule=ACTIVE).attach(thing, PAIR),
+        ):
+            pass
+
+
+def test_fused_projections_until_they_are_unfused() -> None:
+    pipe = tiny_models.sd()
+    plain = tiny_models.run(pipe, PROMPTS)
+    pipe.fuse_qkv_projections(vae=False)
+    with (
+        pytest.raises(UnsupportedPipeline, match=r"fused.*unfuse_qkv_projections"),
+        MasaCtrl(schedule=ACTIVE).attach(pipe, PAIR),
+    ):
+        pass
+
+    def fused_meanwhile() -> None:
+        with MasaCtrl(schedule=ACTIVE).attach(pipe, PAIR):
+            pipe.fuse_qkv_projections(vae=False)
+            tiny_models.run(pipe, PROMPTS)
+
+    pipe.unfuse_qkv_projections(vae=False)
+    with pytest.raises(UnsupportedPipeline, match="fused"):
+        fused_meanwhile()
+    pipe.unfuse_qkv_projections(vae=False)
+    with MasaCtrl(schedule=ACTIVE).attach(pipe, PAIR):
+        assert not torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
+def test_two_controls_on_one_layer(pipe: Any) -> None:
+    control = MasaCtrl(schedule=ACTIVE, on_untouched="warn")
+    with (
+        pytest.raises(ConfigError, match=r"Another control is attached to up_blocks.2"),
+        control.attach(pipe, PAIR),
+        control.attach(pipe, PAIR),
+    ):
+        pass
+
+
+def test_two_controls_on_different_layers(pipe: Any) -> None:
+    both = MasaCtrl(schedule=ACTIVE)
+    one = MasaCtrl(schedule=Schedule(start_step=1, layers=(10, 11, 12)))
+    other = MasaCtrl(schedule=Schedule(start_step=1, layers=(13, 14, 15)))
+    with both.attach(pipe, PAIR):
+        together = tiny_models.run(pipe, PROMPTS)
+    with one.attach(pipe, PAIR), other.attach(pipe, PAIR):
+        assert torch.equal(tiny_models.run(pipe, PROMPTS), together)
+
+
+def test_a_displaced_hook_is_noticed(pipe: Any, plain: Tensor) -> None:
+    """diffusers drops our slot when a hook below it is removed."""
+
+    class Below(ModelHook):
+        pass
+
+    attention = pipe.unet.up_blocks[3].attentions[0].transformer_blocks[0].attn1
+    registry = HookRegistry.check_if_exists_or_initialize(attention)
+
+    def displaced() -> None:
+        registry.register_hook(Below(), "below")
+        with MasaCtrl(schedule=ACTIVE).attach(pipe, PAIR):
+            registry.remove_hook("below")
+            tiny_models.run(pipe, PROMPTS)
+
+    with pytest.raises(ControlNotApplied, match=r"layer 13 .*displaced"):
+        displaced()
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
+def test_a_self_attention_that_is_fed_from_elsewhere(pipe: Any) -> None:
+    class Feeds(ModelHook):
+        def pre_forward(self, _module: Any, *args: Any, **kwargs: Any) -> Any:
+            return args, {**kwargs, "encoder_hidden_states": args[0]}
+
+    attention = pipe.unet.up_blocks[3].attentions[0].transformer_blocks[0].attn1
+    registry = HookRegistry.check_if_exists_or_initialize(attention)
+
+    def fed() -> None:
+        with MasaCtrl(schedule=ACTIVE).attach(pipe, PAIR):
+            registry.register_hook(Feeds(), "feeds")
+            tiny_models.run(pipe, PROMPTS)
+
+    with pytest.raises(UnsupportedPipeline, match="called with encoder_hidden_states"):
+        fed()
+    registry.remove_hook("feeds")
+
+
+def test_an_interrupted_run_without_control_raises_or_warns(pipe: Any) -> None:
+    control = MasaCtrl(schedule=Schedule(start_step=2, start_layer=10))
+
+    def stop(p: Any, _step: int, _t: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+        p._interrupt = True
+        return kwargs
+
+    with (
+        pytest.raises(ControlNotApplied, match=r"ended at step 0 of 3.*step \(2\)"),
+        control.attach(pipe, PAIR),
+    ):
+        tiny_models.run(pipe, PROMPTS, callback_on_step_end=stop)
+
+    def interrupted_then_whole() -> None:
+        with control.attach(pipe, PAIR):
+            tiny_models.run(pipe, PROMPTS, callback_on_step_end=stop)
+            tiny_models.run(pipe, PROMPTS)
+
+    with pytest.warns(ControlWarning, match="ended at step 0"):
+        interrupted_then_whole()
+
+
+def test_a_given_mask_that_vanishes_at_a_coarse_layer_is_reported(pipe: Any) -> None:
+    thin = torch.zeros(64, 64)
+    thin[1, 1] = 1.0
+    control = MasaCtrl(
+        schedule=Schedule(start_step=1, layers=(6,)), masks=GivenMasks(images=(HALF, thin))
+    )
+    with (
+        pytest.warns(ControlWarning, match="An empty mask was used at step 1, layer 6 for image 1"),
+        control.attach(pipe, PAIR) as attached,
+    ):
+        tiny_models.run(pipe, PROMPTS, size=(16, 16))
+    assert not attached.report.masks[1, 6][1].any()
+
+
+def test_a_recording_must_fit(pipe: Any) -> None:
+    control = MasaCtrl(schedule=ACTIVE)
+    with control.record(pipe) as source:
+        tiny_models.run(pipe, PROMPTS[:1])
+    rows = Rows.from_cache(targets=1)
+    for options, sentence in [
+        ({"guidance": 1.0}, "2 guidance branches.*this run has 1"),
+        ({"size": (16, 8)}, "16 tokens, this run has"),
+        ({"steps": 4}, "Step 1 was recorded at timestep"),
+    ]:
+        with pytest.raises(ConfigError, match=sentence), control.attach(pipe, rows, source=source):
+            tiny_models.run(pipe, PROMPTS[1:], **options)
+    with (
+        pytest.raises(RowsError, match="holds 1 sources but the rows expect 2"),
+        control.attach(pipe, Rows.from_cache(targets=1, sources=2), source=source),
+    ):
+        pass
+    with (
+        pytest.raises(RowsError, match="holds 0 sources"),
+        control.attach(pipe, rows, source=SourceCache()),
+    ):
+        pass
+
+
+def test_the_extra_is_named() -> None:
+    assert "pip install 'masactrl[app]'" in str(MissingExtra("the web page", "app"))

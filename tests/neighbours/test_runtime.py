@@ -1,0 +1,193 @@
+"""Ways of running the same network: slicing, other processors, offload, precision, compilation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import accelerate
+import pytest
+import tiny_models
+import torch
+from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor
+
+from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks
+from masactrl.errors import ControlNotApplied
+from masactrl.methods import MasaCtrl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffusers import StableDiffusionPipeline
+    from torch import Tensor
+
+PROMPTS = ["a cat sitting", "a cat running"]
+PAIR = Rows.one_source(targets=1)
+ACTIVE = Schedule(start_step=1, start_layer=10)
+LEFT = torch.tensor([[1.0, 0.0]])
+FORMS = {
+    "replace": MasaCtrl(schedule=ACTIVE),
+    "union": MasaCtrl(schedule=ACTIVE, form="union"),
+    "given": MasaCtrl(schedule=ACTIVE, masks=GivenMasks(images=(LEFT, LEFT))),
+    "words": MasaCtrl(
+        schedule=ACTIVE,
+        masks=WordMasks(words=("cat", "cat"), prompts=tuple(PROMPTS), threshold=0.4),
+    ),
+}
+# Tiny maps make masks without background now and then.
+pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
+
+
+def controlled(pipe: StableDiffusionPipeline, form: str) -> Tensor:
+    with FORMS[form].attach(pipe, PAIR) as attached:
+        latents = tiny_models.run(pipe, PROMPTS)
+    assert attached.report.layers == tuple(range(10, 16))
+    return latents
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Tensor]:
+    pipe = tiny_models.sd()
+    return {form: controlled(pipe, form) for form in FORMS}
+
+
+def same(one: Tensor, other: Tensor, tolerance: float = 1e-4) -> bool:
+    return bool((one - other).abs().max() / other.abs().max() < tolerance)
+
+
+def slicing(pipe: StableDiffusionPipeline) -> type:
+    pipe.enable_attention_slicing("max")
+    return SlicedAttnProcessor
+
+
+def classic(pipe: StableDiffusionPipeline) -> type:
+    pipe.unet.set_attn_processor(AttnProcessor())
+    return AttnProcessor
+
+
+def default(pipe: StableDiffusionPipeline) -> type:
+    pipe.unet.set_default_attn_processor()
+    return AttnProcessor
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("change", [slicing, classic, default])
+def test_processors_may_change_before_and_after(
+    expected: dict[str, Tensor], form: str, change: Callable[[StableDiffusionPipeline], type]
+) -> None:
+    pipe = tiny_models.sd()
+    with FORMS[form].attach(pipe, PAIR) as attached:
+        kind = change(pipe)
+        after = tiny_models.run(pipe, PROMPTS)
+    assert attached.report.steps == (1, 2)
+    uncontrolled = tiny_models.run(pipe, PROMPTS)
+    before = controlled(pipe, form)
+    assert torch.equal(before, after)
+    assert same(before, expected[form])
+    assert not same(before, uncontrolled, 1e-2)
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), uncontrolled)
+    if kind is not AttnProcessor:
+        assert {type(p) for p in pipe.unet.attn_processors.values()} == {kind}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sequential_offload(expected: dict[str, Tensor], form: str) -> None:
+    """Weights live on no device between calls and come in layer by layer."""
+    pipe = tiny_models.sd()
+    accelerate.cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
+    plain = tiny_models.run(pipe, PROMPTS)
+    assert torch.equal(controlled(pipe, form), expected[form])
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
+def test_model_offload_before_and_after(expected: dict[str, Tensor]) -> None:
+    pipe = tiny_models.sd()
+    plain = tiny_models.run(pipe, PROMPTS)
+    with FORMS["replace"].attach(pipe, PAIR):
+        _, hook = accelerate.cpu_offload_with_hook(pipe.unet, torch.device("cpu"))
+        assert torch.equal(tiny_models.run(pipe, PROMPTS), expected["replace"])
+    assert hasattr(pipe.unet, "_hf_hook")
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+    assert torch.equal(controlled(pipe, "replace"), expected["replace"])
+    hook.remove()
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
+def test_offload_that_displaces_the_control_is_no_silent_loss() -> None:
+    pipe = tiny_models.sd()
+    _, hook = accelerate.cpu_offload_with_hook(pipe.unet, torch.device("cpu"))
+
+    def displaced_run() -> None:
+        with FORMS["replace"].attach(pipe, PAIR):
+            hook.remove()
+            tiny_models.run(pipe, PROMPTS)
+
+    with pytest.raises(ControlNotApplied, match="never called"):
+        displaced_run()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(expected: dict[str, Tensor], form: str, dtype: torch.dtype) -> None:
+    pipe = tiny_models.sd().to(dtype=dtype)
+    start = tiny_models.noise(2).to(dtype)
+    plain = tiny_models.run(pipe, PROMPTS, latents=start)
+    with FORMS[form].attach(pipe, PAIR) as attached:
+        edited = tiny_models.run(pipe, PROMPTS, latents=start)
+    assert edited.dtype == dtype
+    assert bool(edited.isfinite().all())
+    assert same(edited[0], plain[0], 5e-2)
+    assert not same(edited[1], plain[1], 2e-2)
+    assert attached.report.steps == (1, 2)
+    if form != "words":  # there, rounding moves picture tokens across the threshold
+        close = same(edited.float(), expected[form], 0.2 if dtype == torch.bfloat16 else 2e-2)
+        assert close
+    again = tiny_models.run(pipe, PROMPTS, latents=start)
+    assert torch.equal(again, plain)
+
+
+def test_masks_with_upcast_attention_in_half_precision() -> None:
+    """Stable Diffusion 2.x asks for float32 scores; sliced attention then wants such a mask."""
+    pipe = tiny_models.sd().to(dtype=torch.bfloat16)
+    for module in pipe.unet.modules():
+        if hasattr(module, "upcast_attention"):
+            module.upcast_attention = True
+    start = tiny_models.noise(2).to(torch.bfloat16)
+    with FORMS["given"].attach(pipe, PAIR):
+        one = tiny_models.run(pipe, PROMPTS, latents=start)
+        pipe.enable_attention_slicing("max")
+        other = tiny_models.run(pipe, PROMPTS, latents=start)
+    assert same(other.float(), one.float(), 5e-2)
+
+
+def compile_before(pipe: StableDiffusionPipeline, form: str) -> Tensor:
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    return controlled(pipe, form)
+
+
+def compile_after(pipe: StableDiffusionPipeline, form: str) -> Tensor:
+    with FORMS[form].attach(pipe, PAIR):
+        pipe.unet = torch.compile(pipe.unet, backend="eager")
+        return tiny_models.run(pipe, PROMPTS)
+
+
+def compile_in_place(pipe: StableDiffusionPipeline, form: str) -> Tensor:
+    pipe.unet.compile(backend="eager")
+    return controlled(pipe, form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "form"),
+    [
+        (compile_before, "replace"),
+        (compile_before, "words"),
+        (compile_after, "union"),
+        (compile_in_place, "given"),
+    ],
+)
+def test_torch_compile(expected: dict[str, Tensor], how: Any, form: str) -> None:
+    torch._dynamo.reset()
+    pipe = tiny_models.sd()
+    plain = tiny_models.run(pipe, PROMPTS)
+    assert same(how(pipe, form), expected[form], 1e-5)
+    assert same(tiny_models.run(pipe, PROMPTS), plain, 1e-5)
