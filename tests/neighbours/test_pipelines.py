@@ -35,6 +35,7 @@ SCHEDULERS = (
     "KDPM2DiscreteScheduler",
     "LCMScheduler",
 )
+OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}}  # as in Stable Diffusion's configurations
 
 
 def difference(one: Tensor, other: Tensor) -> list[float]:
@@ -54,7 +55,9 @@ def pipe() -> Any:
 def test_every_scheduler(name: str) -> None:
     pipe, written_out = tiny_models.sd(), tiny_models.sd()
     for each in (pipe, written_out):
-        each.scheduler = getattr(diffusers, name).from_config(each.scheduler.config)
+        each.scheduler = getattr(diffusers, name).from_config(
+            each.scheduler.config, **OPTIONS.get(name, {})
+        )
     plain = tiny_models.run(pipe, PROMPTS, generator=generator())
     Literal(written_out.unet, reads=PAIR.reads, branches=2, latent=(8, 8), start_layer=10)
     theirs = tiny_models.run(written_out, PROMPTS, generator=generator())
@@ -168,45 +171,46 @@ def test_any_size(pipe: Any, size: tuple[int, int]) -> None:
         assert target > 1e-3
 
 
-class TestPerturbedAttentionGuidance:
-    """Three guidance branches: unconditional, conditional, perturbed."""
+@pytest.fixture(scope="module")
+def pag() -> Any:
+    """Perturbed-attention guidance: branches unconditional, conditional and perturbed."""
+    parts = tiny_models.sd().components
+    made = diffusers.StableDiffusionPAGPipeline(
+        **parts, pag_applied_layers=["mid"], requires_safety_checker=False
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
 
-    @pytest.fixture(scope="class")
-    def pag(self) -> Any:
-        parts = tiny_models.sd().components
-        made = diffusers.StableDiffusionPAGPipeline(
-            **parts, pag_applied_layers=["mid"], requires_safety_checker=False
+
+def test_three_branches(pag: Any) -> None:
+    plain = tiny_models.run(pag, PROMPTS, pag_scale=3.0)
+    with LATE.attach(pag, PAIR):
+        source, target = difference(tiny_models.run(pag, PROMPTS, pag_scale=3.0), plain)
+    assert source < 1e-6
+    assert target > 1e-3
+    assert torch.equal(tiny_models.run(pag, PROMPTS, pag_scale=3.0), plain)
+
+
+def test_the_branch_of_the_prompt_can_be_told(pag: Any) -> None:
+    def masks(branch: int) -> MasaCtrl:
+        wanted = WordMasks(
+            words=("cat", "cat"), prompts=tuple(PROMPTS), threshold=0.4, branch=branch
         )
-        made.set_progress_bar_config(disable=True)
-        return made
+        return MasaCtrl(schedule=LATE.schedule, masks=wanted)
 
-    def test_three_branches(self, pag: Any) -> None:
-        plain = tiny_models.run(pag, PROMPTS, pag_scale=3.0)
-        with LATE.attach(pag, PAIR):
-            source, target = difference(tiny_models.run(pag, PROMPTS, pag_scale=3.0), plain)
-        assert source < 1e-6
-        assert target > 1e-3
-        assert torch.equal(tiny_models.run(pag, PROMPTS, pag_scale=3.0), plain)
+    with masks(1).attach(pag, PAIR) as attached:
+        tiny_models.run(pag, PROMPTS, pag_scale=3.0)
+    conditional = attached.report.maps[1, 10]
+    with masks(0).attach(pag, PAIR) as attached:
+        tiny_models.run(pag, PROMPTS, pag_scale=3.0)
+    assert not torch.equal(attached.report.maps[1, 10], conditional)
+    with pytest.raises(MaskError, match="0 to 2"), masks(3).attach(pag, PAIR):
+        tiny_models.run(pag, PROMPTS, pag_scale=3.0)
 
-    def test_the_branch_of_the_prompt_can_be_told(self, pag: Any) -> None:
-        def masks(branch: int) -> MasaCtrl:
-            wanted = WordMasks(
-                words=("cat", "cat"), prompts=tuple(PROMPTS), threshold=0.4, branch=branch
-            )
-            return MasaCtrl(schedule=LATE.schedule, masks=wanted)
 
-        with masks(1).attach(pag, PAIR) as attached:
-            tiny_models.run(pag, PROMPTS, pag_scale=3.0)
-        conditional = attached.report.maps[1, 10]
-        with masks(0).attach(pag, PAIR) as attached:
-            tiny_models.run(pag, PROMPTS, pag_scale=3.0)
-        assert not torch.equal(attached.report.maps[1, 10], conditional)
-        with pytest.raises(MaskError, match="0 to 2"), masks(3).attach(pag, PAIR):
-            tiny_models.run(pag, PROMPTS, pag_scale=3.0)
-
-    def test_a_perturbed_layer_cannot_be_controlled(self, pag: Any) -> None:
-        with (
-            pytest.raises(UnsupportedPipeline, match="Perturbed-attention"),
-            MasaCtrl(schedule=Schedule(layers=(6,))).attach(pag, PAIR),
-        ):
-            tiny_models.run(pag, PROMPTS, pag_scale=3.0)
+def test_a_perturbed_layer_cannot_be_controlled(pag: Any) -> None:
+    with (
+        pytest.raises(UnsupportedPipeline, match="Perturbed-attention"),
+        MasaCtrl(schedule=Schedule(layers=(6,))).attach(pag, PAIR),
+    ):
+        tiny_models.run(pag, PROMPTS, pag_scale=3.0)

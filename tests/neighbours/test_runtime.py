@@ -8,7 +8,7 @@ import accelerate
 import pytest
 import tiny_models
 import torch
-from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, SlicedAttnProcessor
 
 from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks
 from masactrl.errors import ControlNotApplied
@@ -149,7 +149,7 @@ def test_masks_with_upcast_attention_in_half_precision() -> None:
     """Stable Diffusion 2.x asks for float32 scores; sliced attention then wants such a mask."""
     pipe = tiny_models.sd().to(dtype=torch.bfloat16)
     for module in pipe.unet.modules():
-        if hasattr(module, "upcast_attention"):
+        if isinstance(module, Attention):
             module.upcast_attention = True
     start = tiny_models.noise(2).to(torch.bfloat16)
     with FORMS["given"].attach(pipe, PAIR):

@@ -204,7 +204,7 @@ def test_paint_is_found_by_colour() -> None:
     worn = paint_of(picture, mask, colours, torch.tensor([1]))[0, :, 0]
     # lit, shaded, accent, collar, something else, background, outline
     assert worn.tolist() == [
-        [1, 1, 0, 0, -1, 0, -1],
+        [1, 0, 0, 0, -1, 0, -1],
         [0, 0, 1, 0, -1, 0, -1],
         [0, 0, 0, 1, -1, 0, -1],
     ]

@@ -168,7 +168,7 @@ class Inspector(nn.Module):
         self.stem = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
         self.stages = nn.ModuleList(
             nn.Sequential(*(_Residual(width) for _ in range(count)))
-            for width, count in zip(widths, (0, 1, 2, 2), strict=True)
+            for width, count in zip(widths, (1, 1, 2, 2), strict=True)
         )
         pairs = tuple(pairwise(widths))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)

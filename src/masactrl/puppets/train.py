@@ -107,6 +107,7 @@ def train_diffusion(
     budget: float,
     batch: int = 32,
     learning_rate: float = 1e-3,
+    decay: float = 0.35,
     seed: int = 0,
     device: str = "cpu",
     stop_after: float | None = None,
@@ -124,6 +125,7 @@ def train_diffusion(
         directory: checkpoints, log and cached latents.
         budget: seconds of the whole run; see `Run`.
         batch: pictures per step.
+        learning_rate, decay: see `Run`.
         stop_after: seconds of this session, for machines lent by the minute.
         latents: (count, c, h, w) scaled latents if already known.
         start_from: a trained model whose weights a new run begins with; a checkpoint goes before.
@@ -155,6 +157,7 @@ def train_diffusion(
         directory=directory,
         budget=budget,
         learning_rate=learning_rate,
+        decay=decay,
         on_record=on_record,
         stop_after=stop_after,
     )

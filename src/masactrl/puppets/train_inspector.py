@@ -21,6 +21,7 @@ from masactrl.puppets.training import Ema, OnRecord, Run
 
 _BATCH = 48
 _SHIFT = 8  # pixels that a picture is moved by at most
+_FULL_LIGHT = (0.91, 1.06)  # light factors at which a pixel counts as showing the true colour
 _LAB_UNIT = 20.0  # CIELAB distance that weighs like one nat of a question
 
 
@@ -32,8 +33,8 @@ class Truth:
         classes: question -> (n,) index into its options.
         colours: (n, 3, 3) sRGB of `COLOURED`; without a collar the last is the coat.
         mask: (n, 1, h, w) foreground coverage in [0, 1].
-        paint: (n, 3, h, w) 1 where a pixel shows that one of `COLOURED`, 0 where it does not, -1
-            where that cannot be told.
+        paint: (n, 3, h, w) 1 where a pixel shows that one of `COLOURED` in full light, 0 where it
+            does not, -1 where that cannot be told.
     """
 
     classes: Mapping[str, Tensor]
@@ -170,21 +171,24 @@ def _paint_loss(logits: Tensor, right: Tensor) -> Tensor:
 def paint_of(pictures: Tensor, mask: Tensor, colours: Tensor, collared: Tensor) -> Tensor:
     """What clean pictures show where: the paint of `Truth`, found by colour.
 
-    The renderer darkens a base colour b to s b, with s about 0.6 to 1.1. A pixel p of the animal
-    shows the b whose min over s of |p - s b| is small and clearly the smallest.
+    The renderer lights a base colour b to s b, with s about 0.6 to 1.1. A pixel p of the animal
+    shows the b whose min over s of |p - s b| is small and clearly the smallest, in full light
+    where that s is about 1.
 
     Args:
         pictures: (n, 3, h, w) sRGB in [0, 1]; mask: (n, 1, h, w) coverage.
         colours: (n, 3, 3) sRGB of `COLOURED`; collared: (n,) whether the last one is there.
     """
-    p = pictures[:, None]  # n 1 3 h w
-    b = colours[..., None, None]  # n 3 3 1 1
-    s = ((p * b).sum(2) / b.square().sum(2).clamp(min=1e-3)).clamp(0.62, 1.12)
-    gap = (p - s[:, :, None] * b).norm(dim=2)  # n 3 h w
+    # Squared distances from products, so that nothing larger than (n, 3, h, w) is made.
+    p_b = torch.einsum("nchw,nkc->nkhw", pictures, colours)
+    b_b = colours.square().sum(2)[..., None, None]
+    s = (p_b / b_b.clamp(min=1e-3)).clamp_(0.62, 1.12)
+    gap = (pictures.square().sum(1, keepdim=True) - 2 * s * p_b + s * s * b_b).clamp_(min=0).sqrt_()
     gap[:, 2].masked_fill_(collared[:, None, None] == 0, 9.0)
-    near = gap.sort(1).values
-    clear = (near[:, :1] < 0.05) & (near[:, 1:2] > near[:, :1] + 0.05) & (mask > 0.95)
-    shows = (gap == near[:, :1]).float()
+    nearest, furthest = gap.amin(1, keepdim=True), gap.amax(1, keepdim=True)
+    second = gap.sum(1, keepdim=True) - nearest - furthest
+    clear = (nearest < 0.05) & (second > nearest + 0.05) & (mask > 0.95)
+    shows = ((gap == nearest) & (s > _FULL_LIGHT[0]) & (s < _FULL_LIGHT[1])).float()
     unknown = torch.where(mask < 0.05, torch.zeros_like(shows), torch.full_like(shows, -1))
     return torch.where(clear, shows, unknown)
 
