@@ -327,11 +327,12 @@ def test_a_recording_must_fit(pipe: Any) -> None:
     with control.record(pipe) as source:
         tiny_models.run(pipe, PROMPTS[:1])
     rows = Rows.from_cache(targets=1)
-    for options, sentence in [
+    tests: list[tuple[dict[str, Any], str]] = [
         ({"guidance": 1.0}, "2 guidance branches.*this run has 1"),
         ({"size": (16, 8)}, "16 tokens, this run has"),
         ({"steps": 4}, "Step 1 was recorded at timestep"),
-    ]:
+    ]
+    for options, sentence in tests:
         with pytest.raises(ConfigError, match=sentence), control.attach(pipe, rows, source=source):
             tiny_models.run(pipe, PROMPTS[1:], **options)
     with (
@@ -344,6 +345,15 @@ def test_a_recording_must_fit(pipe: Any) -> None:
         control.attach(pipe, rows, source=SourceCache()),
     ):
         pass
+
+
+def test_no_report_before_the_first_run(pipe: Any) -> None:
+    control = MasaCtrl(schedule=ACTIVE)
+    with control.attach(pipe, PAIR) as attached:
+        with pytest.raises(ControlNotApplied, match="has not run since"):
+            _ = attached.report
+        tiny_models.run(pipe, PROMPTS)
+    assert attached.report.complete
 
 
 def test_the_extra_is_named() -> None:

@@ -176,10 +176,28 @@ def compile_in_place(pipe: StableDiffusionPipeline, form: str) -> Tensor:
 
 
 @pytest.mark.slow
+def test_compilation_does_not_grow_with_the_steps(expected: dict[str, Tensor]) -> None:
+    torch._dynamo.reset()
+    graphs: list[object] = []
+
+    def counting(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    pipe = tiny_models.sd()
+    pipe.unet = torch.compile(pipe.unet, backend=counting)
+    with FORMS["replace"].attach(pipe, PAIR):
+        assert same(tiny_models.run(pipe, PROMPTS), expected["replace"], 1e-5)
+        count = len(graphs)
+        tiny_models.run(pipe, PROMPTS, steps=6)
+    assert count == 2  # one without control, one with
+    assert len(graphs) == count
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "form"),
     [
-        (compile_before, "replace"),
         (compile_before, "words"),
         (compile_after, "union"),
         (compile_in_place, "given"),

@@ -144,11 +144,14 @@ def _pipeline(settings: CostSettings) -> StableDiffusionPipeline:
         attention_head_dim=2 if settings.tiny else 8,
         norm_num_groups=4 if settings.tiny else 32,
     )
+    unet.to(settings.device)
+    if settings.dtype != torch.float32:
+        unet.to(settings.dtype)
     pipeline = StableDiffusionPipeline(
         vae=None,
         text_encoder=None,
         tokenizer=None,
-        unet=unet.to(device=settings.device, dtype=settings.dtype).eval(),
+        unet=unet.eval(),
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,

@@ -57,7 +57,7 @@ class Schedule:
     idle: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "layers", "places", "scales"):
+        for name in ("steps", "layers", "places", "scales", "fraction"):
             self._freeze(name)
         if self.idle:
             if any(getattr(self, f.name) is not None for f in fields(self) if f.name != "idle"):

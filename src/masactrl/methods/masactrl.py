@@ -53,7 +53,9 @@ def mutual_self_attention(
     """The output (rows, tokens, channels) of one controlled layer.
 
     `form` "replace" lets a target read its source only (the paper), "union" its source and itself;
-    `strength` in [0, 1] blends from the layer's own output (0) to the controlled one (1).
+    `strength` in [0, 1] blends from the layer's own output (0) to the controlled one (1). Several
+    sources are read side by side. With masks each key belongs to the foreground or background of
+    the image it comes from, the target's own keys (in "union") to the target's.
     """
     simple = form == "replace" and strength == 1.0 and call.masks is None
     if simple and call.rows.single is not None:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from masactrl.puppets.colour import lab_distance, srgb_to_lab
 from masactrl.puppets.data import HELD_OUT_SEED, PictureCache
-from masactrl.puppets.inspector import COLOURED, QUESTIONS, Answers, Inspector
+from masactrl.puppets.inspector import Inspector
+from masactrl.puppets.inspector_network import COLOURED, QUESTIONS, Answers
 from masactrl.puppets.optimizer import MuonAdamW
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import FACINGS, Scene, sample_scenes

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from masactrl.attention import Rows, Schedule, attach, find_sites
+from masactrl.attention.cost import (
+    FORMS,
+    Cost,
+    CostSettings,
+    _Explicit,
+    _pipeline,
+    _read_source,
+    cost_table,
+    measure,
+)
+from masactrl.errors import ConfigError
+
+TINY = CostSettings(size=64, steps=2, tiny=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_can_be_measured(form: str) -> None:
+    cost = measure(form, TINY)  # type: ignore[arg-type]
+    assert cost.form == form
+    assert cost.seconds > 0
+    assert cost.peak > 2**20
+
+
+def test_the_two_edits_that_are_compared_are_the_same_edit() -> None:
+    def run(pipeline: object) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        text = torch.randn(2, 77, 768, generator=generator)
+        result = pipeline(  # type: ignore[operator]
+            prompt_embeds=text,
+            negative_prompt_embeds=torch.zeros_like(text),
+            latents=torch.randn(1, 4, 8, 8, generator=generator).repeat(2, 1, 1, 1),
+            height=64,
+            width=64,
+            num_inference_steps=2,
+            output_type="latent",
+        )
+        return result.images
+
+    ours, explicit = _pipeline(TINY), _pipeline(TINY)
+    plain = run(ours)
+    with attach(
+        ours, _read_source, rows=Rows.one_source(targets=1), schedule=Schedule(start_layer=10)
+    ):
+        edited = run(ours)
+    for site in find_sites(explicit.unet):
+        site.module.set_processor(_Explicit(edit=site.index >= 10))
+        assert site.cross is not None
+        site.cross.set_processor(_Explicit(edit=False))
+    assert torch.allclose(run(explicit), edited, atol=1e-4)
+    assert not torch.allclose(plain[1], edited[1], atol=1e-4)
+
+
+def test_the_table() -> None:
+    costs = (
+        Cost(form="plain", seconds=1.0, peak=2**30),
+        Cost(form="control", seconds=2.0, peak=3 * 2**29),
+    )
+    lines = cost_table(costs).splitlines()
+    assert len(lines) == 4
+    assert "2.000 | 2.00 | 1.50 | 1.50" in lines[-1]
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ConfigError, match="multiples of 64"):
+        CostSettings(size=100)
+    with pytest.raises(ConfigError, match="at least 1 step"):
+        CostSettings(steps=0)
