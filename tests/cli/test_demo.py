@@ -39,7 +39,7 @@ def test_single_pictures_a_sheet_and_figures(
     assert main(["demo", "-o", str(tmp_path)]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""  # among others, the embedded model knows every word of the rows
-    for words in ("MasaCtrl", "cat standing, meadow", "spots", "14.0", "demo.png"):
+    for words in ("MasaCtrl", "cat standing, meadow", "spots", "14.0", "7.0 without", "demo.png"):
         assert words in shown.out
     assert len(list(tmp_path.glob("row*.png"))) == COUNT
     recipe = read_recipe(tmp_path / "row2-controlled.png")

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import typer
@@ -176,7 +177,14 @@ def _report(
     if figures is None:
         console.print("This installation has no inspector, so nothing was read in the pictures.")
     else:
-        console.print("Coat distance: CIELAB distance to the source's coat; 0 is the same colour.")
+        plain, controlled = (
+            fmean(figure.coat for figure in figures[column :: len(KINDS)]) for column in (1, 2)
+        )
+        console.print(
+            "Coat distance is the CIELAB distance to the source's coat; 0 is the same colour. "
+            f"Mean: {plain:.1f} without control, {controlled:.1f} with MasaCtrl.",
+            highlight=False,
+        )
     console.print(
         f"{len(results) * len(KINDS)} pictures in {seconds:.0f} s, side by side in "
         f"{out / SHEET}.png",
