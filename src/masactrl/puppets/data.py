@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def open_pictures(
         )
     scenes = sample_scenes(count, seed=seed)
     fresh = not (directory / "images.u8").exists()
-    mode = "w+" if fresh else "r+"
+    mode: Literal["w+", "r+"] = "w+" if fresh else "r+"
     images = np.memmap(
         directory / "images.u8", dtype=np.uint8, mode=mode, shape=(count, 3, size, size)
     )

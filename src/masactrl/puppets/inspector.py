@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.puppets.colour import srgb_to_lab
-from masactrl.puppets.inspector_network import QUESTIONS, SIZE, InspectorNetwork
+from masactrl.puppets.inspector_network import QUESTIONS, SIZE, Answers, InspectorNetwork
 
 __all__ = ["QUESTIONS", "SIZE", "Inspector", "Reading", "default_folder", "resized"]
 
@@ -72,6 +72,8 @@ class Inspector(InspectorNetwork):
     def read(self, images: Tensor) -> Reading:
         """Read pictures (n, 3, h, w), sRGB in [0, 1], any size (squeezed to a square for reading).
 
+        Every picture is read as it is and mirrored, and the two answers are averaged.
+
         Raises:
             ConfigError: another shape, no picture, or values that are no numbers.
         """
@@ -80,7 +82,7 @@ class Inspector(InspectorNetwork):
         if not bool(images.isfinite().all()):
             raise ConfigError("the pictures hold values that are no numbers and cannot be read.")
         device = self.stem.weight.device
-        parts = [self(resized(part.to(device))) for part in images.split(_AT_ONCE)]
+        parts = [self._both_ways(resized(part.to(device))) for part in images.split(_AT_ONCE)]
         odds = {q: torch.cat([p.logits[q] for p in parts]).softmax(1).cpu() for q in QUESTIONS}
         names = {
             q: tuple(QUESTIONS[q][i] for i in values.argmax(1).tolist())
@@ -97,6 +99,18 @@ class Inspector(InspectorNetwork):
             accent=lab[:, 1],
             collar_colour=lab[:, 2],
             mask=_fitted(mask, images.shape[-2:]).cpu(),
+        )
+
+    def _both_ways(self, pictures: Tensor) -> Answers:
+        """The mean of what is seen in the pictures and in their mirror images."""
+        plain, mirrored = self(pictures), self(pictures.flip(-1))
+        logits = dict(mirrored.logits)
+        logits["facing"] = logits["facing"].flip(-1)  # left is right, and the other way round
+        return Answers(
+            logits={q: (plain.logits[q] + logits[q]) / 2 for q in logits},
+            colours=(plain.colours + mirrored.colours) / 2,
+            mask=(plain.mask + mirrored.mask.flip(-1)) / 2,
+            paint=(plain.paint + mirrored.paint.flip(-1)) / 2,
         )
 
     @classmethod

@@ -87,7 +87,8 @@ class _Reader(nn.Module):
         # Asking for the weights avoids the fused kernel, whose backward pass is slow on a CPU.
         tokens = tokens + self.mix(calm, calm, calm, need_weights=True)[0]
         tokens = tokens + self.think(self.think_norm(tokens))
-        return tokens.transpose(1, 2).reshape(features.shape)
+        mixed: Tensor = tokens.transpose(1, 2).reshape(features.shape)
+        return mixed
 
     def forward(self, features: Tensor, details: Tensor) -> tuple[Tensor, ...]:
         """(n, channels, h, w) and (n, details) -> per question (n, options) logits."""
@@ -146,15 +147,23 @@ class InspectorNetwork(nn.Module):
             nn.Conv2d(widths[0], 4 * (1 + len(COLOURED)), 3, padding=1),
         )
 
-    def forward(self, pictures: Tensor) -> Answers:
-        """(n, 3, SIZE, SIZE) sRGB in [0, 1] -> `Answers`, float32."""
+    def features(self, pictures: Tensor) -> Tensor:
+        """(n, 3, SIZE, SIZE) sRGB in [0, 1] -> (n, 192, SIZE / 16, SIZE / 16): what is where."""
+        return self.reader.mixed(self._scales(pictures)[-1])
+
+    def _scales(self, pictures: Tensor) -> list[Tensor]:
         x = self.stem(pictures * 2 - 1)
         scales = []
         for k, stage in enumerate(self.stages):
             x = stage(x if k == 0 else self.downs[k - 1](x))
             scales.append(x)
+        return scales
+
+    def forward(self, pictures: Tensor) -> Answers:
+        """(n, 3, SIZE, SIZE) sRGB in [0, 1] -> `Answers`, float32."""
+        scales = self._scales(pictures)
         # The muzzle tells which of two colours is the accent, all over the body.
-        top = x = self.reader.mixed(x)
+        top = x = self.reader.mixed(scales[-1])
         for k in reversed(range(len(self.ups))):
             x = scales[k] + F.interpolate(self.ups[k](x), scale_factor=2, mode="nearest")
             if k == 1:  # once, at a quarter of full resolution: the rest is adding
@@ -174,7 +183,8 @@ class InspectorNetwork(nn.Module):
 
 def _pooled(features: Tensor, mask: Tensor) -> Tensor:
     """(n, c, h, w), (n, 1, H, W) -> (n, 2 c) mean and peak over the foreground."""
-    weight = F.adaptive_avg_pool2d(mask, features.shape[-2:]).to(features.dtype)
+    height, width = features.shape[-2:]
+    weight = F.adaptive_avg_pool2d(mask, (height, width)).to(features.dtype)
     lit = features * weight
     mean = lit.sum((2, 3)) / weight.sum((2, 3)).clamp(min=1)
     return torch.cat((mean, lit.amax((2, 3))), 1)

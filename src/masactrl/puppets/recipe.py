@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from masactrl.errors import ConfigError
 from masactrl.puppets.data import PictureCache, open_pictures
 from masactrl.puppets.export import export_pipeline
+from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.model import PICTURE_SIZE
 from masactrl.puppets.train import train_diffusion
 from masactrl.puppets.train_inspector import train_inspector
@@ -133,11 +134,17 @@ def train_puppets(
             device=recipe.device,
             stop_after=None if recipe.stop_after is None else 60 * recipe.stop_after,
             start_from=earlier,
+            inspector=_inspector(exported / "inspector"),
             on_record=tell("diffusion"),
             on_sample=on_sample,
         )
         export_pipeline(pipeline, exported)
     return exported
+
+
+def _inspector(folder: Path) -> Inspector:
+    """The one trained in this directory, or else the shipped one."""
+    return Inspector.load(folder if folder.exists() else None)
 
 
 def _pictures(recipe: Recipe, told: Callable[[Mapping[str, float]], None]) -> PictureCache:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from masactrl.puppets.colour import lab_distance, srgb_to_lab
 from masactrl.puppets.data import HELD_OUT_SEED, PictureCache
-from masactrl.puppets.inspector import Inspector
+from masactrl.puppets.inspector import Inspector, resized
 from masactrl.puppets.inspector_network import COLOURED, QUESTIONS, Answers
 from masactrl.puppets.optimizer import MuonAdamW
 from masactrl.puppets.renderer import render
@@ -77,7 +77,7 @@ def train_inspector(
     """Train and return the inspector, frozen, without its held-out figures (see `accuracy`).
 
     Args:
-        cache: training pictures of 128 pixels.
+        cache: training pictures, of 128 pixels or brought to that.
         directory: checkpoints and log; an existing checkpoint is continued.
         budget: seconds of training over all sessions.
         seed: of initial weights and of the order and disturbance of pictures.
@@ -100,8 +100,8 @@ def train_inspector(
     for step in run.steps({"inspector": inspector, "ema": ema}, optimizer):
         index = torch.randint(len(cache.scenes), (_BATCH,), generator=generator)
         picked = index.numpy()
-        clean = torch.from_numpy(cache.images[picked]).float().div_(255)
-        mask = torch.from_numpy(cache.masks[picked][:, None]).float().div_(255)
+        clean = resized(torch.from_numpy(cache.images[picked]).float().div_(255))
+        mask = resized(torch.from_numpy(cache.masks[picked][:, None]).float().div_(255))
         known = Truth(
             classes={q: values[index] for q, values in classes.items()},
             colours=colours[index],

@@ -131,7 +131,8 @@ class Run:
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
-            part.load_state_dict(state[name])  # type: ignore[attr-defined]
+            if name in state:  # a part that has joined the recipe since begins anew
+                part.load_state_dict(state[name])  # type: ignore[attr-defined]
         self.step, self.seconds = state["run"]["step"], state["run"]["seconds"]
 
 

@@ -1,0 +1,127 @@
+"""The recipe runs, resumes and ends in a model that stock diffusers loads; quality is measured
+elsewhere, on the shipped weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from masactrl.errors import ConfigError
+from masactrl.puppets.alignment import Alignment
+from masactrl.puppets.data import open_pictures
+from masactrl.puppets.model import build_scheduler, build_unet, build_vae
+from masactrl.puppets.recipe import Recipe, train_puppets
+from masactrl.puppets.train import foreground_weights, spread_timesteps, train_diffusion
+from masactrl.puppets.training import Run
+
+COUNT = 8
+
+
+@pytest.fixture
+def pictures(tmp_path: Path):  # type: ignore[no-untyped-def]
+    return open_pictures(tmp_path / "pictures", count=COUNT, size=64, seed=0)
+
+
+def test_the_animal_weighs_more_and_every_picture_the_same(pictures) -> None:  # type: ignore[no-untyped-def]
+    weights = foreground_weights(pictures, 8, 8).float()
+    assert weights.shape == (COUNT, 1, 8, 8)
+    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(COUNT), atol=2e-3)
+    mask = torch.from_numpy(pictures.masks[:]).float()[:, None] / 255
+    animal = torch.nn.functional.adaptive_avg_pool2d(mask, (8, 8))
+    assert (weights[animal > 0.9].min() > weights[animal == 0].max()).item()
+
+
+def test_timesteps_are_spread_over_the_whole_schedule() -> None:
+    t = spread_timesteps(50, 1000, torch.Generator().manual_seed(0))
+    assert sorted((t // 20).tolist()) == list(range(50))
+
+
+def test_pictures_of_another_recipe_are_refused(pictures, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match="another directory"):
+        open_pictures(tmp_path / "pictures", count=COUNT, size=128, seed=0)
+
+
+def test_alignment_watches_only_while_entered() -> None:
+    unet = build_unet()
+    alignment = Alignment(unet, 5)
+    given = torch.randn(2, 16, 8, 8), torch.tensor([3, 900]), torch.randn(2, 77, 192)
+    with alignment:
+        unet(given[0], given[1], encoder_hidden_states=given[2])
+        distance = alignment.distance(torch.randn(2, 5, 4, 4))
+        distance.backward()
+    assert 0 <= distance.item() <= 2
+    assert unet.conv_in.weight.grad.abs().sum() > 0  # it teaches the U-Net, not only itself
+    assert not any(m._forward_hooks for m in unet.modules())
+    with pytest.raises(RuntimeError, match="was not called"):
+        alignment.distance(torch.randn(2, 5, 4, 4))
+
+
+def test_a_run_resumes_where_it_stopped(pictures, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    steps: list[int] = []
+
+    def run(budget: float) -> StableDiffusionPipeline:
+        return train_diffusion(
+            build_vae(),
+            pictures,
+            tmp_path / "run",
+            budget=budget,
+            batch=2,
+            on_sample=lambda step, _: steps.append(step),
+            sample_every=-1.0,
+        )
+
+    run(0.01)
+    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["run"]["step"] == len(steps) == 1
+    pipeline = run(checkpoint["run"]["seconds"] + 0.01)
+    assert steps == [0, 1]
+    pipeline.save_pretrained(tmp_path / "model")
+    again = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert again.scheduler.config.prediction_type == build_scheduler().config.prediction_type
+
+
+def test_the_rate_warms_up_stays_and_falls(tmp_path: Path) -> None:
+    run = Run(directory=tmp_path, budget=100.0, learning_rate=1.0, decay=0.5, warmup_steps=10)
+    assert run.rate() == pytest.approx(0.1)
+    run.step, run.seconds = 20, 40.0
+    assert run.rate() == 1.0
+    run.seconds = 75.0
+    assert run.rate() == pytest.approx(0.5)
+    run.seconds = 100.0
+    assert run.rate() == pytest.approx(1e-3)
+
+
+def test_the_whole_recipe_ends_in_a_model(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    recipe = Recipe(directory=tmp_path, minutes=0.001, pictures=64, size=64, batch=2)
+    folder = train_puppets(recipe, on_record=lambda stage, _: seen.add(stage))
+    assert seen == {"pictures", "vae", "inspector", "diffusion"}
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    assert len(pipeline.tokenizer) == pipeline.text_encoder.config.vocab_size
+    log = (tmp_path / "diffusion" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[0])["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"stages": ("paint",)}, "must be some of"),
+        ({"minutes": 0.0}, "above 0"),
+        ({"pictures": 3}, "at least 64"),
+        ({"size": 100}, "multiple of 64"),
+        ({"batch": 0}, "1 or more"),
+    ],
+)
+def test_impossible_recipes_are_refused(tmp_path: Path, wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Recipe(directory=tmp_path, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_diffusion_stage_needs_an_autoencoder(tmp_path: Path) -> None:
+    recipe = Recipe(directory=tmp_path, pictures=64, size=64, stages=("diffusion",))
+    with pytest.raises(ConfigError, match="run the stage 'vae' first"):
+        train_puppets(recipe)
