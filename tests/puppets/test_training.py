@@ -116,7 +116,9 @@ def test_the_whole_recipe_ends_in_a_model(tmp_path: Path) -> None:
         ({"batch": 0}, "1 or more"),
     ],
 )
-def test_impossible_recipes_are_refused(tmp_path: Path, wrong: dict[str, object], says: str) -> None:
+def test_impossible_recipes_are_refused(
+    tmp_path: Path, wrong: dict[str, object], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         Recipe(directory=tmp_path, **wrong)  # type: ignore[arg-type]
 
