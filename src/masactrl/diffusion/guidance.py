@@ -1,0 +1,27 @@
+"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): away from u, towards c.
+
+eps = u + scale * (c - u)
+
+The scale may differ from image to image of one batch: a source is inverted and replayed with its
+own, a target is made with the user's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["guided"]
+
+
+def guided(u: Tensor, c: Tensor, scale: Tensor | float) -> Tensor:
+    """Return the guided prediction.
+
+    Args:
+        u: unconditional prediction (images, channels, height, width).
+        c: conditional prediction of the same shape.
+        scale: one number, or one per image (images, 1, 1, 1); 1 gives `c`, 0 gives `u`.
+    """
+    return u + scale * (c - u)

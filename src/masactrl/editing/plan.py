@@ -1,0 +1,140 @@
+"""What an edit costs before it runs: rows through the U-Net, and bytes kept.
+
+A row is one picture in one guidance branch at one step. Plain generation of one picture with
+guidance takes 2 N of them.
+
+    inversion         N                   null prompt or no guidance, DDIM
+    source, cached    N - S + 1           once; the controlled steps and the first
+    source, joint     N                   with every edit
+    a target          2 N                 with guidance
+    its twin          2 N                 the same without control, for comparison
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from masactrl.attention import find_sites
+from masactrl.attention.schedule import Schedule
+
+if TYPE_CHECKING:
+    from masactrl.editing.inversion_request import InversionRequest
+    from masactrl.editing.request import ResolvedEdit
+    from masactrl.inversion import Inversion
+    from masactrl.models import LoadedModel
+
+__all__ = ["EditPlan", "plan_edit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditPlan:
+    """The cost of one edit.
+
+    Attributes:
+        inversion: rows of the inversion, at most (iterations may end early).
+        source: rows of the recording, 0 where joint.
+        edit: rows of the edit itself.
+        plain: rows of plainly generating one picture with the same steps and guidance.
+        calls: U-Net calls of recording and edit together, for a progress bar.
+        trajectory_bytes: of the stored latents.
+        cache_bytes: of the recorded features, 0 where joint.
+    """
+
+    inversion: int
+    source: int
+    edit: int
+    plain: int
+    calls: int
+    trajectory_bytes: int
+    cache_bytes: int
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the plan as sentences."""
+        first = self.inversion + self.source + self.edit
+        later = self.edit
+        return (
+            f"rows through the U-Net: inversion {self.inversion}, source features {self.source}, "
+            f"targets {self.edit}; plain generation of one picture: {self.plain}",
+            f"first edit {first / self.plain:.2f} times plain generation, each further one "
+            f"{later / self.plain:.2f} times",
+            f"kept: trajectory {_mebibytes(self.trajectory_bytes)}, source features "
+            f"{_mebibytes(self.cache_bytes)}",
+        )
+
+
+def plan_edit(
+    model: LoadedModel,
+    inversion: InversionRequest,
+    request: ResolvedEdit,
+    size: tuple[int, int],
+    *,
+    branches: int,
+) -> EditPlan:
+    """Return what an edit will cost.
+
+    Args:
+        model: whose U-Net.
+        inversion: how the picture is or was inverted.
+        request: the edit.
+        size: of the picture as the model sees it, (width, height) in pixels.
+        branches: guidance branches of the source, 1 where both are the same.
+
+    Raises:
+        ScheduleError: S or L is beyond the run or the model.
+    """
+    steps, unet = request.steps, model.pipeline.unet
+    sites = Schedule(start_layer=request.start_layer).resolve_layers(find_sites(unet))
+    Schedule(start_step=request.start_step).resolve_steps([0.0] * steps)
+    factor = model.pipeline.vae_scale_factor
+    grid = size[1] // factor, size[0] // factor
+    of_target = 1 if request.guidance_scale == 1 else 2
+    twins = 2 if request.compare else 1
+    images = twins * len(request.target_prompts)
+    words = request.masks is not None and request.masks.by_words
+    method = inversion.build()
+    cached = request.mode == "cached"
+    visited = _visited(method, inversion, request, free=method.name == "virtual")
+    # In branches every image takes as many rows as the one that needs most.
+    even = max(branches, of_target)
+    joint = steps * (even * (1 + images) if branches > 1 or words else 1 + of_target * images)
+    channels = unet.config.in_channels
+    features = sum(site.module.query_dim * grid_size(site.grid(*grid)) for site in sites)
+    bytes_each = 2 if request.half else unet.dtype.itemsize
+    noise = steps if method.name in ("edit-friendly", "virtual") else 0
+    return EditPlan(
+        inversion=method.passes(steps, _branches_up(inversion, model)),
+        source=visited * branches if cached else 0,
+        edit=steps * of_target * images if cached else joint,
+        plain=2 * steps if of_target == 2 else steps,
+        calls=steps + (visited if cached else 0),
+        trajectory_bytes=4 * channels * grid_size(grid) * (steps + 1 + noise),
+        cache_bytes=(
+            features * bytes_each * branches * (steps - request.start_step) if cached else 0
+        ),
+    )
+
+
+def grid_size(grid: tuple[int, int]) -> int:
+    """Return the number of cells."""
+    return grid[0] * grid[1]
+
+
+def _visited(
+    method: Inversion, inversion: InversionRequest, request: ResolvedEdit, *, free: bool
+) -> int:
+    """Steps of the recording."""
+    replay = method.replay if inversion.replay is None else inversion.replay
+    if not replay or free:
+        return request.steps
+    return len({0, *range(request.start_step, request.steps)})
+
+
+def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:
+    """Guidance branches of the inversion itself."""
+    single = inversion.guidance(model.preset) == 1 or not inversion.prompt
+    return 1 if single else 2
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,216 @@
+"""What may be asked of an edit, checked at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from masactrl.attention.masks import MaskLike, Words
+from masactrl.editing.inversion_request import check_guidance
+from masactrl.errors import ConfigError, MaskError, PromptError
+from masactrl.request import Form
+
+if TYPE_CHECKING:
+    from masactrl.models import ModelPreset
+
+__all__ = ["EditMasks", "EditRequest", "Keep", "Mode", "ResolvedEdit"]
+
+Mode = Literal["cached", "joint"]
+"""Source features recorded once and read by every edit, or source and targets in one batch."""
+
+Keep = Literal["device", "memory", "disk"]
+"""Where recorded source features are kept: beside the model, in the host's memory, in files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EditMasks:
+    """Which part of the source and of the targets is the subject.
+
+    Either pictures (height, width) of the input's proportions, white for the subject, or words of
+    the prompts, whose attention shows the subject while the picture is made.
+
+    Attributes:
+        source: a mask, or words of the source prompt. None: for words, the first tokens of a null
+            prompt, which act as its object; masks are needed.
+        targets: one for all targets, or one per target. None: the source's mask for all, which
+            then is the region where things may change.
+        threshold: of the attention of words, above 0 and up to 1.
+
+    Raises:
+        MaskError: pictures and words are mixed, or there is neither.
+    """
+
+    source: MaskLike | Words | None = None
+    targets: MaskLike | Words | tuple[MaskLike | Words, ...] | None = None
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        given = [one for one in (self.source, *self._each()) if one is not None]
+        if not given:
+            raise MaskError("No mask was given: give pictures, or words that name the subject.")
+        if len({_is_words(one) for one in given}) > 1:
+            raise MaskError("Masks are pictures or words, for source and targets alike.")
+        if not self.by_words and self.source is None:
+            raise MaskError("The source has no mask; one picture for it is needed, at least.")
+        if self.by_words and self.targets is None:
+            raise MaskError("Name the subject of the targets by words of their prompts.")
+
+    @property
+    def by_words(self) -> bool:
+        """Whether words, not pictures, say what the subject is."""
+        return any(_is_words(one) for one in (self.source, *self._each()) if one is not None)
+
+    def of_targets(self, count: int) -> tuple[Any, ...]:
+        """Return one mask or one entry of words per target.
+
+        Raises:
+            MaskError: there are more or fewer than targets.
+        """
+        if self.targets is None:
+            return (self.source,) * count
+        if not isinstance(self.targets, tuple) or len(self.targets) == 1:
+            return self._each() * count
+        if len(self.targets) != count:
+            raise MaskError(
+                f"{len(self.targets)} target masks were given for {count} targets; give one for "
+                "all or one each."
+            )
+        return self.targets
+
+    def _each(self) -> tuple[Any, ...]:
+        if self.targets is None:
+            return ()
+        return self.targets if isinstance(self.targets, tuple) else (self.targets,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditRequest:
+    """What to make of an inverted picture; what is None is left to the model's preset.
+
+    The number of steps is that of the inversion.
+
+    Attributes:
+        target_prompts: what each target shows, at least one.
+        guidance_scale: of the targets, at least 1; 1 switches guidance off.
+        negative_prompt: what guidance leads the targets away from. None is what the inversion has
+            for the source: nothing, its prompt (negative-prompt) or embeddings (null-text).
+        start_step: S, the first controlled step, 0 (the noisiest) to steps - 1.
+        start_layer: L, the first controlled self-attention layer in execution order.
+        form: targets read the source (replace), or the source and themselves (union).
+        strength: of the control, 0 (targets are left alone) to 1.
+        masks: keep subject and background apart (Eq. 6 to 8 of the paper); None is one for all.
+        keep_background: put the source back outside the union of source and target mask.
+        compare: make every target without control, too.
+        mode: see `Mode`; both give the same pictures.
+        keep: where recorded features are kept, in cached mode.
+        half: whether they are kept in half precision.
+
+    Raises:
+        PromptError: a prompt is empty, or there is no target.
+        ConfigError: another value is out of its range; says the range.
+    """
+
+    target_prompts: tuple[str, ...]
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    start_step: int | None = None
+    start_layer: int | None = None
+    form: Form = "replace"
+    strength: float = 1.0
+    masks: EditMasks | None = None
+    keep_background: bool = False
+    compare: bool = True
+    mode: Mode = "cached"
+    keep: Keep = "memory"
+    half: bool = True
+
+    def __post_init__(self) -> None:
+        given: object = self.target_prompts
+        if isinstance(given, str):  # would be taken for one prompt per letter
+            raise PromptError("target_prompts is a tuple of prompts, not one string.")
+        object.__setattr__(self, "target_prompts", tuple(self.target_prompts))
+        if not self.target_prompts:
+            raise PromptError("There is no target prompt; give at least one.")
+        for number, prompt in enumerate(self.target_prompts, start=1):
+            if not prompt.strip():
+                raise PromptError(f"Target prompt {number} is empty; say what it is to show.")
+        check_guidance(self.guidance_scale)
+        for name in ("start_step", "start_layer"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"{name}={value} was given; accepted is 0 and more.")
+        if not 0 <= self.strength <= 1:
+            raise ConfigError(f"strength={self.strength} was given; accepted is 0 to 1.")
+        for name, choices in (("form", Form), ("mode", Mode), ("keep", Keep)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} was given; accepted are "
+                    f"{', '.join(get_args(choices))}."
+                )
+        if self.keep_background and self.masks is None:
+            raise MaskError("keep_background needs masks that say where the background is.")
+        if self.masks is not None:
+            self.masks.of_targets(len(self.target_prompts))
+
+    def resolve(self, preset: ModelPreset, steps: int) -> ResolvedEdit:
+        """Return the request with nothing left open, for a run of that many steps."""
+        start_step = self.start_step
+        if start_step is None:
+            # Control belongs to a part of the run: S=4 of 50 steps is S=2 of 20.
+            start_step = min(round(preset.start_step * steps / preset.steps), steps - 1)
+        scale = preset.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        layer = preset.start_layer if self.start_layer is None else self.start_layer
+        return ResolvedEdit(
+            target_prompts=self.target_prompts,
+            steps=steps,
+            guidance_scale=float(scale),
+            negative_prompt=self.negative_prompt,
+            start_step=start_step,
+            start_layer=layer,
+            form=self.form,
+            strength=self.strength,
+            masks=self.masks,
+            keep_background=self.keep_background,
+            compare=self.compare,
+            mode=self.mode,
+            keep=self.keep,
+            half=self.half,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedEdit:
+    """An `EditRequest` after the model's preset filled what was left open; same fields."""
+
+    target_prompts: tuple[str, ...]
+    steps: int
+    guidance_scale: float
+    negative_prompt: str | None
+    start_step: int
+    start_layer: int
+    form: Form
+    strength: float
+    masks: EditMasks | None
+    keep_background: bool
+    compare: bool
+    mode: Mode
+    keep: Keep
+    half: bool
+
+    def recipe(self) -> Mapping[str, Any]:
+        """Return the request as values that JSON knows; of masks the kind, not the pixels."""
+        names = [name for name in self.__slots__ if name != "masks"]
+        masks: Any = None
+        if self.masks is not None:
+            masks = {"by": "pictures", "threshold": self.masks.threshold}
+            if self.masks.by_words:
+                targets = self.masks.of_targets(len(self.target_prompts))
+                masks |= {"by": "words", "source": self.masks.source, "targets": list(targets)}
+        return {**{name: getattr(self, name) for name in names}, "masks": masks}
+
+
+def _is_words(one: object) -> bool:
+    if isinstance(one, tuple):
+        return bool(one) and all(isinstance(entry, (str, int)) for entry in one)
+    return isinstance(one, (str, int))

@@ -1,0 +1,165 @@
+"""One edit: the loop with its control, joint or from recorded features."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from masactrl.attention import Schedule
+from masactrl.diffusion import denoise
+from masactrl.editing.layout import Layout, cached_layout, joint_layout
+from masactrl.methods import MasaCtrl
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.attention import Attached, GivenMasks, WordMasks
+    from masactrl.diffusion import Adjust, OnStep, Steer, Trajectory
+    from masactrl.editing.masks import MaskPlan
+    from masactrl.editing.request import ResolvedEdit
+    from masactrl.editing.source import Recording
+    from masactrl.models.denoiser import Denoiser
+    from masactrl.models.loading import Pipeline
+    from masactrl.picture_input import Framing
+
+__all__ = ["EditRun", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """What a run leaves.
+
+    Attributes:
+        source: final latents of the source (1, c, h, w).
+        controlled: of the targets (targets, c, h, w).
+        uncontrolled: of the targets without control, or None.
+        masks: pictures of the source's and every target's mask, or None.
+        passes: rows that went through the U-Net.
+        seconds: that it took.
+    """
+
+    source: Tensor
+    controlled: Tensor
+    uncontrolled: Tensor | None
+    masks: tuple[Image.Image, ...] | None
+    passes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EditRun:
+    """One edit on its way; `recording` decides whether it is joint or cached."""
+
+    denoiser: Denoiser
+    pipeline: Pipeline
+    trajectory: Trajectory
+    framing: Framing
+    request: ResolvedEdit
+    masks: MaskPlan | None = None
+    recording: Recording | None = None
+    on_step: OnStep | None = None
+
+    def __call__(self) -> Outcome:
+        """Make the targets."""
+        started, before = time.perf_counter(), self.denoiser.passes
+        layout = self._layout()
+        method = MasaCtrl(
+            schedule=Schedule(
+                start_step=self.request.start_step, start_layer=self.request.start_layer
+            ),
+            form=self.request.form,
+            strength=self.request.strength,
+            masks=self._masks_of(layout),
+        )
+        source = None if self.recording is None else self.recording.serving(layout.guided.branches)
+        with (
+            torch.no_grad(),
+            self.denoiser.timetable(self.trajectory.schedule),
+            method.attach(self.pipeline, layout.rows, source=source) as attached,
+        ):
+            z = self._denoise(layout, attached)
+        count, first = len(self.request.target_prompts), self._first_target
+        used = None
+        if self.masks is not None:
+            used = self.masks.used(attached, (layout.source, layout.targets), self.framing)
+        return Outcome(
+            source=z[:1] if self.recording is None else self.recording.path[-1],
+            controlled=z[first : first + count],
+            uncontrolled=z[first + count :] if self.request.compare else None,
+            masks=used,
+            passes=self.denoiser.passes - before,
+            seconds=time.perf_counter() - started,
+        )
+
+    @property
+    def _first_target(self) -> int:
+        """Index of the first target among the images of the batch."""
+        return 1 if self.recording is None else 0
+
+    def _layout(self) -> Layout:
+        if self.recording is not None:
+            return cached_layout(self.denoiser, self.trajectory, self.request)
+        # Masks by words are read from the branch of the prompts, so there have to be branches.
+        words = self.masks is not None and self.masks.by_words
+        flat = self.trajectory.one_branch and not words
+        return joint_layout(self.denoiser, self.trajectory, self.request, flat=flat)
+
+    def _masks_of(self, layout: Layout) -> GivenMasks | WordMasks | None:
+        if self.masks is None:
+            return None
+        if self.recording is None:
+            return self.masks.joint(layout.images)
+        return self.masks.cached(layout.images)
+
+    def _denoise(self, layout: Layout, attached: Attached) -> Tensor:
+        trajectory = self.trajectory
+        path = trajectory.latents.to(self.denoiser.device)
+        images = self._first_target + len(self.request.target_prompts) * (
+            2 if self.request.compare else 1
+        )
+        joint = self.recording is None
+        return denoise(
+            layout.guided,
+            path[0].repeat(images, 1, 1, 1),
+            trajectory.schedule,
+            walk=trajectory.walk,
+            noise=trajectory.noise,
+            path=path if joint and trajectory.replay else None,
+            steer=self._steer(path) if trajectory.corrected else None,
+            adjust=self._keep_background(layout, attached),
+            on_step=self.on_step,
+        )
+
+    def _steer(self, path: Tensor) -> Steer:
+        """Take the source's prediction error off every target's prediction."""
+        recording, schedule = self.recording, self.trajectory.schedule
+
+        def steer(step: int, z: Tensor, eps: Tensor) -> Tensor:
+            if recording is not None and recording.errors is not None:
+                return eps + recording.errors[step]
+            return eps + (schedule.noise_between(z[:1], path[-1], step) - eps[:1])
+
+        return steer
+
+    def _keep_background(self, layout: Layout, attached: Attached) -> Adjust | None:
+        """Put the source back outside the union of the masks, after every step."""
+        masks, count, first = self.masks, len(self.request.target_prompts), self._first_target
+        if masks is None or not self.request.keep_background:
+            return None
+        rows = (layout.source, layout.targets)
+
+        def adjust(level: int, z: Tensor) -> Tensor:
+            size = (int(z.shape[-2]), int(z.shape[-1]))
+            union = masks.union(attached, level - 1, rows, size)
+            if union is None:
+                return z
+            source = z[:1] if self.recording is None else self.recording.path[level]
+            targets = z[first : first + count]
+            kept = torch.where(union.to(z.device) > 0, targets, source.to(z))
+            return torch.cat([z[:first], kept, z[first + count :]])
+
+        return adjust

@@ -1,0 +1,104 @@
+r"""DDIM inversion: the way down, read backwards.
+
+    z_i = up(z_{i+1}, eps(z_i, t_i))            what would be exact
+        ~ up(z_{i+1}, eps(z_{i+1}, t_i))        what can be computed: the network is asked about the
+                                                cleaner latent it has, at the noisier timestep
+
+The paper inverts real pictures like this, with a null source prompt, because guidance towards words
+makes the gap between the two lines too wide to come back. The gap is widest at the last, cleanest
+steps, where a latent holds hardly any noise to find; `fresh_steps` skips them: those levels are
+reached by adding noise (z = sqrt(a) z_0 + sqrt(1 - a) eps), and only the way above them is
+inverted. The source then needs replay to come back; its targets start from livelier noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from masactrl.diffusion import Trajectory, step_up
+from masactrl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from masactrl.inversion.task import InversionTask
+
+__all__ = ["DDIM", "climb"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DDIM:
+    """Plain DDIM inversion; the source is denoised freely, as in the official code by default.
+
+    Attributes:
+        fresh_steps: how many of the cleanest levels are reached by adding noise instead.
+    """
+
+    fresh_steps: int = 0
+    name: ClassVar[str] = "ddim"
+    replay: ClassVar[bool] = False
+    spacing: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if self.fresh_steps < 0:
+            raise ConfigError(f"fresh_steps={self.fresh_steps} was given; use 0 or more.")
+
+    def passes(self, steps: int, branches: int) -> int:
+        """One row per step and branch."""
+        return max(steps - self.fresh_steps, 0) * branches
+
+    def settings(self) -> dict[str, Any]:
+        """The number of fresh steps."""
+        return {"fresh_steps": self.fresh_steps}
+
+    def __call__(self, task: InversionTask) -> Trajectory:
+        """Return the trajectory of `task`'s picture."""
+        predict, schedule = task.source(), task.schedule
+
+        def up(z_next: Tensor, level: int) -> Tensor:
+            eps = schedule.noise_in(predict(z_next, level), z_next, level)
+            return step_up(z_next, eps, schedule.alpha_bar[level + 1], schedule.alpha_bar[level])
+
+        return Trajectory(
+            latents=climb(task, up, self.fresh_steps),
+            schedule=schedule,
+            method=self.name,
+            prompt=task.prompt,
+            guidance=task.guidance,
+            replay=self.replay,
+            options=self.settings(),
+        )
+
+
+def climb(task: InversionTask, up: Callable[[Tensor, int], Tensor], fresh_steps: int = 0) -> Tensor:
+    """Return the latents at all levels (steps + 1, 1, c, h, w), noisiest first.
+
+    Args:
+        task: whose picture.
+        up: (latents at level i + 1, i) to the latents at level i.
+        fresh_steps: how many of the cleanest levels are reached by adding noise instead.
+
+    Raises:
+        ConfigError: no step would be left to invert.
+    """
+    steps = task.schedule.steps
+    if fresh_steps >= steps:
+        raise ConfigError(
+            f"fresh_steps={fresh_steps} was given for a run of {steps} steps; accepted is 0 to "
+            f"{steps - 1}."
+        )
+    path = [task.latents]
+    eps = task.draw(1)[0] if fresh_steps else None
+    with torch.no_grad():
+        for level in reversed(range(steps)):
+            if eps is not None and level >= steps - fresh_steps:
+                path.append(task.schedule.noised(task.latents, eps, level))
+            else:
+                path.append(up(path[-1], level))
+            task.done(level)
+    return torch.stack(path[::-1])

@@ -1,0 +1,96 @@
+"""What every inversion is given, and what it may be asked for: one latent and a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from masactrl.models.guided import Condition, Guided
+
+if TYPE_CHECKING:
+    from masactrl.diffusion import NoiseSchedule, OnStep, Spacing, Trajectory
+    from masactrl.models.denoiser import Denoiser
+
+__all__ = ["Inversion", "InversionTask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InversionTask:
+    """One picture on its way to noise.
+
+    Attributes:
+        denoiser: the networks.
+        schedule: the noise levels; one number of steps for the inversion and all edits.
+        latents: z_0, the picture (1, c, h, w).
+        prompt: what the picture shows; empty for nothing.
+        guidance: weight of classifier-free guidance of the source, 1 for none.
+        seed: of the methods that draw noise.
+        on_step: told about every step.
+    """
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    latents: Tensor
+    prompt: str = ""
+    guidance: float = 1.0
+    seed: int = 0
+    on_step: OnStep | None = None
+
+    def source(self, unconditional_prompt: str = "", *, guidance: float | None = None) -> Guided:
+        """Return the noise prediction of the source alone, with as few rows as serve."""
+        scale = self.guidance if guidance is None else guidance
+        single = scale == 1 or unconditional_prompt == self.prompt
+        prompts = [self.prompt] if single else [self.prompt, unconditional_prompt]
+        text = self.denoiser.encode_text(prompts)
+        condition = Condition(
+            text=text.row(0), unconditional=None if single else text.row(1), scale=scale
+        )
+        return Guided(self.denoiser, [condition], self.schedule)
+
+    def draw(self, count: int) -> Tensor:
+        """Return noise (count, 1, c, h, w), drawn on the CPU so that a seed means the same."""
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        noise = torch.randn((count, *self.latents.shape), generator=generator)
+        return noise.to(self.latents)
+
+    def done(self, step: int) -> None:
+        """Tell that a step is over."""
+        if self.on_step is not None:
+            self.on_step(step, self.schedule.timesteps[step])
+
+
+class Inversion(Protocol):
+    """Turns a picture into a trajectory; see the package for the methods there are."""
+
+    @property
+    def name(self) -> str:
+        """What the method is asked for by."""
+        ...
+
+    @property
+    def replay(self) -> bool:
+        """Whether the source is put back on its trajectory at every step, unless asked otherwise.
+
+        Methods that are meant to reconstruct by themselves leave it free.
+        """
+        ...
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """How timesteps are spaced; None is the model's own way."""
+        ...
+
+    def passes(self, steps: int, branches: int) -> int:
+        """Return the most rows that go through the U-Net, for one or two guidance branches."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method's own options, for the record."""
+        ...
+
+    def __call__(self, task: InversionTask) -> Trajectory:
+        """Invert."""
+        ...

@@ -1,0 +1,239 @@
+"""A small port to Stable Diffusion's networks: words, pictures and noise predictions as tensors.
+
+Four verbs are all that inversion and editing know of a pipeline of diffusers. The U-Net is called
+through the pipeline that was given, so that a control attached to it acts; latents between the
+calls are float32 whatever the network computes in, for an inversion adds up small steps.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from masactrl.attention.support import denoiser_of
+from masactrl.diffusion.noise import NoiseSchedule, Spacing
+from masactrl.errors import MasaCtrlError
+from masactrl.models.loading import _ddim_like
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from masactrl.models.loading import Pipeline
+
+__all__ = ["Denoiser", "Text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Text:
+    """Encoded prompts: what the U-Net is conditioned on.
+
+    Attributes:
+        hidden: (rows, words, width).
+        pooled: (rows, width) for SDXL, else None.
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+
+    def row(self, number: int) -> Text:
+        """Return one row, as a text of one."""
+        pooled = None if self.pooled is None else self.pooled[number : number + 1]
+        return Text(hidden=self.hidden[number : number + 1], pooled=pooled)
+
+    def with_hidden(self, hidden: Tensor) -> Text:
+        """Return the same text with other hidden states of equal shape."""
+        return replace(self, hidden=hidden.to(self.hidden))
+
+    @classmethod
+    def cat(cls, texts: Sequence[Text]) -> Text:
+        """Return the rows of all texts one after the other."""
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        return cls(
+            hidden=torch.cat([text.hidden for text in texts]),
+            pooled=torch.cat(pooled) if pooled else None,
+        )
+
+
+class Denoiser:
+    """The networks of one pipeline; `passes` counts the rows that went through the U-Net.
+
+    A row is one picture in one guidance branch at one step.
+
+    Args:
+        pipeline: a Stable Diffusion or SDXL pipeline; is left as it is.
+
+    Raises:
+        UnsupportedPipeline: it has no U-Net.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        denoiser_of(pipeline)
+        self._pipeline: Any = pipeline
+        self.passes = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        device: torch.device = self._pipeline._execution_device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the U-Net computes in."""
+        dtype: torch.dtype = self._pipeline.unet.dtype
+        return dtype
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along a side."""
+        return int(self._pipeline.vae_scale_factor)
+
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether the U-Net is told the guidance scale instead of being called twice (LCM)."""
+        return getattr(self._pipeline.unet.config, "time_cond_proj_dim", None) is not None
+
+    def schedule(self, steps: int, *, spacing: Spacing | None = None) -> NoiseSchedule:
+        """Return the noise levels of a run of that many DDIM steps; see `NoiseSchedule`."""
+        scheduler = _ddim_like(self._pipeline.scheduler)
+        return NoiseSchedule.from_scheduler(scheduler, steps, spacing=spacing)
+
+    @contextmanager
+    def timetable(self, schedule: NoiseSchedule) -> Iterator[None]:
+        """Show the pipeline's hooks the timesteps of a run inside the `with` block.
+
+        An attached control reads its step from the scheduler's timesteps; the pipeline's own
+        scheduler is set aside meanwhile and put back unchanged.
+        """
+        pipeline = self._pipeline
+        own = pipeline.scheduler
+        shown = _ddim_like(own)
+        shown.num_inference_steps = schedule.steps
+        shown.timesteps = torch.tensor(schedule.timesteps)
+        pipeline.scheduler = shown
+        try:
+            yield
+        finally:
+            pipeline.scheduler = own
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """Return the encoded prompts, one row each.
+
+        An empty prompt is the model's own "nothing": for models that were trained so (SDXL's base,
+        `force_zeros_for_empty_prompt`) zeros, else the encoding of no words.
+        """
+        pipeline = self._pipeline
+        options = {"device": self.device, "num_images_per_prompt": 1}
+        encoded = pipeline.encode_prompt(
+            prompt=list(prompts), do_classifier_free_guidance=False, **options
+        )
+        hidden = encoded[0].to(self.dtype)
+        pooled = encoded[2].to(self.dtype) if len(encoded) > 2 else None
+        if pooled is not None and pipeline.config.get("force_zeros_for_empty_prompt", False):
+            said = torch.tensor([float(bool(prompt)) for prompt in prompts]).to(hidden)
+            hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
+        return Text(hidden=hidden, pooled=pooled)
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return the mean latents (n, c, h/8, w/8), scaled, of pictures (n, 3, h, w) in [-1, 1].
+
+        The mean and no sample, as in the official code: an edit begins where the picture is.
+        """
+        with self._vae() as vae:
+            latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
+            mean, std = _statistics(vae)
+        return (_precise(latents) - mean.to(latents.device)) / std.to(latents.device)
+
+    @torch.no_grad()
+    def decode_image(self, latents: Tensor) -> Tensor:
+        """Return pictures (n, 3, h, w) in about [-1, 1], float32, of latents (n, c, h/8, w/8).
+
+        Raises:
+            MasaCtrlError: the VAE made no numbers, as some do in float16.
+        """
+        with self._vae() as vae:
+            mean, std = _statistics(vae)
+            plain = latents * std.to(latents.device) + mean.to(latents.device)
+            # One by one: at full size a VAE takes more memory than the U-Net.
+            pictures = [
+                vae.decode(one.to(self.device, vae.dtype), return_dict=False)[0].float()
+                for one in plain.split(1)
+            ]
+        decoded = torch.cat(pictures)
+        if not bool(decoded.isfinite().all()):
+            raise MasaCtrlError(
+                "The model made values that are no numbers, as some do in float16; try float32 or "
+                "bfloat16."
+            )
+        return decoded
+
+    def predict(
+        self, z: Tensor, timestep: int, text: Text, *, scale: Tensor | None = None
+    ) -> Tensor:
+        """Return what the U-Net says about latents (rows, c, h, w), float32, of their shape.
+
+        Args:
+            z: latents.
+            timestep: their noise level, as the network was trained on it.
+            text: one row per latent.
+            scale: (rows,) guidance scales, for networks that read them.
+        """
+        self.passes += z.shape[0]
+        options: dict[str, Any] = {}
+        if self.reads_guidance and scale is not None:
+            width = self._pipeline.unet.config.time_cond_proj_dim
+            told = self._pipeline.get_guidance_scale_embedding(scale.cpu() - 1, width)
+            options["timestep_cond"] = told.to(self.device, self.dtype)
+        if text.pooled is not None:
+            options["added_cond_kwargs"] = {
+                "text_embeds": text.pooled,
+                "time_ids": self._sizes(z),
+            }
+        output: Tensor = self._pipeline.unet(
+            z.to(self.device, self.dtype),
+            torch.tensor(timestep, device=self.device),
+            encoder_hidden_states=text.hidden,
+            return_dict=False,
+            **options,
+        )[0]
+        return _precise(output)
+
+    def _sizes(self, z: Tensor) -> Tensor:
+        """SDXL's size conditions (rows, 6): original size, crop, target size; nothing cropped."""
+        height, width = (side * self.factor for side in z.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype)
+        return sizes.repeat(z.shape[0], 1).to(self.device)
+
+    @contextmanager
+    def _vae(self) -> Iterator[Any]:
+        """The VAE, in float32 where float16 would overflow; afterwards as it was."""
+        vae = self._pipeline.vae
+        upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+        try:
+            yield vae.to(dtype=torch.float32) if upcast else vae
+        finally:
+            if upcast:
+                vae.to(dtype=torch.float16)
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """The tensor in float32 at least."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
+    """Mean and spread (1, c or 1, 1, 1) of the VAE's latents, which scaled ones are without."""
+    spread = 1.0 / vae.config.scaling_factor
+    mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        return torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), spread)
+    return (
+        torch.tensor(mean).reshape(1, -1, 1, 1),
+        torch.tensor(std).reshape(1, -1, 1, 1) * spread,
+    )
