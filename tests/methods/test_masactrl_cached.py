@@ -96,6 +96,24 @@ def test_any_number_of_targets_from_one_recording(pipe: StableDiffusionPipeline)
         assert torch.allclose(targets([prompt])[0], together[number], atol=1e-4)
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_several_images_of_a_prompt_read_one_recording(
+    pipe: StableDiffusionPipeline, words: bool
+) -> None:
+    apart = controls("words", 1)[1] if words else MasaCtrl(schedule=ACTIVE)
+    with apart.record(pipe) as source:
+        tiny_models.run(pipe, SOURCES[:1], size=(16, 8))
+    with apart.attach(pipe, Rows.from_cache(targets=3), source=source):
+        once = tiny_models.run(pipe, TARGETS, size=(16, 8))
+    masks = apart.masks.repeated(2) if isinstance(apart.masks, WordMasks) else None
+    twice = MasaCtrl(schedule=ACTIVE, masks=masks)
+    rows = Rows.from_cache(targets=3, images_per_prompt=2)
+    with twice.attach(pipe, rows, source=source):
+        both = tiny_models.run(pipe, TARGETS, size=(16, 8), num_images_per_prompt=2)
+    for copy in range(2):
+        assert (both[copy::2] - once).abs().max() / once.abs().max() < 1e-4
+
+
 def test_half_precision_on_the_cpu(pipe: StableDiffusionPipeline) -> None:
     control = MasaCtrl(schedule=ACTIVE)
     with control.record(pipe) as full:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_models
 import torch
 
 from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks
-from masactrl.errors import ControlWarning, MaskError
+from masactrl.attention.masking import _token_table
+from masactrl.errors import ControlWarning, MaskError, PromptError
 from masactrl.methods import MasaCtrl
 
 if TYPE_CHECKING:
@@ -147,6 +148,71 @@ def test_a_flat_map_is_reported_not_nan(pipe: StableDiffusionPipeline) -> None:
     # Rounding leaves a map of noise, or of nothing at all; neither may become NaN.
     with control.attach(pipe, PAIR):
         assert bool(tiny_models.run(pipe, PROMPTS, size=SIZE).isfinite().all())
+
+
+def test_an_empty_mask_of_a_word_is_reported(pipe: StableDiffusionPipeline) -> None:
+    """On 4x4 latents the maps have one cell, so they are flat and select nothing."""
+
+    def run(on_empty: Any) -> RunReport:
+        masks = WordMasks(words=("cat", "cat"), prompts=tuple(PROMPTS), on_empty=on_empty)
+        control = MasaCtrl(schedule=Schedule(start_step=1, start_layer=10), masks=masks)
+        with control.attach(pipe, PAIR) as attached:
+            tiny_models.run(pipe, PROMPTS, size=(4, 4))
+        return attached.report
+
+    with pytest.warns(ControlWarning) as caught:
+        seen = run("warn")
+    texts = [str(entry.message) for entry in caught]
+    assert len(texts) == 2  # once for each image
+    assert all("An empty mask was used at step 1, layer 10 for" in text for text in texts)
+    assert not seen.masks[1, 10].any()
+    with pytest.raises(MaskError, match="An empty mask was used at step 1, layer 10 for image 0"):
+        run("raise")
+    plain = tiny_models.run(pipe, PROMPTS, size=(4, 4))
+    assert torch.equal(tiny_models.run(pipe, PROMPTS, size=(4, 4)), plain)
+
+
+def test_a_prompt_longer_than_the_encoder_takes(pipe: StableDiffusionPipeline) -> None:
+    long = "a cat running " + "big " * 75 + "red dog"
+    prompts = [PROMPTS[0], long]
+    masks = WordMasks(words=("cat", ("cat", "running")), prompts=tuple(prompts), threshold=0.4)
+    control = MasaCtrl(schedule=Schedule(start_step=1, start_layer=10), masks=masks)
+    with (
+        pytest.warns(ControlWarning, match=r"82 tokens.*takes 77.*'big big big red dog'") as caught,
+        control.attach(pipe, PAIR),
+    ):
+        edited = tiny_models.run(pipe, prompts)
+    assert sum("cut off" in str(entry.message) for entry in caught) == 1
+    assert (edited - tiny_models.run(pipe, prompts))[1].abs().max() > 0.1
+    lost = WordMasks(words=("cat", "dog"), prompts=tuple(prompts))
+    with (
+        pytest.raises(PromptError, match="'dog' is not in the prompt"),
+        MasaCtrl(schedule=control.schedule, masks=lost).attach(pipe, PAIR),
+    ):
+        pass
+
+
+def test_words_need_a_tokenizer(pipe: StableDiffusionPipeline) -> None:
+    bare = tiny_models.sd()
+    bare.tokenizer = None
+    with pytest.raises(MaskError, match=r"without a tokenizer.*GivenMasks"):
+        report(bare, CATS)
+
+
+def test_a_learned_word_of_several_vectors_shifts_the_words_after_it() -> None:
+    """Textual inversion writes <toy> as <toy> <toy>_1 <toy>_2; so do our positions."""
+    pipe = tiny_models.sd()
+    vectors = torch.randn(3, tiny_models.TEXT_WIDTH, generator=torch.Generator().manual_seed(0))
+    pipe.load_textual_inversion(vectors, token="<toy>")
+    prompts = ("a <toy> cat", "a <toy> dog")
+
+    def table(words: tuple[str, str]) -> list[list[int]]:
+        masks = WordMasks(words=words, prompts=prompts)
+        found = _token_table(masks, pipe, PAIR, recording=False)
+        return [row.nonzero().flatten().tolist() for row in found]
+
+    assert table(("cat", "dog")) == [[5], [5]]
+    assert table(("<toy>", "<toy> dog")) == [[2, 3, 4], [2, 3, 4, 5]]
 
 
 def test_a_useless_mask_warns_once_per_image_or_raises(pipe: StableDiffusionPipeline) -> None:

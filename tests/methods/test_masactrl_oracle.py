@@ -109,6 +109,53 @@ def test_strength(pipe: StableDiffusionPipeline, form: Any) -> None:
     agree(pipe, control, ROWS["mixed"], 7.5, form=form, strength=0.6, **START)
 
 
+@pytest.mark.parametrize("form", ["replace", "union"])
+@pytest.mark.parametrize("kind", ["given", "words"])
+def test_strength_with_masks(pipe: StableDiffusionPipeline, kind: str, form: Any) -> None:
+    rows, prompts, words = ROWS["two sources"], tuple(PROMPTS), WORDS
+    literal: dict[str, Any]
+    masks: GivenMasks | WordMasks
+    if kind == "given":
+        generator = torch.Generator().manual_seed(4)
+        given = [torch.rand(20, 30, generator=generator) > 0.5 for _ in range(rows.images)]
+        masks, literal = GivenMasks(images=tuple(given)), {"masks": given}
+    else:
+        tokens = [
+            token_numbers(pipe.tokenizer, p, (w,)) for p, w in zip(prompts, words, strict=True)
+        ]
+        masks = WordMasks(words=words, prompts=prompts, threshold=0.4)
+        literal = {"tokens": tokens, "threshold": 0.4}
+    control = MasaCtrl(schedule=Schedule(**START), form=form, strength=0.6, masks=masks)
+    agree(pipe, control, rows, 7.5, form=form, strength=0.6, **literal, **START)
+
+
+def test_a_word_of_several_tokens(pipe: StableDiffusionPipeline) -> None:
+    prompts = ("a cat sitting", "a red corgi on snow")
+    tokens = [(2,), (3, 4)]
+    rows = ROWS["one target"]
+
+    def final(words: tuple[Any, ...]) -> torch.Tensor:
+        masks = WordMasks(words=words, prompts=prompts, threshold=0.4)
+        with MasaCtrl(schedule=Schedule(**START), masks=masks).attach(pipe, rows):
+            return tiny_models.run(pipe, list(prompts), size=SIZE)
+
+    written_out = tiny_models.sd()
+    Literal(
+        written_out.unet,
+        reads=rows.reads,
+        branches=2,
+        latent=SIZE,
+        tokens=tokens,
+        threshold=0.4,
+        **START,
+    )
+    theirs = tiny_models.run(written_out, list(prompts), size=SIZE)
+    ours = final(("cat", "corgi"))
+    assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4 / 2
+    half = final(("cat", (3,)))  # half of the word is another mask
+    assert (ours - half)[1].abs().max() / theirs.abs().max() > 3e-4
+
+
 def test_everywhere_from_the_first_step(pipe: StableDiffusionPipeline) -> None:
     agree(pipe, MasaCtrl(schedule=Schedule()), ROWS["one target"], 7.5)
 
@@ -152,6 +199,23 @@ def test_sdxl_masks_from_words() -> None:
         ours = tiny_models.run(xl, prompts, size=SIZE)
     assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4 / 2
     assert (ours - unmasked)[1].abs().max() / theirs.abs().max() > 5e-3
+
+
+def test_sdxl_given_masks() -> None:
+    prompts, rows = PROMPTS[:2], ROWS["one target"]
+    xl, written_out = tiny_models.sdxl(), tiny_models.sdxl()
+    start = {"start_step": 1, "start_layer": 44}
+    generator = torch.Generator().manual_seed(5)
+    masks = [torch.rand(10, 14, generator=generator) > 0.5 for _ in range(2)]
+    Literal(written_out.unet, reads=rows.reads, branches=2, latent=SIZE, masks=masks, **start)
+    theirs = tiny_models.run(written_out, prompts, size=SIZE)
+    plain = tiny_models.run(xl, prompts, size=SIZE)
+    control = MasaCtrl(schedule=Schedule(**start), masks=GivenMasks(images=tuple(masks)))
+    with control.attach(xl, rows):
+        ours = tiny_models.run(xl, prompts, size=SIZE)
+    assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4 / 2
+    assert (ours - plain)[1].abs().max() / theirs.abs().max() > 5e-3
+    assert torch.equal(tiny_models.run(xl, prompts, size=SIZE), plain)
 
 
 def test_the_images_of_one_prompt(pipe: StableDiffusionPipeline) -> None:

@@ -33,7 +33,7 @@ from masactrl.attention.schedule import Schedule
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from diffusers import DiffusionPipeline
 
@@ -113,20 +113,37 @@ class MasaCtrl:
                 f"on_untouched={self.on_untouched!r} was given; accepted are 'raise' and 'warn'."
             )
 
+    @property
+    def name(self) -> str:
+        """Its name among the methods."""
+        return "masactrl"
+
+    @property
+    def start(self) -> None:
+        """Targets start from the noise of their source."""
+        return
+
     def __call__(self, call: LayerCall) -> Tensor:
         """The controlled output of one layer call."""
         return mutual_self_attention(call, form=self.form, strength=self.strength)
 
     @contextmanager
     def attach(
-        self, pipeline: DiffusionPipeline, rows: Rows, *, source: SourceCache | None = None
+        self,
+        pipeline: DiffusionPipeline,
+        rows: Rows,
+        *,
+        source: SourceCache | None = None,
+        prompts: Sequence[str] | None = None,
     ) -> Iterator[Attached]:
         """Control `pipeline` inside the `with` block; `rows` says which image reads which.
 
         Sources and targets share one batch and, for the paper's setting, one start noise. With
         `source` the sources come from a recording (see `record`) and the batch holds targets only.
+        `prompts` are taken because every method takes them; words are named in `masks`.
         Raises what `masactrl.attention.attach` raises.
         """
+        del prompts
         schedule = self.schedule if self.strength > 0.0 else Schedule.never()
         with attach(
             pipeline,

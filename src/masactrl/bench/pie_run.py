@@ -1,0 +1,173 @@
+"""PIE-Bench's run: every picture by an editor, kept, scored and written down; goes on after a stop.
+
+out/<label>/annotation_images/...    edited pictures, under the sources' paths
+out/items.jsonl                      one line an item and label
+out/items.csv                        the same as a table
+out/table.md                         means per label and type, published rows beside
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from masactrl.bench.ledger import Ledger
+from masactrl.bench.pie_data import IMAGES, SIDE, PieData, PieItem, PieProblem
+from masactrl.bench.pie_metrics import METRICS, PieMetrics
+from masactrl.bench.pie_table import TableRow, summarise_pie, table_text
+from masactrl.errors import MasaCtrlError, OutputError
+
+__all__ = ["Editor", "PieOutcome", "cropped", "run_pie", "scored_folder"]
+
+Editor = Callable[[PieItem, Image.Image], Image.Image]
+"""`editor(item, source)` returns the edited picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieOutcome:
+    """What became of a run: how many items are done, what went wrong, and the table."""
+
+    done: int
+    problems: tuple[PieProblem, ...]
+    table: tuple[TableRow, ...]
+    table_path: Path
+    csv_path: Path
+
+
+def run_pie(
+    data: PieData,
+    editors: Mapping[str, Editor],
+    metrics: PieMetrics,
+    out: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PieOutcome:
+    """Edit and score every item with every editor.
+
+    Pictures that are there are not made again, and rows that are written are not scored again.
+    A row that fails is written with its reason and tried again by the next run.
+
+    Args:
+        data: what `read_pie` returns; its problems are passed on.
+        editors: by label.
+        metrics: the measuring networks.
+        out: folder of the run.
+        settings: facts that all runs in this folder must share.
+        on_progress: called with (items done, all of them).
+
+    Raises:
+        ConfigError: the folder holds a run with other settings.
+        OutputError: it cannot be written to.
+    """
+    facts = {"benchmark": "pie-1", **(settings or {})}
+    ledger = Ledger(out, facts, ("key", "label"))
+    problems = list(data.problems)
+    total, count = len(data.items) * len(editors), 0
+    for item in data.items:
+        for label, editor in editors.items():
+            if not ledger.done(item.key, label):
+                row = _one(data, item, label, editor, metrics, out)
+                ledger.add(row)
+                if "error" in row:
+                    problems.append(PieProblem(key=item.key, reason=f"{label}: {row['error']}"))
+            count += 1
+            if on_progress is not None:
+                on_progress(count, total)
+    keys = {item.key for item in data.items}
+    rows = [row for row in ledger if row["label"] in editors and row["key"] in keys]
+    table = summarise_pie(rows, METRICS)
+    table_path, csv_path = out / "table.md", out / "items.csv"
+    try:
+        table_path.write_text(table_text(table), encoding="utf-8")
+        _write_csv(csv_path, rows)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}.") from error
+    return PieOutcome(
+        done=sum("error" not in row for row in rows),
+        problems=tuple(problems),
+        table=table,
+        table_path=table_path,
+        csv_path=csv_path,
+    )
+
+
+def _one(
+    data: PieData, item: PieItem, label: str, editor: Editor, metrics: PieMetrics, out: Path
+) -> dict[str, Any]:
+    """The row of one item: its figures, or why there are none."""
+    row: dict[str, Any] = {"key": item.key, "label": label, "type": item.type_id}
+    path = out / label / IMAGES / item.image_path
+    try:
+        source = data.picture(item)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Under the source's own name and format: the published pictures were JPEGs, too.
+            beside = path.with_name(f".{path.name}.part{path.suffix}")
+            editor(item, source).convert("RGB").save(beside)
+            beside.replace(path)
+        with Image.open(path) as image:
+            edited = cropped(image.convert("RGB"))
+        figures = metrics.measure(
+            source,
+            edited,
+            item.mask,
+            source_prompt=item.source_prompt,
+            target_prompt=item.target_prompt,
+        )
+    except (MasaCtrlError, OSError, ValueError, RuntimeError) as error:
+        return {**row, "error": str(error) or type(error).__name__}
+    return {**row, "figures": {name: _json(value) for name, value in figures.items()}}
+
+
+def _json(value: float) -> float | str | None:
+    """JSON has neither NaN (no value) nor infinity (the PSNR of equal pictures)."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf"
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    """The last 512 x 512 of a picture that is not square: methods save strips, the edit last.
+
+    Raises:
+        MasaCtrlError: the picture, or what is left of it, is not of 512 x 512.
+    """
+    width, height = image.size
+    if width != height:
+        image = image.crop((width - SIDE, height - SIDE, width, height))
+    if image.size != (SIDE, SIDE) or min(width, height) < SIDE:
+        raise MasaCtrlError(
+            f"an edited picture of {width} x {height} was found; {SIDE} x {SIDE} is needed"
+        )
+    return image
+
+
+def scored_folder(folder: Path) -> Editor:
+    """An editor that takes pictures which somebody else's method has made, by their paths."""
+
+    def read(item: PieItem, _source: Image.Image) -> Image.Image:
+        path = folder / item.image_path
+        if not path.exists():
+            raise MasaCtrlError(f"the picture {item.image_path} is missing in {folder}")
+        with Image.open(path) as image:
+            return cropped(image.convert("RGB"))
+
+    return read
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line an item and label; "nan" where a figure has no value, as published."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_id", "label", "editing_type_id", *METRICS, "error"])
+        for row in rows:
+            figures = row.get("figures", {})
+            cells = ["nan" if figures.get(m) is None else figures[m] for m in METRICS]
+            writer.writerow([row["key"], row["label"], row["type"], *cells, row.get("error", "")])

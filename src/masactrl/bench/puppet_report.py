@@ -1,0 +1,231 @@
+"""PuppetBench's report: a table with intervals, the plot, and sheets of pictures."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from masactrl.bench.plots import Point, preservation_plot
+from masactrl.bench.puppet_figures import BOUNDS
+from masactrl.bench.puppet_run import picture_path
+from masactrl.bench.statistics import Estimate, bootstrap
+from masactrl.errors import MasaCtrlError
+from masactrl.images import Tile, contact_sheet, save_png
+
+__all__ = ["SHOWN", "ColumnSummary", "summarise", "write_report"]
+
+SHOWN = (
+    ("passed", "pass rate", 100.0),
+    ("asked", "edit right", 100.0),
+    ("identity", "identity error", 1.0),
+    ("pattern", "same pattern", 100.0),
+    ("collar", "same collar", 100.0),
+    ("background", "background dB", 1.0),
+    ("similarity", "background SSIM", 1.0),
+    ("overlap", "pose IoU", 1.0),
+    ("distance", "distance to right answer", 1.0),
+)
+"""Figures in the table: name, heading, and what they are multiplied by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnSummary:
+    """One column over all its items; `figures` by name, None where none had the figure."""
+
+    column: str
+    items: int
+    failed: int
+    seconds: float
+    figures: dict[str, Estimate | None]
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> tuple[ColumnSummary, ...]:
+    """Means with bootstrap intervals over tasks, one summary a column, in order of appearance."""
+    by_column: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_column.setdefault(row["column"], []).append(row)
+    found = []
+    for column, members in by_column.items():
+        good = [row for row in members if "error" not in row]
+        figures: dict[str, Estimate | None] = {}
+        for name, _, _ in SHOWN:
+            tasks: dict[str, list[float]] = {}
+            for row in good:
+                value = row["figures"][name]
+                if value is not None:
+                    tasks.setdefault(row["task"], []).append(value)
+            figures[name] = bootstrap(list(tasks.values()))
+        seconds = sum(row["seconds"] for row in good) / max(1, len(good))
+        found.append(
+            ColumnSummary(
+                column=column,
+                items=len(good),
+                failed=len(members) - len(good),
+                seconds=seconds,
+                figures=figures,
+            )
+        )
+    return tuple(found)
+
+
+def write_report(rows: Sequence[dict[str, Any]], folder: Path, *, title: str) -> tuple[Path, ...]:
+    """Write the report as Markdown and HTML with its plot and its sheet; return the paths.
+
+    The files are `report.md`, `report.html`, `preservation.png` and `.svg`, and `sheet.png` where
+    pictures were kept.
+
+    Raises:
+        MasaCtrlError: there is no finished item.
+        MissingExtra: matplotlib is not installed.
+    """
+    summaries = summarise(rows)
+    if not any(one.items for one in summaries):
+        raise MasaCtrlError("No item of this run is finished, so there is nothing to report.")
+    kinds = sorted({row["kind"] for row in rows if "kind" in row})
+    sections = [("All tasks", summaries)]
+    sections += [
+        (f"Only: {kind}", summarise([row for row in rows if row.get("kind") == kind]))
+        for kind in kinds
+        if len(kinds) > 1
+    ]
+    paths = [*_plot(summaries, folder), *_sheet(rows, summaries, folder)]
+    pictures = [path.name for path in paths if path.suffix == ".png"]
+    markdown, page = folder / "report.md", folder / "report.html"
+    markdown.write_text(_markdown(title, sections, pictures), encoding="utf-8")
+    page.write_text(_html(title, sections, pictures), encoding="utf-8")
+    return (markdown, page, *paths)
+
+
+def _cells(one: ColumnSummary) -> list[str]:
+    cells = [one.column]
+    for name, _, factor in SHOWN:
+        estimate = one.figures[name]
+        if estimate is None:
+            cells.append("-")
+            continue
+        digits = 3 if name in ("similarity", "overlap", "distance") else 1
+        mean, low, high = (factor * v for v in (estimate.mean, estimate.low, estimate.high))
+        cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+    failed = f", {one.failed} failed" if one.failed else ""
+    return [*cells, f"{one.seconds:.2f}", f"{one.items}{failed}"]
+
+
+def _headings() -> list[str]:
+    return ["method", *(heading for _, heading, _ in SHOWN), "seconds", "pictures"]
+
+
+def _notes() -> list[str]:
+    return [
+        "Means with 95 % bootstrap intervals over tasks. Shares in per cent. Identity error: "
+        "CIELAB distance of coat and accent, 25 more for another pattern.",
+        f"A picture passes when it shows what was asked, the same species, an identity "
+        f"error of at most {BOUNDS.identity:g}, a background of at least {BOUNDS.background:g} dB "
+        f"and a pose overlap of at least {BOUNDS.overlap:g}.",
+        "Doing nothing preserves best and the prompt alone follows best: neither figure alone says "
+        "that a method is good.",
+    ]
+
+
+def _markdown(
+    title: str,
+    sections: Sequence[tuple[str, Sequence[ColumnSummary]]],
+    pictures: Sequence[str],
+) -> str:
+    lines = [f"# {title}", "", *(f"{note}\n" for note in _notes())]
+    for heading, summaries in sections:
+        lines += [f"## {heading}", "", "| " + " | ".join(_headings()) + " |"]
+        lines.append("|" + " --- |" * len(_headings()))
+        lines += ["| " + " | ".join(_cells(one)) + " |" for one in summaries]
+        lines.append("")
+    lines += [f"![{name}]({name})\n" for name in pictures]
+    return "\n".join(lines) + "\n"
+
+
+def _html(
+    title: str,
+    sections: Sequence[tuple[str, Sequence[ColumnSummary]]],
+    pictures: Sequence[str],
+) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    parts = [
+        "<!doctype html><html lang='en'><meta charset='utf-8'>",
+        f"<title>{html.escape(title)}</title>",
+        "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:90rem}"
+        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3rem .6rem;"
+        "text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>",
+        f"<h1>{html.escape(title)}</h1>",
+        *(f"<p>{html.escape(note)}</p>" for note in _notes()),
+    ]
+    for heading, summaries in sections:
+        body = "".join(row(_cells(one), "td") for one in summaries)
+        parts.append(
+            f"<h2>{html.escape(heading)}</h2><table>{row(_headings(), 'th')}{body}</table>"
+        )
+    parts += [
+        f"<p><img src='{html.escape(name)}' alt='{html.escape(name)}'></p>" for name in pictures
+    ]
+    return "\n".join(parts) + "</html>\n"
+
+
+def _plot(summaries: Sequence[ColumnSummary], folder: Path) -> list[Path]:
+    points = []
+    for one in summaries:
+        kept, edited = one.figures["background"], one.figures["asked"]
+        if kept is not None and edited is not None:
+            points.append(Point(label=one.column, across=kept, up=edited))
+    if not points:
+        return []
+    return list(
+        preservation_plot(
+            points,
+            folder / "preservation",
+            across="background kept, PSNR in dB",
+            up="edit right, share",
+        )
+    )
+
+
+def _sheet(
+    rows: Sequence[dict[str, Any]], summaries: Sequence[ColumnSummary], folder: Path
+) -> list[Path]:
+    """One row of pictures a task that has them all."""
+    labels = ["source", *(one.column for one in summaries if one.column != "nothing")]
+    keys = list(dict.fromkeys((row["task"], row["seed"]) for row in rows))
+    figures = {
+        (row["task"], row["seed"], row["column"]): row["figures"]
+        for row in rows
+        if "error" not in row
+    }
+    lines = []
+    for task, seed in keys:
+        places = [picture_path(folder, task, seed, label) for label in labels]
+        if not all(place.exists() for place in places):
+            continue
+        tiles = []
+        for label, place in zip(labels, places, strict=True):
+            with Image.open(place) as image:
+                tiles.append(
+                    Tile(
+                        image=image.copy(), caption=_caption(figures.get((task, seed, label)), task)
+                    )
+                )
+        lines.append(tiles)
+    if not lines:
+        return []
+    path = folder / "sheet.png"
+    save_png(path, contact_sheet(lines, headers=labels))
+    return [path]
+
+
+def _caption(figures: dict[str, Any] | None, task: str) -> str:
+    if figures is None:
+        return task
+    right = "right" if figures["asked"] else "wrong"
+    return f"{right}, identity {figures['identity']:.0f}{', passed' if figures['passed'] else ''}"

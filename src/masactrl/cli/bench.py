@@ -1,0 +1,225 @@
+"""`masactrl bench`: evidence, with right answers (puppets) or the published protocol (pie)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from masactrl.cli.console import output, quiet_libraries, said
+from masactrl.cli.options import (
+    OF_MODEL,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ModelOption,
+    parse_options,
+)
+from masactrl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from masactrl.bench.puppet_run import Column
+
+app = typer.Typer(
+    help="Measure methods: on the embedded world, where the right answer is known, or on PIE-Bench."
+)
+
+DEFAULT_COLUMNS = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit")
+
+OutFolder = Annotated[
+    Path,
+    typer.Option("-o", "--out", help="Folder of the run; a run that was stopped goes on in it."),
+]
+
+
+@app.command("puppets")
+def puppets(
+    out: OutFolder = Path("bench"),
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME[:OPTION=VALUE,...]",
+            help="A method with options, such as sdedit:strength=0.5; repeat for more.",
+            show_default=", ".join(DEFAULT_COLUMNS),
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="reporting, or tuning for choosing settings.")
+    ] = "reporting",
+    limit: Annotated[int | None, typer.Option(help="Only the first so many tasks.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only action, facing, 'look back' or close-up; repeat for more."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Start noises per task, 1 to 16.")] = 4,
+    steps: Annotated[int, typer.Option(help="Denoising steps, 1 to 1000.")] = 20,
+    cfg: Annotated[
+        float | None, typer.Option(help="Guidance scale, 1 and more.", show_default=OF_MODEL)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Tasks at once.")] = 8,
+    pictures: Annotated[int, typer.Option(help="Of how many tasks pictures are kept.")] = 12,
+    model: ModelOption = "puppets",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.AUTO,
+) -> None:
+    """Run PuppetBench: non-rigid edits of the embedded world, judged against right answers.
+
+    Doing nothing and following the prompt alone are always in the table.
+    """
+    with quiet_libraries():
+        from masactrl.bench.puppet_report import write_report
+        from masactrl.bench.puppet_run import PuppetSettings, run_puppets
+        from masactrl.bench.puppet_tasks import puppet_tasks
+        from masactrl.models import load_pipeline
+        from masactrl.puppets.inspector import Inspector
+
+        settings = PuppetSettings(
+            columns=tuple(_column(word) for word in column or DEFAULT_COLUMNS),
+            steps=steps,
+            guidance=cfg,
+            seeds=seeds,
+            batch=batch,
+            pictures=pictures,
+        )
+        tasks = puppet_tasks(split, "synthesised", limit=limit, kinds=kind)  # type: ignore[arg-type]
+        loaded = load_pipeline(model, device=device, dtype=dtype.value)
+        inspector = Inspector.load(device=loaded.pipeline.device)
+        with _items("Editing") as on_progress:
+            ledger = run_puppets(loaded, inspector, tasks, settings, out, on_progress=on_progress)
+    keys = {task.key for task in tasks}
+    rows = [row for row in ledger if row["task"] in keys]
+    title = f"PuppetBench, {split} split, {len(tasks)} tasks, {seeds} seeds, {steps} steps"
+    paths = write_report(rows, out, title=title)
+    console = output()
+    for path in paths:
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+    failed = sum("error" in row for row in rows)
+    if failed:
+        said(Console(stderr=True), "Error", f"{failed} of {len(rows)} items failed; see the table.")
+        raise typer.Exit(1)
+
+
+@app.command("pie")
+def pie(
+    data: Annotated[Path, typer.Argument(help="Folder with mapping_file.json.")],
+    out: OutFolder = Path("pie"),
+    editor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--editor",
+            help="pie-ddim+masactrl, pie-directinversion+masactrl, prompt-only or nothing; repeat "
+            "for more.",
+            show_default="nothing, and the first two where --model is given",
+        ),
+    ] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pictures",
+            metavar="LABEL=FOLDER",
+            help="Score pictures that are there already, under the sources' paths.",
+        ),
+    ] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Only this editing type, 0 to 9; repeat.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Stable Diffusion 1.4 for the published rows.")
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.AUTO,
+) -> None:
+    """Run or score PIE-Bench as published (Ju et al., 2024), for people who have the data.
+
+    Rows that cannot be used are named and left out; the exit code says whether there were any.
+    """
+    with quiet_libraries():
+        from masactrl.bench.pie_data import read_pie
+        from masactrl.bench.pie_metrics import load_pie_metrics
+        from masactrl.bench.pie_run import run_pie, scored_folder
+        from masactrl.models.devices import choose_device
+
+        found = read_pie(data, types=types)
+        editors = {label: scored_folder(folder) for label, folder in _folders(pictures or ())}
+        names = editor or _usual_editors(model, bool(editors))
+        editors |= _editors(names, model, device, dtype)
+        if not editors:
+            raise ConfigError("There is nothing to score; give --editor or --pictures.")
+        metrics = load_pie_metrics(choose_device(device))
+        with _items("Scoring") as on_progress:
+            outcome = run_pie(
+                found, editors, metrics, out, settings={"model": model}, on_progress=on_progress
+            )
+    console = output()
+    console.print(outcome.table_path.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
+    for path in (outcome.table_path, outcome.csv_path):
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+    errors = Console(stderr=True)
+    for problem in outcome.problems:
+        said(errors, "Error", f"{problem.key}: {problem.reason}")
+    said(errors, "Done", f"{outcome.done} scored, {len(outcome.problems)} left out.")
+    if outcome.problems:
+        raise typer.Exit(1)
+
+
+def _column(word: str) -> Column:
+    """A column written NAME[:OPTION=VALUE,...]."""
+    from masactrl.bench.puppet_run import Column
+
+    name, _, rest = word.partition(":")
+    return Column(method=name, options=parse_options(rest.split(",") if rest else ()))
+
+
+def _folders(words: list[str] | tuple[()]) -> list[tuple[str, Path]]:
+    pairs = []
+    for word in words:
+        label, sign, folder = word.partition("=")
+        if not sign or not label or not Path(folder).is_dir():
+            raise ConfigError(f"{word!r} is no LABEL=FOLDER with a folder that is there.")
+        pairs.append((label, Path(folder)))
+    return pairs
+
+
+def _usual_editors(model: str | None, scored: bool) -> tuple[str, ...]:
+    if model is not None:
+        return ("nothing", "pie-ddim+masactrl", "pie-directinversion+masactrl")
+    return () if scored else ("nothing",)
+
+
+def _editors(
+    names: list[str] | tuple[str, ...], model: str | None, device: str, dtype: Dtype
+) -> dict[str, Any]:
+    """The package's own editors, with their model where one is needed."""
+    from masactrl.bench.pie_editors import pie_editors, published_scheduler
+    from masactrl.models import load_pipeline
+
+    loaded = None
+    if model is not None and any(name != "nothing" for name in names):
+        loaded = load_pipeline(model, device=device, dtype=dtype.value)
+        loaded.pipeline.scheduler = published_scheduler(loaded.pipeline.scheduler)
+    return pie_editors(loaded, names)
+
+
+@contextmanager
+def _items(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over items, on a terminal only."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

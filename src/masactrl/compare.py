@@ -1,0 +1,216 @@
+"""The paper's comparison: one source, one target prompt, one column a method, and the figures.
+
+    source | same noise, no control | MasaCtrl | Prompt-to-Prompt | ...
+
+Every method edits the same source from the same noise. A `ComparisonColumn` knows nothing of where
+its pictures come from, so that pictures of edited photographs fill the same table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from masactrl.errors import ConfigError, ModelNotFound
+from masactrl.generate import generate
+from masactrl.images import Tile, contact_sheet, image_to_tensor
+from masactrl.result import TITLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+    from masactrl.generate import StepRecord
+    from masactrl.models import LoadedModel
+    from masactrl.puppets.inspector import Inspector
+    from masactrl.request import GenerateRequest
+
+__all__ = [
+    "COMPARED",
+    "Comparison",
+    "ComparisonColumn",
+    "ComparisonFigures",
+    "compare_generated",
+    "read_figures",
+]
+
+COMPARED = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit", "unified")
+"""Methods compared when none are named; the picture without control is always there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonFigures:
+    """What the inspector of the embedded world reads in one picture, against the source.
+
+    Attributes:
+        seen: species, action, facing and place, in words.
+        action_right: whether that is the action the target prompt names; None if it names none.
+        identity_error: coat, accent and pattern against the source, see
+            `masactrl.puppets.measured`; 0 is the same animal.
+        background: PSNR in dB against the source where neither shows an animal, at most 60.
+    """
+
+    seen: str
+    action_right: bool | None
+    identity_error: float
+    background: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonColumn:
+    """One method's picture.
+
+    Attributes:
+        method: its name in `masactrl.methods.METHODS`, or "source".
+        title: what stands above the column.
+        image: the picture.
+        seconds: that it took together with its source; None for the source.
+        figures: None where nothing can be read (another model than the embedded one).
+    """
+
+    method: str
+    title: str
+    image: Image.Image
+    seconds: float | None = None
+    figures: ComparisonFigures | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Several methods on one source and one target prompt."""
+
+    source_prompt: str
+    target_prompt: str
+    columns: tuple[ComparisonColumn, ...]
+
+    def to_sheet(self) -> Image.Image:
+        """Return one labelled row: the source, then one column a method."""
+        tiles = [Tile(image=column.image, caption=self._caption(column)) for column in self.columns]
+        return contact_sheet([tiles], headers=[column.title for column in self.columns])
+
+    def _caption(self, column: ComparisonColumn) -> str:
+        if column.method == "source":
+            return self.source_prompt
+        words = self.target_prompt if column.seconds is None else f"{column.seconds:.1f} s"
+        if column.figures is None:
+            return words
+        return f"{words}, {column.figures.seen}, identity {column.figures.identity_error:.0f}"
+
+
+def compare_generated(
+    model: LoadedModel,
+    request: GenerateRequest,
+    *,
+    methods: Sequence[str] = COMPARED,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> Comparison:
+    """Make a source, and its target by every method, from the same noise.
+
+    Args:
+        model: what `load_pipeline` returns.
+        request: with one target prompt; its method is not looked at.
+        methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first.
+        options: fields of the methods by their name.
+        on_step: called after every denoising step of all runs.
+
+    Raises:
+        ConfigError: not one target prompt, no method, an unknown one, or one twice.
+    """
+    if len(request.target_prompts) != 1:
+        raise ConfigError(
+            f"A comparison has one target prompt and {len(request.target_prompts)} were given."
+        )
+    names = [name for name in methods if name != "fixed-seed"]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError("Name every method to compare once, and at least one.")
+    given = dict(options or {})
+    unknown = set(given) - set(names)
+    if unknown:
+        raise ConfigError(f"Options were given for {sorted(unknown)[0]!r}, which is not compared.")
+    columns: list[ComparisonColumn] = []
+    for name in names:
+        asked = _with_method(request, name, given.get(name, {}))
+        started = time.perf_counter()
+        result = generate(model, asked, on_step=on_step)
+        seconds = time.perf_counter() - started
+        target = result.targets[0]
+        if not columns:
+            columns.append(ComparisonColumn(method="source", title="source", image=result.source))
+            columns.append(_column("fixed-seed", target.uncontrolled, None))
+        columns.append(_column(name, target.controlled, seconds))
+    pictures = [column.image for column in columns]
+    figures = read_figures(pictures, request.target_prompts[0]) if _readable(model) else None
+    if figures is not None:
+        columns = [replace(c, figures=f) for c, f in zip(columns, figures, strict=True)]
+    return Comparison(
+        source_prompt=request.source_prompt,
+        target_prompt=request.target_prompts[0],
+        columns=tuple(columns),
+    )
+
+
+def _with_method(
+    request: GenerateRequest, name: str, options: Mapping[str, Any]
+) -> GenerateRequest:
+    if name == "masactrl":
+        return replace(request, method=name, method_options=(), **options)
+    return replace(
+        request,
+        method=name,
+        method_options=options,
+        start_step=None,
+        start_layer=None,
+        form="replace",
+        strength=1.0,
+    )
+
+
+def _column(name: str, image: Image.Image, seconds: float | None) -> ComparisonColumn:
+    return ComparisonColumn(method=name, title=TITLES.get(name, name), image=image, seconds=seconds)
+
+
+def _readable(model: LoadedModel) -> bool:
+    return model.family == "puppets"
+
+
+def read_figures(
+    pictures: Sequence[Image.Image], target_prompt: str, *, inspector: Inspector | None = None
+) -> tuple[ComparisonFigures, ...] | None:
+    """Return what the embedded inspector reads in pictures of its world, the source first.
+
+    None when this installation has no inspector and none is given.
+    """
+    import torch
+
+    from masactrl.puppets.captions import parse
+    from masactrl.puppets.inspector import Inspector
+    from masactrl.puppets.judging import background_psnr
+    from masactrl.puppets.measured import PATTERN_WEIGHT
+
+    try:
+        reader = inspector or Inspector.load()
+    except ModelNotFound:
+        return None
+    batch = torch.stack([image_to_tensor(picture, signed=False) for picture in pictures])
+    seen = reader.read(batch)
+    asked = parse(target_prompt).action
+    count = len(pictures)
+    coat = (seen.coat - seen.coat[:1]).norm(dim=1)
+    accent = (seen.accent - seen.accent[:1]).norm(dim=1)
+    source = batch[:1].expand(count, -1, -1, -1)
+    ground = background_psnr(source, batch, torch.maximum(seen.mask, seen.mask[:1]))
+    return tuple(
+        ComparisonFigures(
+            seen=f"{seen.species[k]} {seen.action[k]}, facing {seen.facing[k]}, {seen.place[k]}",
+            action_right=None if asked is None else seen.action[k] == asked,
+            identity_error=float(
+                (coat[k] + accent[k]) / 2 + PATTERN_WEIGHT * (seen.pattern[k] != seen.pattern[0])
+            ),
+            background=float(ground[k]),
+        )
+        for k in range(count)
+    )

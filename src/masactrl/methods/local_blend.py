@@ -1,0 +1,180 @@
+r"""Local blend of Prompt-to-Prompt: keep the source wherever neither prompt's word is looked at.
+
+    B   = maxpool_3( mean_{layers, heads} sum_{steps so far} sum_{words} M* )
+    S   = [ B / max B > k ]                          both for the source and for the target
+    z  <- z_s + (S_s or S) (z - z_s)                 after a step of the sampler
+
+    M*        cross-attention probabilities after their replacement, at 16x16, mid block left out
+    k         threshold (0.3)
+    z, z_s    latents of target and source after the step
+
+It works on latents, which no layer holds: the scheduler's `step` is wrapped while it is attached.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from masactrl.errors import ConfigError, ControlNotApplied, MaskError, PromptError, RowsError
+from masactrl.methods.words import word_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from diffusers import DiffusionPipeline
+
+    from masactrl.attention.rows import Rows
+    from masactrl.attention.taps import Moment
+
+__all__ = ["Blender", "LocalBlend", "blend_mask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalBlend:
+    """What may change: the pictures' parts that `source` and `target` words are looked at.
+
+    `source` and `target` are words of the prompts; of several target words those that a prompt
+    holds count, and it must hold one. `threshold` in (0, 1) is k; the first int(`begin` N) steps
+    are not blended; maps are those of layers with `tokens` picture tokens (256 is 16x16, which a
+    512-pixel Stable Diffusion has), None those of a quarter of the latents' side.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    threshold: float = 0.3
+    begin: float = 0.0
+    tokens: int | None = 256
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            value = getattr(self, name)
+            words = (value,) if isinstance(value, str) else tuple(value)
+            if not words:
+                raise ConfigError(f"{name} of a local blend is empty; name at least one word.")
+            object.__setattr__(self, name, words)
+        if not 0.0 < self.threshold < 1.0:
+            raise ConfigError(f"threshold={self.threshold} was given; accepted is between 0 and 1.")
+        if not 0.0 <= self.begin < 1.0:
+            raise ConfigError(f"begin={self.begin} was given; accepted is 0 to below 1.")
+        if self.tokens is not None and self.tokens < 1:
+            raise ConfigError(f"tokens={self.tokens} was given; use 1 or more, or None.")
+
+    def words(self, tokenizer: Any, prompt: str, *, source: bool) -> Tensor:
+        """(words,) 1 at the tokens of the words in this prompt; `PromptError` without any."""
+        chosen = self.source if source else self.target
+        numbers = [n for word in chosen for n in word_tokens(tokenizer, prompt, word)]
+        if not numbers:
+            raise PromptError(
+                f"None of the words {', '.join(map(repr, chosen))} of the local blend is in the "
+                f"prompt {prompt!r}. Name words of both prompts."
+            )
+        weights = torch.zeros(int(tokenizer.model_max_length))
+        weights[numbers] = 1.0
+        return weights
+
+
+def blend_mask(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """S (images, 1, *size) booleans from summed word maps (images, height, width)."""
+    pooled = F.max_pool2d(maps[:, None], 3, stride=1, padding=1)
+    sized = F.interpolate(pooled, size=size)  # nearest
+    return sized / sized.amax(dim=(2, 3), keepdim=True) > threshold
+
+
+class Blender:
+    """A local blend at work: collects maps, blends after every step."""
+
+    def __init__(self, blend: LocalBlend, rows: Rows, words: Sequence[Tensor | None]) -> None:
+        self._blend, self._rows, self._words = blend, rows, words
+        self._sum: dict[int, Tensor] = {}  # image -> (height, width), summed over the run
+        self._size: tuple[int, int] = (0, 0)
+        self._owed: int | None = None  # step whose latents are still to be blended
+        self._start = 0
+
+    def begin(self, steps: int) -> None:
+        """Forget the previous run; this one has `steps` steps."""
+        self._sum, self._owed = {}, None
+        self._start = int(self._blend.begin * steps)
+
+    def on_call(self, moment: Moment) -> None:
+        """Note that a denoiser call begins, and that the previous step was blended."""
+        if moment.tick is None:
+            return
+        if self._owed is not None and self._owed != moment.tick.step:
+            raise ControlNotApplied(
+                f"The latents of step {self._owed} were not blended: they did not come from "
+                "pipeline.scheduler.step. Use that for every step, or drop the local blend."
+            )
+        self._size = moment.latent
+        self._owed = moment.tick.step
+
+    def wants(self, tokens: int, grid: tuple[int, int], scale: int) -> bool:
+        """Whether a layer with this many picture tokens gives maps."""
+        if grid[0] * grid[1] != tokens:
+            return False
+        return scale == 4 if self._blend.tokens is None else tokens == self._blend.tokens
+
+    def add(self, image: int, probabilities: Tensor, grid: tuple[int, int]) -> None:
+        """Add one layer's maps: (heads, picture tokens, words) of one image, after replacement."""
+        words = self._words[image]
+        if words is None:
+            return
+        weights = words.to(probabilities)
+        one = (probabilities * weights).sum(-1).float().mean(0).reshape(grid)
+        self._sum[image] = self._sum[image] + one if image in self._sum else one
+
+    def step(self, latents: Tensor) -> Tensor:
+        """Blend the latents (images, c, h, w) after a step; sources keep every bit."""
+        step, self._owed = self._owed, None
+        if step is None or step < self._start:
+            return latents
+        if latents.shape[0] != self._rows.images:
+            raise RowsError(
+                f"The scheduler stepped {latents.shape[0]} latents but the rows are of "
+                f"{self._rows.images} images; sources and targets take their steps together."
+            )
+        if not self._sum:
+            size = f"{self._blend.tokens} tokens" if self._blend.tokens else "a quarter of the side"
+            raise MaskError(
+                f"No cross-attention layer of this run has {size}, so there are no maps to blend "
+                "by. Set tokens to the size of a layer, or to None for a quarter of the latents."
+            )
+        blended = latents.clone()
+        for image in self._rows.targets:
+            source = self._rows.reads[image][0]
+            maps = torch.stack([self._sum[source], self._sum[image]])
+            mask = blend_mask(maps, self._size, self._blend.threshold).any(0)
+            z_s = latents[source]
+            blended[image] = z_s + mask.to(z_s) * (latents[image] - z_s)
+        return blended
+
+
+@contextmanager
+def blended_steps(pipeline: DiffusionPipeline, blender: Blender) -> Iterator[None]:
+    """Wrap `pipeline.scheduler.step` inside the `with` block; put it back also after exceptions."""
+    scheduler: Any = pipeline.scheduler
+    inner = scheduler.step
+    own = vars(scheduler).get("step")
+
+    @functools.wraps(inner)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = inner(*args, **kwargs)
+        if isinstance(result, tuple):
+            return (blender.step(result[0]), *result[1:])
+        result.prev_sample = blender.step(result.prev_sample)
+        return result
+
+    scheduler.step = step
+    try:
+        yield
+    finally:
+        if own is None:
+            del scheduler.step
+        else:
+            scheduler.step = own
