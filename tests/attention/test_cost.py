@@ -11,6 +11,7 @@ from masactrl.attention.cost import (
     _Explicit,
     _pipeline,
     _read_source,
+    cost_page,
     cost_table,
     measure,
 )
@@ -64,6 +65,21 @@ def test_the_table() -> None:
     lines = cost_table(costs).splitlines()
     assert len(lines) == 4
     assert "2.000 | 2.00 | 1.50 | 1.50" in lines[-1]
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(2.0, True), (2.2, False)])
+def test_the_page_says_which_aims_are_met(seconds: float, met: bool) -> None:
+    costs = (
+        Cost(form="plain", seconds=1.0, peak=2**30),
+        Cost(form="control", seconds=seconds, peak=3 * 2**29),
+        Cost(form="explicit", seconds=4.2, peak=2**32),
+    )
+    page = cost_page(CostSettings(size=512, threads=2), costs)
+    assert cost_table(costs) in page
+    assert "Stable Diffusion 1.5's U-Net with random weights, 512x512, guidance on" in page
+    assert f"time: {seconds:.2f} (aim 2.05): {'met' if met else 'not met'}" in page
+    assert "peak memory: 1.50 (aim 1.6): met" in page
+    assert f"{4.2 / seconds:.2f} (aim at least 2): {'met' if met else 'not met'}" in page
 
 
 def test_bad_settings() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from PIL import Image
 
 from masactrl.attention import GivenMasks, WordMasks, check_prompt, find_sites, token_numbers
@@ -23,6 +24,7 @@ HALF = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
         HALF.to(torch.uint8),
         (255 * HALF).to(torch.uint8),
         HALF.numpy(),
+        HALF.flip(1).numpy()[:, ::-1],
         HALF.numpy().astype(bool),
         Image.fromarray((255 * HALF).numpy().astype(np.uint8)),
         Image.fromarray((255 * HALF).numpy().astype(np.uint8)).convert("RGB"),
@@ -49,6 +51,7 @@ def test_a_given_mask_is_a_copy() -> None:
         (lambda: GivenMasks(images=(torch.full((2, 2), torch.nan),)), "image 0 holds NaN"),
         (lambda: GivenMasks(images=(HALF, HALF[None])), r"image 1 has shape \(1, 2, 2\)"),
         (lambda: GivenMasks(images=(torch.zeros(0, 3),)), "non-empty"),
+        (lambda: GivenMasks(images=([[1.0, 0.0]],)), "image 0 is a list.*pictures, arrays"),
         (lambda: GivenMasks(images=(3 * HALF,)), "values from 0 to 3"),
         (lambda: GivenMasks(images=(HALF,), sources=(-HALF,)), "recorded source 0.*from -1"),
         (lambda: GivenMasks(images=(HALF,), threshold=0.0), "threshold=0.0"),
@@ -96,7 +99,23 @@ def test_forbidden_keys_get_a_finite_number(dtype: torch.dtype) -> None:
     bias = key_bias(torch.tensor([[1.0, 0.0]]), torch.nn.Identity(), torch.zeros(1, 3, 4).to(dtype))
     assert bias.shape == (1, 1, 2)
     assert bias.dtype == dtype
-    assert bias.flatten().tolist() == [0.0, torch.finfo(dtype).min]
+    whole = torch.finfo(dtype).min
+    # In float16 a score of -16 on top of the whole range would be -inf, and a row of them NaN.
+    assert bias.flatten().tolist() == [0.0, whole / 2 if dtype == torch.float16 else whole]
+    assert bool((bias - 1000).isfinite().all())
+
+
+def test_a_row_without_any_key_is_finite_in_half_precision() -> None:
+    attention = Attention(8, heads=1, dim_head=8, processor=AttnProcessor()).half()
+    torch.nn.init.eye_(attention.to_q.weight)
+    torch.nn.init.eye_(attention.to_k.weight)
+    queries = torch.full((1, 3, 8), 5.0).half()
+    bias = key_bias(torch.zeros(1, 4), attention, queries)
+    with torch.no_grad():
+        out = attention(
+            queries, encoder_hidden_states=-queries[:, :1].expand(-1, 4, -1), attention_mask=bias
+        )
+    assert bool(out.isfinite().all())
 
 
 def test_the_capture_level() -> None:
@@ -153,3 +172,6 @@ def test_a_prompt_that_is_too_long_shows_what_is_lost() -> None:
         pytest.raises(PromptError, match="'dog' is not in the prompt"),
     ):
         token_numbers(TOKENIZER, prompt, ("dog",))
+    with pytest.warns(ControlWarning) as caught:
+        token_numbers(TOKENIZER, f"a cat {prompt}", ("cat", "big"))
+    assert len(caught) == 1  # once a prompt, not once a word

@@ -37,6 +37,7 @@ def test_nothing_given_means_everywhere() -> None:
 def test_explicit_lists() -> None:
     assert steps(Schedule(steps=(7, 3))) == [3, 7]
     assert layers(Schedule(layers=(15, 2))) == [2, 15]
+    assert layers(Schedule(layers=6)) == [6]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,14 @@ def test_never() -> None:
         (lambda: Schedule(start_step=-1), "counting starts at 0"),
         (lambda: Schedule(fraction=(0.5, 0.5)), "0 <= begin < end <= 1"),
         (lambda: Schedule(fraction=(0.0, 1.5)), "0 <= begin < end <= 1"),
+        (lambda: Schedule(fraction=(0.1, 0.5, 1.0)), "0 <= begin < end <= 1"),
+        (lambda: Schedule(fraction=0.5), "0 <= begin < end <= 1"),
+        (lambda: Schedule(fraction=("a", "b")), "0 <= begin < end <= 1"),
+        (lambda: Schedule(start_step=0.08), "start_step=0.08.*whole numbers.*fraction"),
+        (lambda: Schedule(start_layer=True), "start_layer=True.*whole numbers"),
+        (lambda: Schedule(steps=("4",)), r"steps=\('4',\).*whole numbers"),
+        (lambda: Schedule(max_timestep="late"), "max_timestep='late'"),
+        (lambda: Schedule(max_timestep=float("nan")), "max_timestep=nan"),
         (lambda: Schedule(places=("middle",)), "'middle' is not known.*encoder, mid, decoder"),
         (lambda: Schedule(idle=True, start_step=1), "never"),
         (lambda: Schedule(start_layer=16).resolve(SD, 50), "start_layer=16.*0 to 15"),

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from importlib import resources
+from pathlib import Path
+
 import pytest
 import tiny_models
 import torch
@@ -10,6 +13,7 @@ from masactrl.attention import find_sites
 from masactrl.errors import UnsupportedPipeline
 
 UNETS = {"sd": (tiny_models.unet(), 16), "sdxl": (tiny_models.unet(xl=True), 70)}
+WEIGHTS = Path(str(resources.files("masactrl"))) / "puppets" / "weights"
 
 
 def forward(unet: UNet2DConditionModel, height: int = 8, width: int = 8) -> None:
@@ -58,6 +62,23 @@ def test_grid_is_the_number_of_tokens(kind: str, size: tuple[int, int]) -> None:
     for handle in handles:
         handle.remove()
     assert {s.name: s.grid(*size)[0] * s.grid(*size)[1] for s in sites} == tokens
+
+
+def test_the_embedded_model_runs_its_layers_in_this_order() -> None:
+    config = UNet2DConditionModel.load_config(WEIGHTS / "unet")
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_config(config)  # the layout is what counts, not the weights
+    channels, size = unet.config.in_channels, unet.config.sample_size
+    text = torch.zeros(1, 77, unet.config.cross_attention_dim)
+
+    def call() -> None:
+        with torch.no_grad():
+            unet(torch.zeros(1, channels, size, size), 1, text)
+
+    sites = find_sites(unet)
+    assert [site.name for site in sites] == layer_order(unet, call)
+    assert [site.place for site in sites] == ["encoder"] * 6 + ["mid"] + ["decoder"] * 9
+    assert [site.scale for site in sites] == [1, 1, 2, 2, 4, 4, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1]
 
 
 def test_compiled_names_carry_no_prefix() -> None:

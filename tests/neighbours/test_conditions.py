@@ -8,13 +8,15 @@ import pytest
 import tiny_models
 import torch
 
-from masactrl.attention import Rows, Schedule, without_condition
+from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks, without_condition
 from masactrl.errors import RowsError, UnsupportedPipeline
 from masactrl.methods import MasaCtrl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Tiny maps make masks without background now and then.
+pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
 PROMPTS = ["a cat sitting", "a cat running"]
 PAIR = Rows.one_source(targets=1)
 PIPES = {
@@ -95,6 +97,54 @@ def test_no_condition_is_the_network_without_the_controlnet() -> None:
     with without_condition(pipe, images=2, unconditioned=(0, 1)):
         silenced = run(pipe, 1, 2)
     assert max(difference(silenced, tiny_models.run(plain, PROMPTS))) < 1e-5
+
+
+@pytest.mark.parametrize("make", [tiny_models.sd_controlnet, tiny_models.sd_adapter])
+def test_several_images_of_a_prompt_whose_source_has_no_condition(make: Any) -> None:
+    """Images [source, source, target, target]: both sources go without, both targets read them."""
+    pipe, control = make(), MasaCtrl(schedule=Schedule(start_step=1, start_layer=10))
+    rows = Rows.one_source(targets=1, images_per_prompt=2)
+    starts = torch.cat([tiny_models.noise(1, seed=seed) for seed in (0, 1)] * 2)
+    both = {"num_images_per_prompt": 2, "latents": starts}
+    # One picture for both prompts: diffusers hands a T2I-Adapter's features to the wrong images.
+    conditioned = run(pipe, 2, 2, **both)
+    with without_condition(pipe, images=4, unconditioned=(0, 1)):
+        mixed = run(pipe, 2, 2, **both)
+        with control.attach(pipe, rows):
+            edited = run(pipe, 2, 2, **both)
+    changed = difference(mixed, conditioned)
+    assert min(changed[:2]) > 2e-2
+    assert max(changed[2:]) < 1e-6
+    acted = difference(edited, mixed)
+    assert max(acted[:2]) < 1e-6
+    assert min(acted[2:]) > 1e-3
+    for copy in range(2):
+        with without_condition(pipe, images=2), control.attach(pipe, PAIR):
+            alone = run(pipe, 2, 2, latents=starts[[copy, copy]])
+        assert max(difference(alone, edited[copy::2])) < 1e-4
+    assert torch.equal(run(pipe, 2, 2, **both), conditioned)
+
+
+@pytest.mark.parametrize("form", ["union", "words", "given"])
+def test_every_form_with_a_controlnet_and_a_source_without(form: str) -> None:
+    pipe, half = tiny_models.sd_controlnet(), torch.tensor([[1.0, 0.0]])
+    masks: Any = {
+        "words": WordMasks(words=("cat", "cat"), prompts=tuple(PROMPTS), threshold=0.4),
+        "given": GivenMasks(images=(half, half)),
+    }
+    control = MasaCtrl(
+        schedule=Schedule(start_step=1, start_layer=10),
+        form="union" if form == "union" else "replace",
+        masks=masks.get(form),
+    )
+    with without_condition(pipe, images=2):
+        mixed = run(pipe, 1, 2)
+        with control.attach(pipe, PAIR):
+            edited, other = run(pipe, 1, 2), run(pipe, 1, 3)
+        assert torch.equal(run(pipe, 1, 2), mixed)
+    assert difference(edited, mixed)[0] < 1e-5
+    assert difference(edited, mixed)[1] > 1e-3
+    assert difference(edited, other)[1] > 2e-2
 
 
 def test_guess_mode_gives_the_controlnet_half_the_rows() -> None:

@@ -90,22 +90,61 @@ def test_guidance_and_its_rescaling(guidance: float, rescale: float) -> None:
         start_step=1,
         start_layer=10,
     )
+    plain = tiny_models.run(pipe, PROMPTS, **options)
     with LATE.attach(pipe, PAIR):
         ours = tiny_models.run(pipe, PROMPTS, **options)
+        unscaled = tiny_models.run(pipe, PROMPTS, guidance=guidance)
     assert max(difference(ours, tiny_models.run(written_out, PROMPTS, **options))) < 1e-4
-    assert difference(ours, tiny_models.run(pipe, PROMPTS, **options))[1] > 1e-3
+    assert difference(ours, plain)[1] > 1e-3
+    # Rescaling acts where there is guidance to rescale, and only there.
+    assert (min(difference(ours, unscaled)) > 1e-2) == (guidance > 1 and rescale > 0)
+    assert torch.equal(tiny_models.run(pipe, PROMPTS, **options), plain)
 
 
-def test_v_prediction() -> None:
+def stable_diffusion_2(prediction: str) -> Any:
+    """Linear projections, heads by level, float32 scores; v-prediction as in 2.0 and 2.1."""
     pipe = tiny_models.sd()
-    pipe.scheduler = type(pipe.scheduler).from_config(
-        pipe.scheduler.config, prediction_type="v_prediction"
+    torch.manual_seed(0)
+    pipe.unet = type(pipe.unet).from_config(
+        pipe.unet.config,
+        use_linear_projection=True,
+        attention_head_dim=(1, 2, 4, 4),
+        upcast_attention=True,
     )
-    plain = tiny_models.run(pipe, PROMPTS)
-    with LATE.attach(pipe, PAIR):
-        source, target = difference(tiny_models.run(pipe, PROMPTS), plain)
-    assert source == 0.0
+    tiny_models._sharpen(pipe.unet)
+    pipe.scheduler = type(pipe.scheduler).from_config(
+        pipe.scheduler.config, prediction_type=prediction
+    )
+    return pipe
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_stable_diffusion_2_with_v_prediction(words: bool) -> None:
+    pipe, written_out = stable_diffusion_2("v_prediction"), stable_diffusion_2("v_prediction")
+    masks = WordMasks(words=("cat", "cat"), prompts=tuple(PROMPTS), threshold=0.4)
+    control = MasaCtrl(schedule=LATE.schedule, masks=masks if words else None)
+    plain = tiny_models.run(pipe, PROMPTS, size=(16, 12))
+    with control.attach(pipe, PAIR):
+        ours = tiny_models.run(pipe, PROMPTS, size=(16, 12))
+    Literal(
+        written_out.unet,
+        reads=PAIR.reads,
+        branches=2,
+        latent=(16, 12),
+        start_step=1,
+        start_layer=10,
+        tokens=((2,), (2,)) if words else None,
+        threshold=0.4,
+    )
+    assert max(difference(ours, tiny_models.run(written_out, PROMPTS, size=(16, 12)))) < 1e-4
+    source, target = difference(ours, plain)
+    assert source < 1e-5
     assert target > 1e-3
+    assert torch.equal(tiny_models.run(pipe, PROMPTS, size=(16, 12)), plain)
+    noise_instead = stable_diffusion_2("epsilon")
+    with control.attach(noise_instead, PAIR):
+        other = tiny_models.run(noise_instead, PROMPTS, size=(16, 12))
+    assert min(difference(other, ours)) > 1e-2
 
 
 @pytest.mark.parametrize("form", ["replace", "union"])
@@ -127,14 +166,14 @@ def test_sdxl(form: Any) -> None:
 def test_image_to_image(make: Any) -> None:
     img2img = make()
     layer = 10 if make is tiny_models.sd_img2img else 44
-    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
-    def run() -> Tensor:
+    def run(image: Tensor = pictures[:2], strength: float = 0.5) -> Tensor:
         with torch.no_grad():
             result = img2img(
                 PROMPTS,
                 image=image,
-                strength=0.5,
+                strength=strength,
                 num_inference_steps=8,
                 generator=generator(),
                 output_type="latent",
@@ -157,6 +196,16 @@ def test_image_to_image(make: Any) -> None:
         run()
     assert all(attached.report.timesteps[step] <= 300 for step in attached.report.steps)
     assert 0 < len(attached.report.steps) < 4
+    # A fraction is one of the steps that are run, whatever the strength.
+    with MasaCtrl(schedule=Schedule(fraction=(0.5, 1.0), start_layer=layer)).attach(
+        img2img, PAIR
+    ) as attached:
+        run()
+        longer = run(strength=0.75)
+        other = run(pictures[2:], strength=0.75)
+    assert [each.steps for each in attached.runs] == [(2, 3), (3, 4, 5), (3, 4, 5)]
+    assert min(difference(longer, edited)) > 1e-2  # the strength acts
+    assert min(difference(longer, other)) > 1e-2  # and so do the pictures
     assert torch.equal(run(), plain)
 
 
@@ -169,6 +218,7 @@ def test_any_size(pipe: Any, size: tuple[int, int]) -> None:
             source, target = difference(tiny_models.run(pipe, PROMPTS, size=size), plain)
         assert source < 1e-5
         assert target > 1e-3
+    assert torch.equal(tiny_models.run(pipe, PROMPTS, size=size), plain)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import accelerate
 import pytest
 import tiny_models
 import torch
+from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_processor import Attention, AttnProcessor, SlicedAttnProcessor
 
 from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks
@@ -110,6 +111,30 @@ def test_model_offload_before_and_after(expected: dict[str, Tensor]) -> None:
     assert torch.equal(controlled(pipe, "replace"), expected["replace"])
     hook.remove()
     assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
+@pytest.mark.parametrize("level", ["leaf_level", "block_level"])
+def test_group_offload_before_and_after(expected: dict[str, Tensor], level: str) -> None:
+    """diffusers' own offloading hangs its hooks on the same registry as ours."""
+
+    def offload(pipe: StableDiffusionPipeline) -> None:
+        apply_group_offloading(
+            pipe.unet,
+            onload_device=torch.device("cpu"),
+            offload_device=torch.device("cpu"),
+            offload_type=level,
+            num_blocks_per_group=1 if level == "block_level" else None,
+        )
+
+    before, after = tiny_models.sd(), tiny_models.sd()
+    plain = tiny_models.run(before, PROMPTS)
+    offload(before)
+    assert torch.equal(controlled(before, "words"), expected["words"])
+    assert torch.equal(tiny_models.run(before, PROMPTS), plain)
+    with FORMS["union"].attach(after, PAIR):
+        offload(after)
+        assert torch.equal(tiny_models.run(after, PROMPTS), expected["union"])
+    assert torch.equal(tiny_models.run(after, PROMPTS), plain)
 
 
 def test_offload_that_displaces_the_control_is_no_silent_loss() -> None:

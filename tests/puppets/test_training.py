@@ -102,6 +102,7 @@ def test_the_whole_recipe_ends_in_a_model(tmp_path: Path) -> None:
     assert seen == {"pictures", "vae", "inspector", "diffusion"}
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     assert len(pipeline.tokenizer) == pipeline.text_encoder.config.vocab_size
+    assert not [f for f in folder.rglob("*.json") if str(tmp_path) in f.read_text("utf-8")]
     log = (tmp_path / "diffusion" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[0])["step"] == 0
 

@@ -36,7 +36,7 @@ class LayerCall:
     `layer` is the untouched layer, `hidden` (rows, tokens, channels) its normalised input, `bank`
     (bank rows, tokens, channels) the hidden states that may be read (the same tensor, unless
     recorded sources are added to it), `rows` says who reads whom, and `masks` (bank rows, tokens)
-    in {0, 1} marks each image's foreground, or is None.
+    in {0, 1} marks each image's foreground, or is None. `name` is the layer's, as in `Site`.
     """
 
     layer: Layer
@@ -44,6 +44,7 @@ class LayerCall:
     bank: Tensor
     rows: BatchRows
     masks: Tensor | None
+    name: str = ""
 
 
 Control = Callable[[LayerCall], Tensor]

@@ -11,12 +11,15 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
@@ -28,7 +31,16 @@ from masactrl.attention.schedule import Schedule
 from masactrl.attention.sites import find_sites
 from masactrl.errors import ConfigError
 
-__all__ = ["FORMS", "Cost", "CostForm", "CostSettings", "attention_cost", "cost_table", "measure"]
+__all__ = [
+    "FORMS",
+    "Cost",
+    "CostForm",
+    "CostSettings",
+    "attention_cost",
+    "cost_page",
+    "cost_table",
+    "measure",
+]
 
 CostForm = Literal["plain", "control", "explicit"]
 FORMS: tuple[CostForm, ...] = ("plain", "control", "explicit")
@@ -80,11 +92,16 @@ class Cost:
 
 
 def attention_cost(
-    settings: CostSettings, forms: Sequence[CostForm] = FORMS
+    settings: CostSettings,
+    forms: Sequence[CostForm] = FORMS,
+    *,
+    on_start: Callable[[CostForm], None] | None = None,
 ) -> tuple[Cost, ...]:
-    """Measure the forms one after the other, each in a fresh process."""
+    """Measure the forms one after the other, each in a fresh process; `on_start` is told which."""
     costs = []
     for form in forms:
+        if on_start is not None:
+            on_start(form)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
             costs.append(pool.submit(measure, form, settings).result())
@@ -125,6 +142,40 @@ def cost_table(costs: Sequence[Cost]) -> str:
         for cost in costs
     ]
     return "\n".join(lines)
+
+
+def cost_page(settings: CostSettings, costs: Sequence[Cost]) -> str:
+    """The table as a Markdown section: what was measured where, and whether the aims are met.
+
+    The aims need all three forms: source and target at most 2.05 times one plain picture in time
+    and 1.6 times in memory, and at least twice as fast as the explicit softmax.
+    """
+    by_form = {cost.form: cost for cost in costs}
+    plain, control, explicit = (by_form[form] for form in FORMS)
+    time_ratio, peak_ratio = control.seconds / plain.seconds, control.peak / plain.peak
+    speed = explicit.seconds / control.seconds
+    network = "a tiny U-Net" if settings.tiny else "Stable Diffusion 1.5's U-Net"
+    where = settings.device
+    if where == "cpu":
+        where = f"cpu, {settings.threads or torch.get_num_threads()} threads"
+    aims = [
+        (f"source + target over plain, time: {time_ratio:.2f} (aim 2.05)", time_ratio <= 2.05),
+        (f"source + target over plain, peak memory: {peak_ratio:.2f} (aim 1.6)", peak_ratio <= 1.6),
+        (f"explicit softmax over ours, time: {speed:.2f} (aim at least 2)", speed >= 2.0),
+    ]
+    return "\n".join(
+        (
+            f"{network} with random weights, {settings.size}x{settings.size}, "
+            f"guidance {'on' if settings.guidance else 'off'}, "
+            f"{str(settings.dtype).removeprefix('torch.')}, {where}; torch {torch.__version__}, "
+            f"diffusers {diffusers.__version__}; median of {settings.steps} steps.",
+            "",
+            cost_table(costs),
+            "",
+            *(f"- {sentence}: {'met' if met else 'not met'}" for sentence, met in aims),
+            "",
+        )
+    )
 
 
 def _read_source(call: LayerCall) -> Tensor:
@@ -187,12 +238,18 @@ def _timed_run(
             output_type="latent",
             callback_on_step_end=mark,
         )
-    return [end - begin for begin, end in zip(marks[:-1], marks[1:], strict=True)]
+    return [end - begin for begin, end in pairwise(marks)]
 
 
 def _peak(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    if status.exists():
+        # The process's own peak: getrusage would count what the parent held when it forked.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError as missing:  # Windows has no such counter
@@ -221,7 +278,9 @@ class _Explicit:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         if self._edit:  # rows [source, target] per guidance branch
-            k, v = (x.unflatten(0, (-1, 2))[:, :1].expand(-1, 2, -1, -1).flatten(0, 1) for x in (k, v))
+            k, v = (
+                x.unflatten(0, (-1, 2))[:, :1].expand(-1, 2, -1, -1).flatten(0, 1) for x in (k, v)
+            )
         q, k, v = (attn.head_to_batch_dim(x) for x in (q, k, v))
         scores = torch.einsum("bid,bjd->bij", q, k) * attn.scale
         out = torch.einsum("bij,bjd->bid", scores.softmax(dim=-1), v)

@@ -176,6 +176,7 @@ class SelfAttentionHook(ModelHook):
                 bank=_bank(hidden, self.source, self.rows.branches),
                 rows=self.rows,
                 masks=masks,
+                name=self.layer,
             )
         )
 

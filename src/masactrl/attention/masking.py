@@ -189,9 +189,10 @@ def report_useless(masks: dict[int, Tensor], on_empty: OnEmpty, where: str) -> l
         if 0.0 < part < 1.0:
             continue
         useless.append(image)
+        kind = "An empty" if part == 0.0 else "A full"
         message = (
-            f"{'An empty' if part == 0.0 else 'A full'} mask {where} image {image}, so it separates "
-            "nothing. Choose another threshold, other words or another mask."
+            f"{kind} mask {where} image {image}, so it separates nothing. "
+            "Choose another threshold, other words or another mask."
         )
         if on_empty == "raise":
             raise MaskError(message)
@@ -212,6 +213,13 @@ def _token_table(
 ) -> Tensor:
     """(images, tokens): 1 where a token belongs to the named words of an image."""
     tokenizer: Any = getattr(pipeline, "tokenizer", None) or getattr(pipeline, "tokenizer_2", None)
+    if tokenizer is None:
+        raise MaskError(
+            f"{type(pipeline).__name__} was loaded without a tokenizer, so words cannot be found "
+            "in prompts. Load it with one, or use GivenMasks."
+        )
+    # Textual inversion writes one word as several tokens; the pipeline converts its prompts so.
+    convert = getattr(pipeline, "maybe_convert_prompt", None)
     words = wanted.source_words if recording else wanted.words
     prompts = wanted.source_prompts if recording else wanted.prompts
     _check_count("entries of words", len(words), rows.images, "images of the run")
@@ -220,7 +228,11 @@ def _token_table(
     table = torch.zeros(rows.images, int(tokenizer.model_max_length))
     for image, entry in enumerate(words):
         named = (entry,) if isinstance(entry, (str, int)) else entry
-        numbers = token_numbers(tokenizer, prompts[image] if prompts else None, named)
+        prompt = prompts[image] if prompts else None
+        if convert is not None:
+            prompt = None if prompt is None else convert(prompt, tokenizer)
+            named = tuple(convert(w, tokenizer) if isinstance(w, str) else w for w in named)
+        numbers = token_numbers(tokenizer, prompt, named)
         table[image, list(numbers)] = 1.0
     return table
 

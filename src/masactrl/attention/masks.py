@@ -153,8 +153,9 @@ def key_bias(allowed: Tensor, module: nn.Module, queries: Tensor) -> Tensor:
 
     `allowed` is (rows, keys) in {0, 1}; returns (rows, 1, keys) with 0 for allowed keys and the
     most negative finite number for the others. Finite, so that a row without any allowed key gets
-    the uniform average, as in the paper's code, and no NaN. One row of keys serves all queries: no
-    tokens x tokens tensor is built.
+    the uniform average, as in the paper's code, and no NaN. In float16 it is half of that: added to
+    a score of -16 the whole range is -inf already. One row of keys serves all queries: no tokens x
+    tokens tensor is built.
     """
     dtype = queries.dtype
     if getattr(module, "upcast_attention", False) and not isinstance(
@@ -162,7 +163,8 @@ def key_bias(allowed: Tensor, module: nn.Module, queries: Tensor) -> Tensor:
     ):
         dtype = torch.float32  # these processors compute their scores in float32
     bias = torch.zeros(allowed.shape, dtype=dtype, device=queries.device)
-    return bias.masked_fill(allowed < 0.5, torch.finfo(dtype).min)[:, None, :]
+    lowest = torch.finfo(dtype).min / (2 if dtype == torch.float16 else 1)
+    return bias.masked_fill(allowed < 0.5, lowest)[:, None, :]
 
 
 def _check_options(threshold: float, on_empty: str) -> None:
@@ -185,7 +187,14 @@ def _as_mask(mask: MaskLike | None, whose: str) -> Tensor | None:
         return None
     if isinstance(mask, Image.Image):
         mask = np.array(mask.convert("L"))
-    tensor = torch.tensor(mask) if isinstance(mask, np.ndarray) else mask.detach().cpu()
+    if isinstance(mask, np.ndarray):
+        mask = torch.tensor(np.ascontiguousarray(mask))  # a mirrored view has negative strides
+    if not isinstance(mask, Tensor):
+        raise MaskError(
+            f"The mask of {whose} is a {type(mask).__name__}; accepted are pictures, arrays and "
+            "tensors (height, width)."
+        )
+    tensor = mask.detach().cpu()
     if tensor.ndim != 2 or tensor.numel() == 0:
         raise MaskError(
             f"The mask of {whose} has shape {tuple(tensor.shape)}; accepted is one non-empty "

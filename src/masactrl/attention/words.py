@@ -41,6 +41,8 @@ def token_numbers(
     for a word that is not in the prompt (and shows its tokens) or a number beyond the encoder's.
     """
     limit = int(tokenizer.model_max_length)
+    named = any(isinstance(word, str) for word in words)
+    ids = check_prompt(tokenizer, prompt) if named and prompt is not None else ()
     found: set[int] = set()
     for word in words:
         if isinstance(word, int):
@@ -55,12 +57,11 @@ def token_numbers(
                 f"The word {word!r} was named without its prompt. Pass the prompts of all images, "
                 "or give token numbers."
             )
-        found.update(_occurrences(tokenizer, prompt, word))
+        found.update(_occurrences(tokenizer, prompt, ids, word))
     return tuple(sorted(found))
 
 
-def _occurrences(tokenizer: Any, prompt: str, word: str) -> set[int]:
-    ids = check_prompt(tokenizer, prompt)
+def _occurrences(tokenizer: Any, prompt: str, ids: tuple[int, ...], word: str) -> set[int]:
     wanted = tuple(int(i) for i in tokenizer(word, add_special_tokens=False).input_ids)
     last = len(ids) - 1  # the end token
     starts = [

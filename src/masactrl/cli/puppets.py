@@ -5,25 +5,18 @@ Import torch and what needs it inside the commands, so that `masactrl --help` st
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from masactrl.cli.console import output, quiet_libraries
-from masactrl.cli.options import DeviceOption, JsonOption, ModelOption
+from masactrl.cli.console import quiet_libraries
+from masactrl.cli.measure import SeedOption, measure, save_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from PIL import Image
-
-    from masactrl.puppets.measured import EditSide
+    from collections.abc import Mapping
 
 app = typer.Typer(
     help="The embedded model: its world, its training, its measurements.", no_args_is_help=True
@@ -37,19 +30,6 @@ class Stage(StrEnum):
     VAE = "vae"
     INSPECTOR = "inspector"
     DIFFUSION = "diffusion"
-
-
-class What(StrEnum):
-    """What `measure` measures."""
-
-    PROMPTS = "prompts"
-    EDITS = "edits"
-    GRID = "grid"
-
-
-SeedOption = Annotated[int, typer.Option(help="Seed, 0 or more; the same seed, the same result.")]
-StepsOption = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
-CountOption = Annotated[int, typer.Option(min=1, help="Pictures, or pairs of pictures.")]
 
 
 @app.command()
@@ -73,7 +53,9 @@ def world(
             render(sample_scenes(columns * rows, seed=seed), size).image, signed=False
         )
         tiles = [Tile(image=picture) for picture in pictures]
-    _save(out, contact_sheet([tiles[k : k + columns] for k in range(0, len(tiles), columns)]))
+    save_picture(
+        out, contact_sheet([tiles[k : k + columns] for k in range(0, len(tiles), columns)])
+    )
 
 
 @app.command()
@@ -139,142 +121,4 @@ def train(
     typer.echo(str(model))
 
 
-@app.command()
-def measure(
-    what: Annotated[
-        What,
-        typer.Argument(
-            help="prompts: does a picture show what its prompt says; edits: does control keep the "
-            "animal and let it act; grid: edits for every S and L."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
-    model: ModelOption = "puppets",
-    count: CountOption = 200,
-    steps: StepsOption = 50,
-    cfg: Annotated[
-        float | None,
-        typer.Option(min=1, help="Guidance scale; 1 is off.", show_default="the model's"),
-    ] = None,
-    start_step: Annotated[
-        list[int] | None,
-        typer.Option(help="S; repeat it for the grid.", show_default="the model's"),
-    ] = None,
-    start_layer: Annotated[
-        list[int] | None,
-        typer.Option(help="L; repeat it for the grid.", show_default="the model's"),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 24,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a model of the puppet world with the inspector as judge.
-
-    Example: masactrl puppets measure edits --count 50 -o measured
-    """
-    from masactrl.result import prepare_folder
-
-    prepare_folder(out, [what.value], overwrite=True)
-    with quiet_libraries():
-        from masactrl.models import load_pipeline
-        from masactrl.puppets import figures
-        from masactrl.puppets.inspector import Inspector
-        from masactrl.puppets.measure import measure_edits, measure_grid, measure_prompts
-
-        loaded = load_pipeline(model, device=device)
-        inspector = Inspector.load()
-        preset = loaded.preset
-        told = _progress(what.value)
-        guidance = preset.guidance_scale if cfg is None else cfg
-        s, layers = start_step or [preset.start_step], start_layer or [preset.start_layer]
-        rows: dict[str, Mapping[str, float]]
-        if what is What.PROMPTS:
-            agreement = measure_prompts(
-                loaded.pipeline,
-                inspector,
-                count=count,
-                steps=steps,
-                guidance=guidance,
-                batch=batch,
-                seed=seed,
-                on_progress=told,
-            )
-            rows = {"share right": agreement.shares}
-            sheet = figures.prompt_sheet(agreement)
-        elif what is What.EDITS:
-            edits = measure_edits(
-                loaded.pipeline,
-                inspector,
-                start_step=s[0],
-                start_layer=layers[0],
-                pairs=count,
-                steps=steps,
-                guidance=guidance,
-                batch=batch,
-                seed=seed,
-                on_progress=told,
-            )
-            rows = {"no control": _row(edits.uncontrolled), "MasaCtrl": _row(edits.controlled)}
-            sheet = figures.edit_sheet(edits)
-        else:
-            grid = measure_grid(
-                loaded.pipeline,
-                inspector,
-                start_steps=s,
-                start_layers=layers,
-                pairs=count,
-                steps=steps,
-                guidance=guidance,
-                batch=batch,
-                seed=seed,
-                on_progress=told,
-            )
-            rows = {
-                f"S={step} L={layer}": _row(side)
-                for step, row in zip(grid.start_steps, grid.cells, strict=True)
-                for layer, side in zip(grid.start_layers, row, strict=True)
-            } | {"no control": _row(grid.uncontrolled)}
-            sheet = figures.draw_grid(grid)
-    _save(out / f"{what.value}.png", sheet)
-    text = json.dumps(
-        {"model": loaded.name, "count": count, "steps": steps, "guidance": guidance, "rows": rows},
-        indent=2,
-    )
-    (out / f"{what.value}.json").write_text(text + "\n")
-    typer.echo(text) if as_json else _table(rows)
-
-
-def _progress(label: str) -> Callable[[int, int], None]:
-    """Progress on standard error, a line at each tenth."""
-    errors = Console(stderr=True)
-    said = -1
-
-    def told(done: int, total: int) -> None:
-        nonlocal said
-        if (tenth := 10 * done // total) > said:
-            said = tenth
-            errors.print(f"{label}: {done} of {total}", highlight=False)
-
-    return told
-
-
-def _row(side: EditSide) -> dict[str, float]:
-    return {"identity error": side.identity_error, **asdict(side)}
-
-
-def _table(rows: Mapping[str, Mapping[str, float]]) -> None:
-    table = Table()
-    table.add_column("")
-    for name in next(iter(rows.values())):
-        table.add_column(name, justify="right")
-    for label, row in rows.items():
-        table.add_row(label, *(f"{value:.3g}" for value in row.values()))
-    output().print(table)
-
-
-def _save(path: Path, picture: Image.Image) -> None:
-    from masactrl.images import save_png
-
-    save_png(path, picture, None)
-    typer.echo(str(path))
+app.command()(measure)

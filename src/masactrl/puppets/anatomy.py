@@ -57,6 +57,8 @@ KEYPOINTS: Final = (
     "tail tip",
 )
 
+_BEARING: Final = ("far legs", "hind leg", "front leg", "trunk")  # what stands on the ground
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rig:
@@ -111,11 +113,7 @@ class _Builder:
         )
         radii = torch.stack((r0, r1), -1)
         # Put the lowest point of legs and trunk on the ground, then lift what jumps.
-        bearing = [
-            i
-            for i, p in enumerate(self.part)
-            if PARTS[p] in ("far legs", "hind leg", "front leg", "trunk")
-        ]
+        bearing = [i for i, p in enumerate(self.part) if PARTS[p] in _BEARING]
         low = torch.minimum(
             start[:, bearing, 1] - radii[:, bearing, 0], end[:, bearing, 1] - radii[:, bearing, 1]
         ).amin(1)
@@ -159,16 +157,14 @@ def rig(scenes: Sequence[Scene], device: torch.device) -> Rig:
     _add_horns(build, body, bones)
     ears.add_near(build)
     _add_face(build, body, bones)
-    near_front, far_front = bones.near_front, bones.far_front
-    near_hind, far_hind = bones.near_hind, bones.far_hind
-    legs = [(g.knee, g.foot) for g in (near_front, far_front, near_hind, far_hind)]
+    legs = (bones.near_front, bones.far_front, bones.near_hind, bones.far_hind)
     keypoints = torch.stack(
         (
             bones.pelvis,
             bones.chest,
             bones.head,
             bones.muzzle[3],
-            *(joint for leg in legs for joint in leg),
+            *(joint for leg in legs for joint in (leg.knee, leg.foot)),
             bones.tail[3],
         ),
         1,

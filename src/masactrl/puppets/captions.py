@@ -1,4 +1,4 @@
-"""Captions of the puppet world: a small grammar that writes prompts and reads them back.
+"""Captions of the puppet world: a small grammar that writes prompts; `words` reads them back.
 
 A caption names species, action, place and facing with synonyms and in varied order. A good share
 leaves attributes out, so that what the prompt does not say is decided by noise and self-attention.
@@ -7,12 +7,7 @@ Coat and collar are named seldom: in an edit the identity comes from the source,
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -20,7 +15,6 @@ import torch
 from masactrl.errors import ConfigError
 from masactrl.puppets.scene import (
     ACTIONS,
-    COLOURS,
     FACINGS,
     PLACES,
     SPECIES,
@@ -28,6 +22,34 @@ from masactrl.puppets.scene import (
     Scene,
     colour_name,
 )
+from masactrl.puppets.words import (
+    ADJECTIVES,
+    ANY_ANIMAL,
+    CLOSE_UPS,
+    NOUNS,
+    OPENERS,
+    PARTICIPLES,
+    PATTERN_ADJECTIVES,
+    TOWARDS,
+    VERBS,
+    WHERE,
+    ParsedPrompt,
+    Phrases,
+    known_words,
+    parse,
+    unknown_words,
+)
+
+__all__ = [
+    "ParsedPrompt",
+    "PromptTask",
+    "caption",
+    "full_prompt",
+    "known_words",
+    "parse",
+    "sample_prompts",
+    "unknown_words",
+]
 
 # Shares of the captions that leave an attribute out (scaled by ``omit``) or name it at all.
 _OMIT_FACING: Final = 0.30
@@ -38,102 +60,6 @@ _NAME_COAT: Final = 0.20
 _NAME_COLLAR: Final = 0.06
 _NAME_CLOSE_UP: Final = 0.85
 
-_Phrases = Mapping[str, tuple[str, ...]]
-
-# The first phrase of an entry is canonical and drawn in half of the cases, the others evenly.
-_NOUNS: Final[_Phrases] = MappingProxyType(
-    {
-        "cat": ("cat",),
-        "dog": ("dog",),
-        "fox": ("fox",),
-        "rabbit": ("rabbit", "rabbit", "bunny"),
-        "horse": ("horse",),
-        "elephant": ("elephant",),
-        "bear": ("bear",),
-        "giraffe": ("giraffe",),
-    }
-)
-_ANY_ANIMAL: Final = ("animal", "creature")
-_PARTICIPLES: Final[_Phrases] = MappingProxyType(
-    {
-        "standing": ("standing", "standing still"),
-        "sitting": ("sitting", "sitting down"),
-        "running": ("running", "running fast", "racing"),
-        "jumping": ("jumping", "leaping", "jumping up"),
-        "lying": ("lying", "lying down", "resting"),
-        "rearing": ("rearing", "rearing up", "standing on its hind legs"),
-        "grazing": ("grazing", "eating", "feeding"),
-        "looking back": (
-            "looking back",
-            "turning its head",
-            "looking behind",
-            "looking over its shoulder",
-        ),
-    }
-)
-_VERBS: Final[_Phrases] = MappingProxyType(
-    {
-        "standing": ("stands", "is standing", "stands still"),
-        "sitting": ("sits", "is sitting", "sits down"),
-        "running": ("runs", "is running", "runs fast", "races"),
-        "jumping": ("jumps", "is jumping", "leaps", "jumps up"),
-        "lying": ("lies", "is lying", "lies down", "rests", "is lying down"),
-        "rearing": ("rears", "is rearing", "rears up", "stands on its hind legs"),
-        "grazing": ("grazes", "is grazing", "eats", "feeds", "is eating"),
-        "looking back": (
-            "looks back",
-            "is looking back",
-            "turns its head",
-            "looks behind",
-            "looks over its shoulder",
-        ),
-    }
-)
-# Participles that stand before a noun: "a running dog". "Looking back" cannot.
-_ADJECTIVES: Final[_Phrases] = MappingProxyType(
-    {
-        "standing": ("standing",),
-        "sitting": ("sitting", "seated"),
-        "running": ("running", "racing"),
-        "jumping": ("jumping", "leaping"),
-        "lying": ("lying", "resting"),
-        "rearing": ("rearing",),
-        "grazing": ("grazing",),
-    }
-)
-_WHERE: Final[_Phrases] = MappingProxyType(
-    {
-        "meadow": ("in the meadow", "in a meadow", "on the grass", "in the field", "in a field"),
-        "beach": ("on the beach", "on a beach", "by the sea", "at the seaside"),
-        "desert": ("in the desert", "in a desert", "among the dunes"),
-        "forest": ("in the forest", "in a forest", "in the woods", "among the trees"),
-        "snow": ("in the snow", "in snow", "on the snow", "in a snowy landscape"),
-        "city": ("in the city", "in a city", "in the street", "on the street", "in town"),
-    }
-)
-_TOWARDS: Final[_Phrases] = MappingProxyType(
-    {
-        side: (
-            f"facing {side}",
-            f"facing to the {side}",
-            f"turned to the {side}",
-            f"heading {side}",
-        )
-        for side in FACINGS
-    }
-)
-_OPENERS: Final = (
-    "a photo of",
-    "a picture of",
-    "an image of",
-    "a drawing of",
-    "photo of",
-    "picture of",
-)
-_CLOSE_UPS: Final = ("close-up of", "a close-up of", "a close-up photo of", "close-up photo of")
-_PATTERN_ADJECTIVES: Final = MappingProxyType(
-    {"stripes": "striped", "spots": "spotted", "patches": "patched"}
-)
 # Sixteen tickets for the order of a caption; "plain" is noun, action, place, facing.
 _ORDERS: Final = (
     *("plain",) * 7,
@@ -141,9 +67,6 @@ _ORDERS: Final = (
     *("sentence",) * 2,
     *("where first", "where inside", "facing first", "facing inside", "tags"),
 )
-_JOINTS: Final = ("a", "an", "the", "with", "wearing", "collar", "socks", "gray", "and")
-
-_WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*|[^\s\w\x00-\x7f]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,16 +78,6 @@ class PromptTask:
     action: str
     facing: str
     place: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParsedPrompt:
-    """What a prompt says; None where it says nothing."""
-
-    species: str | None = None
-    action: str | None = None
-    facing: str | None = None
-    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +164,7 @@ def full_prompt(species: str, action: str, place: str, facing: str) -> str:
         if value not in allowed:
             raise ConfigError(f"{what} {value!r} is not one of {', '.join(allowed)}.")
     noun = _with_article(species)
-    return f"{noun} {_PARTICIPLES[action][0]} {_WHERE[place][0]}, {_TOWARDS[facing][0]}"
+    return f"{noun} {PARTICIPLES[action][0]} {WHERE[place][0]}, {TOWARDS[facing][0]}"
 
 
 def sample_prompts(count: int, seed: int) -> tuple[PromptTask, ...]:
@@ -264,84 +177,6 @@ def sample_prompts(count: int, seed: int) -> tuple[PromptTask, ...]:
         raise ConfigError(f"count must be at least 0, not {count}.")
     generator = torch.Generator().manual_seed(seed)
     return tuple(_sample_prompt(_Draws(generator)) for _ in range(count))
-
-
-@cache
-def known_words() -> tuple[str, ...]:
-    """The grammar's vocabulary: lower-case words, sorted. "close-up" counts as two words."""
-    tables = (_NOUNS, _PARTICIPLES, _VERBS, _ADJECTIVES, _WHERE, _TOWARDS)
-    phrases = [phrase for table in tables for entry in table.values() for phrase in entry]
-    phrases += [*_ANY_ANIMAL, *_OPENERS, *_CLOSE_UPS, *_JOINTS, *COLOURS, *PLACES]
-    phrases += [word for pair in _PATTERN_ADJECTIVES.items() for word in pair]
-    return tuple(sorted({word for phrase in phrases for word in _words(phrase)}))
-
-
-def unknown_words(prompt: str) -> tuple[str, ...]:
-    """Words of a prompt outside `known_words`: lower-case, in order of appearance, no repeats."""
-    known = _known()
-    return tuple(dict.fromkeys(word for word in _words(prompt) if word not in known))
-
-
-def parse(prompt: str) -> ParsedPrompt:
-    """Read species, action, facing and place back from a prompt of the grammar.
-
-    At each word the longest known phrase is taken; of several phrases that name one attribute the
-    first counts. Words outside the grammar are passed over.
-
-    >>> parse("in the snow, a bunny looks back")
-    ParsedPrompt(species='rabbit', action='looking back', facing=None, place='snow')
-    """
-    table = _phrase_table()
-    longest = max(len(phrase) for phrase in table)
-    words = _words(prompt)
-    found: dict[str, str] = {}
-    at = 0
-    while at < len(words):
-        step = 1
-        for length in range(min(longest, len(words) - at), 0, -1):
-            hit = table.get(tuple(words[at : at + length]))
-            if hit is not None:
-                found.setdefault(*hit)
-                step = length
-                break
-        at += step
-    return ParsedPrompt(
-        species=found.get("species"),
-        action=found.get("action"),
-        facing=found.get("facing"),
-        place=found.get("place"),
-    )
-
-
-def _words(text: str) -> list[str]:
-    found = _WORD.findall(unicodedata.normalize("NFC", text).lower())
-    # Quotes and dashes beyond ASCII are punctuation; an emoji is something the model does not know.
-    return [w for w in found if not all(unicodedata.category(c)[0] in "PMC" for c in w)]
-
-
-@cache
-def _known() -> frozenset[str]:
-    return frozenset(known_words())
-
-
-@cache
-def _phrase_table() -> Mapping[tuple[str, ...], tuple[str, str]]:
-    """Words of a phrase -> (attribute, value)."""
-    table: dict[tuple[str, ...], tuple[str, str]] = {}
-    for attribute, source in (
-        ("species", _NOUNS),
-        ("action", _ADJECTIVES),
-        ("action", _PARTICIPLES),
-        ("action", _VERBS),
-        ("place", _WHERE),
-        ("facing", _TOWARDS),
-    ):
-        for value, phrases in source.items():
-            for phrase in phrases:
-                table[tuple(_words(phrase))] = (attribute, value)
-    table |= {(place,): ("place", place) for place in PLACES}
-    table |= {(side,): ("facing", side) for side in FACINGS}
-    return MappingProxyType(table)
 
 
 def _with_article(noun: str) -> str:
@@ -359,7 +194,7 @@ def _identity_words(identity: Identity, draws: _Draws) -> tuple[str, str]:
     if draws.chance(_NAME_COAT):
         coat = _colour(identity.coat, draws)
         kind = draws.even(("colour", "adjective", "accent", "pattern"))
-        look = _PATTERN_ADJECTIVES.get(identity.pattern)
+        look = PATTERN_ADJECTIVES.get(identity.pattern)
         adjectives = coat
         if kind == "adjective" and look is not None:
             adjectives = f"{look} {coat}"
@@ -385,17 +220,17 @@ def _sample_prompt(draws: _Draws) -> PromptTask:
 def _compose(facts: _Facts, draws: _Draws) -> str:
     """One sentence in one of eight orders; parts that are not said leave no trace."""
     order = draws.even(_ORDERS)
-    animal = _ANY_ANIMAL if facts.species is None else _NOUNS[facts.species]
+    animal = ANY_ANIMAL if facts.species is None else NOUNS[facts.species]
     noun = _join(facts.adjectives, draws.phrase(animal))
-    doing = _said(_PARTICIPLES, facts.action, draws)
-    verb = _said(_VERBS, facts.action, draws)
-    where = _said(_WHERE, facts.place, draws)
-    towards = _said(_TOWARDS, facts.facing, draws)
+    doing = _said(PARTICIPLES, facts.action, draws)
+    verb = _said(VERBS, facts.action, draws)
+    where = _said(WHERE, facts.place, draws)
+    towards = _said(TOWARDS, facts.facing, draws)
     comma = draws.chance(0.8)
     if order == "tags":
         tags = (noun, facts.extras, doing, facts.place or "", towards)
         return _listed("close-up" if facts.close_up else "", *tags)
-    before = _ADJECTIVES.get(facts.action or "")
+    before = ADJECTIVES.get(facts.action or "")
     if order == "adjective" and before is not None:
         noun = _join(draws.even(before), noun)
         doing = ""
@@ -418,15 +253,15 @@ def _compose(facts: _Facts, draws: _Draws) -> str:
 
 def _opening(order: str, facts: _Facts, draws: _Draws) -> tuple[str, str]:
     """Words before the subject, often none; a close-up is told there or by a mark at the end."""
-    ordinary = draws.even(_OPENERS) if draws.chance(0.2) else ""
+    ordinary = draws.even(OPENERS) if draws.chance(0.2) else ""
     if not facts.close_up:
         return ordinary, ""
     if order in ("where first", "sentence", "facing first"):
         return "", "close-up"
-    return draws.phrase(_CLOSE_UPS), ""
+    return draws.phrase(CLOSE_UPS), ""
 
 
-def _said(table: _Phrases, value: str | None, draws: _Draws) -> str:
+def _said(table: Phrases, value: str | None, draws: _Draws) -> str:
     """A phrase for a value; always one draw, so that what is left out shifts nothing."""
     return draws.phrase(table[value] if value is not None else ("",))
 

@@ -36,14 +36,50 @@ _FIXED: Final = {
     "ivory": (0.95, 0.91, 0.80),
 }
 
+#: What has no coat; its number stands where a coat keeps u.
+_CODES: Final = {"collar": 0.0, "white": 1.0, "eye": 2.0, "nose": 3.0, "ivory": 4.0}
+
+
+def _put(where: Tensor, chosen: Tensor, values: Tensor) -> None:
+    """Overwrite ``where`` with ``values`` at the chosen pixels, in place."""
+    torch.where(chosen, values, where, out=where)
+
 
 def _column(values: list[float], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
+def limb_table(start: Tensor, end: Tensor, radii: Tensor, along: Tensor, scale: Tensor) -> Tensor:
+    """What painting needs to know of every limb, in one tensor.
+
+    Args:
+        start, end, radii: (images, limbs, 2), picture heights.
+        along: (images, limbs) body units.
+        scale: (images,) picture heights per body unit.
+
+    Returns:
+        (numbers, images, limbs, 1, 1): start x and y, bone x and y, direction over length x and y,
+        first radius, growth to the second, distance to keep away when it does not exist, length,
+        along, and the direction across x and y, the last four in body units.
+    """
+    bone = end - start
+    length2 = (bone * bone).sum(-1, keepdim=True).clamp(min=1e-8)
+    length = length2.sqrt()
+    inverse = 1 / scale[:, None, None]
+    across = bone / length * inverse
+    # A limb that does not exist has a negative radius: keep it out altogether.
+    gone = (radii.amax(-1, keepdim=True) <= 0) * 1e3
+    first = radii[..., :1]
+    numbers = (
+        *(start, bone, bone / length2, first, radii[..., 1:] - first),
+        *(gone, length * inverse, along[..., None], across.flip(-1)),
+    )
+    return torch.cat(numbers, -1).movedim(-1, 0)[..., None, None]
+
+
 @dataclass(frozen=True, slots=True)
 class CoatPaint:
-    """The coats of a batch: colours (images, 3, 1, 1), wave numbers and scales (images, 1, 1)."""
+    """The coats of a batch: colours (images, 3, 1, 1), wave numbers (images, 1, 1)."""
 
     coat: Tensor
     accent: Tensor
@@ -54,11 +90,10 @@ class CoatPaint:
     threshold: Tensor
     sharpness: Tensor
     socks: Tensor
-    scale: Tensor
 
     @staticmethod
-    def of(scenes: Sequence[Scene], scale: Tensor, device: torch.device) -> CoatPaint:
-        """Read the identities; ``scale``: (images,) picture heights per body unit."""
+    def of(scenes: Sequence[Scene], device: torch.device) -> CoatPaint:
+        """Read the identities."""
         who = [s.identity for s in scenes]
         waves = [_WAVES[i.pattern] for i in who]
         turn = [2 * pi * w[1] * i.frequency for w, i in zip(waves, who, strict=True)]
@@ -85,7 +120,6 @@ class CoatPaint:
             threshold=_column([w[5] for w in waves], device),
             sharpness=1 / (k * 0.02),
             socks=_column([float(i.pattern == "socks") for i in who], device),
-            scale=scale[:, None, None],
         )
 
     def start(self, x: Tensor, y: Tensor) -> Surface:
@@ -104,48 +138,47 @@ class Surface:
         self._v = torch.zeros(shape, device=x.device)
         self._accent = torch.zeros(shape, device=x.device)
         self._light = torch.zeros(shape, device=x.device)
-        self._fixed: str | None = None
 
-    def unite(self, start: Tensor, end: Tensor, radii: Tensor, along: Tensor, kind: str) -> None:
+    def unite(self, limb: Tensor, kind: str, box: tuple[slice, slice]) -> None:
         """Add one limb.
 
         Args:
-            start, end, radii: (images, 2), picture heights.
-            along: (images,) body units.
+            limb: (numbers, images, 1, 1), a limb of `limb_table`.
             kind: see `anatomy.Rig`.
+            box: rows and columns of this surface that hold it.
         """
-        ax, ay = start[:, :, None, None].unbind(1)
-        bone = end - start
-        bx, by = bone[:, :, None, None].unbind(1)
-        length2 = (bone * bone).sum(1)[:, None, None].clamp(min=1e-8)
-        length = length2.sqrt()
-        r0, r1 = radii[:, :, None, None].unbind(1)
-        t = ((self._x - ax) * (bx / length2)) + ((self._y - ay) * (by / length2))
+        rows, columns = box
+        x, y = self._x[:, :, columns], self._y[:, rows]
+        ax, ay, bx, by, tx, ty, r0, swell, gone, length, along, vx, vy = limb.unbind(0)
+        t = ((x - ax) * tx) + ((y - ay) * ty)
         t.clamp_(0, 1)
-        dx = torch.addcmul(self._x - ax, t, bx, value=-1)
-        dy = torch.addcmul(self._y - ay, t, by, value=-1)
-        radius = r0 + (r1 - r0) * t
-        gap = torch.hypot(dx, dy).sub_(radius)
-        # A limb that does not exist has a negative radius: keep it out altogether.
-        gap.add_((torch.maximum(r0, r1) <= 0) * 1e3)
-        nearer = gap < self.distance
-        self.distance = torch.minimum(self.distance, gap)
-        if kind in ("white", "eye", "nose", "ivory", "collar"):
-            # A pupil lies on the white of the eye, which always is the nearer limb.
-            self._solid(kind, gap < 0 if kind == "eye" else nearer, dx, dy, radius)
+        dx = torch.addcmul(x - ax, t, bx, value=-1)
+        dy = torch.addcmul(y - ay, t, by, value=-1)
+        radius = swell.mul(t).add_(r0)
+        gap = torch.hypot(dx, dy).sub_(radius).add_(gone)
+        distance = self.distance[:, rows, columns]
+        nearer = gap < distance
+        torch.minimum(distance, gap, out=distance)
+        # A pupil lies on the white of the eye, which always is the nearer limb.
+        shown = gap < 0 if kind == "eye" else nearer
+        light = dy.mul(-0.9).add_(dx, alpha=-0.25).div_(radius.clamp_(min=1e-4))
+        _put(self._light[:, rows, columns], shown, light)
+        if kind in _CODES:
+            self._u[:, rows, columns].masked_fill_(shown, _CODES[kind])
             return
-        paint = self._paint
-        inverse = 1 / paint.scale
-        u = t.mul(length * inverse).add_(along[:, None, None])
-        v = dx.mul(by / length * inverse).addcmul_(dy, bx / length * inverse, value=-1)
-        light = dy.mul(-0.9).add_(dx, alpha=-0.25).div_(radius.clamp(min=1e-4))
-        self._u = torch.where(nearer, u, self._u)
-        self._v = torch.where(nearer, v, self._v)
-        self._light = torch.where(nearer, light, self._light)
-        self._accent = torch.where(nearer, self._extra(kind, t), self._accent)
+        v = dx.mul_(vx).addcmul_(dy, vy, value=-1)
+        _put(self._v[:, rows, columns], nearer, v)
+        accent = self._accent[:, rows, columns]
+        extra = self._extra(kind, t)
+        if extra is None:
+            accent.masked_fill_(nearer, 0.0)
+        else:
+            _put(accent, nearer, extra)
+        u = t.mul_(length).add_(along)
+        _put(self._u[:, rows, columns], nearer, u)
 
-    def _extra(self, kind: str, t: Tensor) -> Tensor:
-        """Accent that belongs to the limb itself, in [0, 1]."""
+    def _extra(self, kind: str, t: Tensor) -> Tensor | None:
+        """Accent that belongs to the limb itself, in [0, 1]; None is none."""
         if kind == "tip":
             return (t * 8 - 1.5).clamp_(0, 1)
         if kind == "inner":
@@ -153,15 +186,8 @@ class Surface:
         if kind == "muzzle":
             return (t * 6 - 0.6).clamp_(0, 1)
         if kind == "sock":
-            return self._paint.socks * torch.ones_like(t)
-        return torch.zeros_like(t)
-
-    def _solid(self, kind: str, nearer: Tensor, dx: Tensor, dy: Tensor, radius: Tensor) -> None:
-        light = dy.mul(-0.9).add_(dx, alpha=-0.25).div_(radius.clamp(min=1e-4))
-        self._light = torch.where(nearer, light, self._light)
-        codes = {"collar": 0.0, "white": 1.0, "eye": 2.0, "nose": 3.0, "ivory": 4.0}
-        self._u = torch.where(nearer, codes[kind], self._u)
-        self._fixed = kind
+            return self._paint.socks.expand_as(t)
+        return None
 
     def colour(self, part: str) -> Tensor:
         """(images, 3, h, w) sRGB of the united limbs."""
@@ -191,10 +217,9 @@ class Surface:
     def _solid_colour(self, part: str) -> Tensor:
         if part == "collar":
             return self._paint.collar.expand(-1, -1, *self._u.shape[1:])
-        codes = {"face": ((1.0, "white"), (2.0, "eye"), (3.0, "nose")), "horns": ((4.0, "ivory"),)}
         shape = (self._u.shape[0], 3, *self._u.shape[1:])
         colour = self._u.new_zeros(shape)
-        for code, name in codes[part]:
+        for name in ("white", "eye", "nose") if part == "face" else ("ivory",):
             rgb = torch.tensor(_FIXED[name], device=self._u.device)[None, :, None, None]
-            colour = torch.where((self._u == code)[:, None], rgb, colour)
+            colour = torch.where((self._u == _CODES[name])[:, None], rgb, colour)
         return colour

@@ -10,7 +10,7 @@ from masactrl.images import Tile, contact_sheet, tensor_to_image, tensor_to_imag
 if TYPE_CHECKING:
     from PIL import Image
 
-    from masactrl.puppets.measured import EditFigures, EditGrid, PromptAgreement
+    from masactrl.puppets.measured import EditFigures, EditGrid, FormFigures, PromptAgreement
 
 #: Panels of the grid: figure of `EditSide`, title, format, colours (dark is better), or worse.
 _PANELS: Final = (
@@ -94,3 +94,17 @@ def edit_sheet(figures: EditFigures) -> Image.Image:
             )
         )
     return contact_sheet(rows, headers=("source", "same noise, no control", "MasaCtrl"))
+
+
+def form_sheet(figures: FormFigures) -> Image.Image:
+    """A row per kept pair: source, then the target in every form."""
+    rows = []
+    for task, pictures in zip(figures.tasks, figures.samples, strict=True):
+        source, *targets = tensor_to_images(pictures, signed=False)
+        rows.append(
+            (
+                Tile(image=source, caption=task.source_prompt),
+                *(Tile(image=target, caption=task.target_prompt) for target in targets),
+            )
+        )
+    return contact_sheet(rows, headers=("source", *figures.sides))

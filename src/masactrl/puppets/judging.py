@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masactrl.puppets.colour import lab_distance
+from masactrl.puppets.colour import lab_distance, srgb_to_lab
 from masactrl.puppets.inspector import Inspector, Reading
 from masactrl.puppets.measured import EditSide, EditTask
 
@@ -125,8 +125,27 @@ def background_psnr(first: Tensor, second: Tensor, animals: Tensor) -> Tensor:
     Returns:
         (n,) dB.
     """
-    grown = F.max_pool2d((animals > 0.5).float(), 2 * _GROW + 1, 1, _GROW)
-    ground = 1 - grown
+    ground = _ground(animals)
     error = ((first - second).square() * ground).sum((1, 2, 3))
     mean = error / (3 * ground.sum((1, 2, 3))).clamp(min=1)
     return (-10 * torch.log10(mean.clamp(min=1e-9))).clamp(max=_MOST_DB)
+
+
+def background_lab(pictures: Tensor, animals: Tensor) -> Tensor:
+    """Mean colour in CIELAB where a picture shows no animal.
+
+    Args:
+        pictures, animals: as in `background_psnr`.
+
+    Returns:
+        (n, 3); the mean of the whole picture where the animal fills it.
+    """
+    ground = _ground(animals)
+    ground = torch.where(ground.amax((1, 2, 3), keepdim=True) > 0, ground, torch.ones_like(ground))
+    lab = srgb_to_lab(pictures.movedim(1, -1)).movedim(-1, 1)
+    return (lab * ground).sum((2, 3)) / ground.sum((2, 3))
+
+
+def _ground(animals: Tensor) -> Tensor:
+    """(n, 1, h, w) 1 where no animal is near, else 0."""
+    return 1 - F.max_pool2d((animals > 0.5).float(), 2 * _GROW + 1, 1, _GROW)

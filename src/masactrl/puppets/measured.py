@@ -120,6 +120,33 @@ class EditFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FormFigures:
+    """The same edits in every form, on sources whose coat looks like their background.
+
+    Attributes:
+        pairs, candidates: sources that were kept, and that they were chosen from.
+        start_step, start_layer: S and L.
+        alike, typical: mean CIELAB distance between coat and background of the kept sources and of
+            all candidates.
+        useless: share of the automatic masks that were empty or full, in [0, 1].
+        sides: form -> the targets' figures.
+        tasks, samples: prompts and pictures (k, 1 + forms, 3, h, w) in [0, 1] of the first k pairs:
+            source, then the forms in the order of `sides`.
+    """
+
+    pairs: int
+    candidates: int
+    start_step: int
+    start_layer: int
+    alike: float
+    typical: float
+    useless: float
+    sides: Mapping[str, EditSide]
+    tasks: tuple[EditTask, ...]
+    samples: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EditGrid:
     """The same edits for every S and L.
 

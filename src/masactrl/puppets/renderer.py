@@ -7,23 +7,24 @@ union of its capsules, with analytic anti-aliasing (coverage = clamp(1/2 - dista
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from masactrl.errors import ConfigError
-from masactrl.puppets.anatomy import PARTS, Rig, rig
-from masactrl.puppets.coat import CoatPaint
-from masactrl.puppets.places import paint_backdrop
+from masactrl.puppets.anatomy import KEYPOINTS, PARTS, Rig, rig
+from masactrl.puppets.coat import CoatPaint, limb_table
+from masactrl.puppets.places import paint_backdrop, window
 from masactrl.puppets.scene import Scene
 
 _GROUND: Final = 0.84  # height of the standing line, share of the picture
 _SCALE: Final = 0.42  # picture heights per body unit, before fitting
 _FIT: Final = (0.88, 0.76)  # widest and tallest figure, shares of the picture
 _CLOSE: Final = 1.5  # magnification of a close-up
-_CHUNK_PIXELS: Final = 1 << 17  # images x pixels worked on at once: stays in the CPU's cache
+_CHUNK_PIXELS: Final = 1 << 17  # images x pixels painted at once: stays in the CPU's cache
+_POSED: Final = 64  # images posed at once: many small operations, whatever the number of images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,38 +76,43 @@ def render(
         raise ConfigError("render was given no scene; give at least one.")
     if min(height, width) < 16:
         raise ConfigError(f"size {height}x{width} is too small; both sides need 16 pixels or more.")
-    at_once = max(1, _CHUNK_PIXELS // (height * width))
-    if torch.device(device).type != "cpu":
-        at_once = 64
-    pieces = [
-        _render_chunk(scenes[i : i + at_once], height, width, torch.device(device))
-        for i in range(0, len(scenes), at_once)
-    ]
-    return Rendered(
-        **{
-            name: torch.cat([getattr(piece, name) for piece in pieces])
-            for name in ("image", "mask", "parts", "keypoints", "edges")
-        }
+    place, count = torch.device(device), len(scenes)
+    at_once = max(1, _CHUNK_PIXELS // (height * width)) if place.type == "cpu" else _POSED
+    made = Rendered(
+        image=torch.empty(count, 3, height, width, device=place),
+        mask=torch.zeros(count, 1, height, width, device=place),
+        parts=torch.zeros(count, height, width, dtype=torch.uint8, device=place),
+        keypoints=torch.empty(count, len(KEYPOINTS), 2, device=place),
+        edges=torch.zeros(count, 1, height, width, device=place),
     )
+    for i in range(0, count, _POSED):
+        _render(scenes[i : i + _POSED], _images(made, slice(i, i + _POSED)), at_once)
+    return made
 
 
-def _render_chunk(
-    scenes: Sequence[Scene], height: int, width: int, device: torch.device
-) -> Rendered:
+_Batch = TypeVar("_Batch", Rendered, Rig, "_Placed")
+
+
+def _images(batch: _Batch, chosen: slice) -> _Batch:
+    """Some images of a batch, as views."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    cut: dict[str, Any] = {n: v[chosen] for n, v in values.items() if isinstance(v, Tensor)}
+    return replace(batch, **cut)
+
+
+def _render(scenes: Sequence[Scene], made: Rendered, at_once: int) -> None:
+    """Pose all scenes together, paint ``at_once`` of them at a time."""
+    height, width = made.image.shape[-2:]
+    device = made.image.device
     body = rig(scenes, device)
     aspect = width / height
     zoom, focus = _zoom(scenes, device)
     placed = _place(body, scenes, aspect, device)
-    if bool((zoom > 1).any()):
-        # A close-up is centred between head and chest.
-        focus = torch.where(
-            (zoom > 1)[:, None], placed.keypoints[:, 1:3].mean(1), focus * placed.scale.new_ones(1)
-        )
+    # A close-up is centred between head and chest.
+    focus = torch.where((zoom > 1)[:, None], placed.keypoints[:, 1:3].mean(1), focus)
     centre = torch.tensor((0.5 * aspect, 0.5), device=device)
-
-    def seen(points: Tensor) -> Tensor:
-        shape = (-1,) + (1,) * (points.ndim - 2) + (2,)
-        return (points - focus.view(shape)) * zoom.view((*shape[:-1], 1)) + centre
+    seen = (placed.keypoints - focus[:, None]) * zoom.view(-1, 1, 1) + centre
+    made.keypoints.copy_(seen * height)
 
     pixel = torch.full((len(scenes), 1, 1), 1.0 / height, device=device) / zoom.view(-1, 1, 1)
     grid_x = (torch.arange(width, device=device) + 0.5) / height
@@ -114,21 +120,17 @@ def _render_chunk(
     # Paint in scene coordinates: pixels are taken back through the camera.
     x = (grid_x[None, None, :] - centre[0]) / zoom.view(-1, 1, 1) + focus[:, 0].view(-1, 1, 1)
     y = (grid_y[None, :, None] - centre[1]) / zoom.view(-1, 1, 1) + focus[:, 1].view(-1, 1, 1)
-    canvas = paint_backdrop([s.backdrop for s in scenes], x, y, pixel)
-    _paint_shadow(canvas, placed, x, y)
-    mask = torch.zeros(len(scenes), height, width, device=device)
-    parts = torch.zeros(len(scenes), height, width, dtype=torch.uint8, device=device)
-    _paint_body(canvas, mask, parts, body, placed, scenes, x, y, pixel)
-    edges = torch.zeros_like(mask)
+    for i in range(0, len(scenes), at_once):
+        part = slice(i, i + at_once)
+        canvas, here = _images(made, part), _images(placed, part)
+        sight = x[part], y[part], pixel[part]
+        paint_backdrop(canvas.image, [s.backdrop for s in scenes[part]], *sight)
+        _paint_shadow(canvas.image, here, *sight[:2])
+        _paint_body(canvas, _images(body, part), here, scenes[part], *sight)
+    made.image.clamp_(0, 1)
+    edges, parts = made.edges[:, 0], made.parts
     edges[:, :, 1:] = (parts[:, :, 1:] != parts[:, :, :-1]).to(edges.dtype)
     edges[:, 1:] = torch.maximum(edges[:, 1:], (parts[:, 1:] != parts[:, :-1]).to(edges.dtype))
-    return Rendered(
-        image=canvas.clamp_(0, 1),
-        mask=mask[:, None],
-        parts=parts,
-        keypoints=seen(placed.keypoints) * height,
-        edges=edges[:, None],
-    )
 
 
 def _zoom(scenes: Sequence[Scene], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -191,14 +193,17 @@ def _place(body: Rig, scenes: Sequence[Scene], aspect: float, device: torch.devi
 
 def _paint_shadow(canvas: Tensor, placed: _Placed, x: Tensor, y: Tensor) -> None:
     cx, cy, half, strength = placed.shadow[:, :, None, None].unbind(1)
+    wide = 1.25 * half
+    rows = window(y, cy + 0.005 - 0.16 * wide, cy + 0.005 + 0.16 * wide)
+    columns = window(x, cx - wide, cx + wide)
+    x, y = x[:, :, columns], y[:, rows]
     reach = torch.hypot((x - cx) / half, (y - cy - 0.005) / (half * 0.16))
-    canvas.mul_(1 - (strength * (1.25 - reach).mul_(2.2).clamp_(0, 1))[:, None])
+    view = canvas[:, :, rows, columns]
+    view.mul_(1 - (strength * (1.25 - reach).mul_(2.2).clamp_(0, 1))[:, None])
 
 
 def _paint_body(
-    canvas: Tensor,
-    mask: Tensor,
-    parts: Tensor,
+    made: Rendered,
     body: Rig,
     placed: _Placed,
     scenes: Sequence[Scene],
@@ -206,7 +211,8 @@ def _paint_body(
     y: Tensor,
     pixel: Tensor,
 ) -> None:
-    paint = CoatPaint.of(scenes, placed.scale, canvas.device)
+    paint = CoatPaint.of(scenes, made.image.device)
+    limbs = limb_table(placed.start, placed.end, placed.radii, body.along, placed.scale)
     boxes = _boxes(placed, x, y)
     for part in range(1, len(PARTS)):
         members = [k for k, p in enumerate(body.part) if p == part]
@@ -216,25 +222,20 @@ def _paint_body(
         bottom = max(boxes[k][3] for k in members)
         if left >= right or top >= bottom:
             continue
-        window = (slice(None), slice(top, bottom), slice(left, right))
-        xs, ys = x[:, :, left:right], y[:, top:bottom, :]
-        surface = paint.start(xs, ys)
+        surface = paint.start(x[:, :, left:right], y[:, top:bottom, :])
         for k in members:
-            surface.unite(
-                placed.start[:, k],
-                placed.end[:, k],
-                placed.radii[:, k],
-                body.along[:, k],
-                body.kind[k],
-            )
+            # Beyond its own box a limb is more than a pixel away, where nothing is painted.
+            first, last, upper, lower = boxes[k]
+            if first < last and upper < lower:
+                box = slice(upper - top, lower - top), slice(first - left, last - left)
+                surface.unite(limbs[:, :, k], body.kind[k], box)
         alpha = surface.distance.div(-pixel).add_(0.5).clamp_(0, 1)
         colour = surface.colour(PARTS[part])
-        view = canvas[:, :, top:bottom, left:right]
+        view = made.image[:, :, top:bottom, left:right]
         view.lerp_(colour, alpha[:, None].expand_as(colour))
-        mask[window] = torch.maximum(mask[window], alpha)
-        parts[window] = torch.where(alpha > 0.5, part, parts[window].to(torch.int64)).to(
-            torch.uint8
-        )
+        covered = made.mask[:, 0, top:bottom, left:right]
+        torch.maximum(covered, alpha, out=covered)
+        made.parts[:, top:bottom, left:right].masked_fill_(alpha > 0.5, part)
 
 
 def _boxes(placed: _Placed, x: Tensor, y: Tensor) -> list[tuple[int, int, int, int]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from transformers import CLIPTokenizer
 
-from masactrl.puppets.captions import known_words
+from masactrl.puppets.words import known_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -205,7 +205,7 @@ def train_diffusion(
                 apart = 0.98 * apart + 0.02 * distance.item()
                 aligner.zero_grad()
             optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             if alignment is not None:
@@ -243,7 +243,8 @@ def _denoising_loss(
     with torch.autocast(device, torch.bfloat16):
         predicted = network(z_t.to(device), t.to(device), tokens.to(device))
     error = (where.to(device) * (predicted.float() - eps.to(device)).square()).mean((1, 2, 3))
-    return (weight * error).mean()
+    loss: Tensor = (weight * error).mean()
+    return loss
 
 
 def as_pipeline(

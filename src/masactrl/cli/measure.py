@@ -1,0 +1,204 @@
+"""`masactrl puppets measure`: figures of a model of the puppet world, with the inspector as judge.
+
+Import torch and what needs it inside the command, so that `masactrl --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from masactrl.cli.console import output, quiet_libraries
+from masactrl.cli.options import DeviceOption, JsonOption, ModelOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from PIL import Image
+
+    from masactrl.puppets.inspector import Inspector
+    from masactrl.puppets.measured import EditSide
+
+Rows = Mapping[str, Mapping[str, float]]
+
+
+class What(StrEnum):
+    """What `measure` measures."""
+
+    PROMPTS = "prompts"
+    EDITS = "edits"
+    GRID = "grid"
+    FORMS = "forms"
+
+
+SeedOption = Annotated[int, typer.Option(help="Seed, 0 or more; the same seed, the same result.")]
+StepsOption = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
+CountOption = Annotated[int, typer.Option(min=1, help="Pictures, or pairs of pictures.")]
+
+
+def measure(
+    what: Annotated[
+        What,
+        typer.Argument(
+            help="prompts: does a picture show what its prompt says; edits: does control keep the "
+            "animal and let it act; grid: edits for every S and L; forms: replace, union and the "
+            "masked forms where coat and background look alike."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
+    model: ModelOption = "puppets",
+    count: CountOption = 200,
+    steps: StepsOption = 50,
+    cfg: Annotated[
+        float | None,
+        typer.Option(min=1, help="Guidance scale; 1 is off.", show_default="the model's"),
+    ] = None,
+    start_step: Annotated[
+        list[int] | None,
+        typer.Option(help="S; repeat it for the grid.", show_default="the model's"),
+    ] = None,
+    start_layer: Annotated[
+        list[int] | None,
+        typer.Option(help="L; repeat it for the grid.", show_default="the model's"),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Of automatic masks, for forms.")
+    ] = 0.1,
+    capture_scale: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How much smaller than the latent the maps of words are, for forms."
+        ),
+    ] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 24,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model of the puppet world with the inspector as judge.
+
+    Example: masactrl puppets measure edits --count 50 -o measured
+    """
+    from masactrl.result import prepare_folder
+
+    prepare_folder(out, [what.value], overwrite=True)
+    with quiet_libraries():
+        from masactrl.models import load_pipeline
+        from masactrl.puppets.inspector import Inspector
+
+        loaded = load_pipeline(model, device=device)
+        preset = loaded.preset
+        settings: dict[str, Any] = {
+            "steps": steps,
+            "guidance": preset.guidance_scale if cfg is None else cfg,
+            "batch": batch,
+            "seed": seed,
+            "on_progress": _progress(what.value),
+        }
+        s, layers = start_step or [preset.start_step], start_layer or [preset.start_layer]
+        masks = {"threshold": threshold, "capture_scale": capture_scale}
+        facts, rows, sheet = _measured(
+            what, loaded.pipeline, Inspector.load(), count, s, layers, masks, settings
+        )
+    save_picture(out / f"{what.value}.png", sheet)
+    common = {"model": loaded.name, "count": count, "steps": steps}
+    text = json.dumps({**common, "guidance": settings["guidance"], **facts, "rows": rows}, indent=2)
+    (out / f"{what.value}.json").write_text(text + "\n")
+    typer.echo(text) if as_json else _table(rows)
+
+
+def _measured(
+    what: What,
+    pipeline: Any,
+    inspector: Inspector,
+    count: int,
+    start_steps: Sequence[int],
+    start_layers: Sequence[int],
+    masks: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> tuple[Mapping[str, float], Rows, Image.Image]:
+    """Further facts, the rows of the table, and the sheet."""
+    from masactrl.puppets import figures
+    from masactrl.puppets.measure import measure_edits, measure_grid, measure_prompts
+    from masactrl.puppets.measure_forms import measure_forms
+
+    if what is What.PROMPTS:
+        agreement = measure_prompts(pipeline, inspector, count=count, **settings)
+        return {}, {"share right": agreement.shares}, figures.prompt_sheet(agreement)
+    if what is What.GRID:
+        grid = measure_grid(
+            pipeline,
+            inspector,
+            start_steps=start_steps,
+            start_layers=start_layers,
+            pairs=count,
+            **settings,
+        )
+        cells = {
+            f"S={step} L={layer}": _row(side)
+            for step, row in zip(grid.start_steps, grid.cells, strict=True)
+            for layer, side in zip(grid.start_layers, row, strict=True)
+        }
+        return {}, {**cells, "no control": _row(grid.uncontrolled)}, figures.draw_grid(grid)
+    where: dict[str, Any] = {
+        "start_step": start_steps[0],
+        "start_layer": start_layers[0],
+        "pairs": count,
+    }
+    if what is What.EDITS:
+        edits = measure_edits(pipeline, inspector, **where, **settings)
+        sides = {"no control": edits.uncontrolled, "MasaCtrl": edits.controlled}
+        return {}, {n: _row(side) for n, side in sides.items()}, figures.edit_sheet(edits)
+    forms = measure_forms(pipeline, inspector, **where, **masks, **settings)
+    facts = {
+        "candidates": forms.candidates,
+        "coat to background, kept": forms.alike,
+        "coat to background, all": forms.typical,
+        "useless automatic masks": forms.useless,
+        **masks,
+    }
+    return facts, {n: _row(side) for n, side in forms.sides.items()}, figures.form_sheet(forms)
+
+
+def _progress(label: str) -> Callable[[int, int], None]:
+    """Progress on standard error, a line at each tenth."""
+    errors = Console(stderr=True)
+    said = -1
+
+    def told(done: int, total: int) -> None:
+        nonlocal said
+        if (tenth := 10 * done // total) > said:
+            said = tenth
+            errors.print(f"{label}: {done} of {total}", highlight=False)
+
+    return told
+
+
+def _row(side: EditSide) -> Mapping[str, float]:
+    return {"identity error": side.identity_error, **asdict(side)}
+
+
+def _table(rows: Rows) -> None:
+    table = Table()
+    table.add_column("")
+    for name in next(iter(rows.values())):
+        table.add_column(name, justify="right")
+    for label, row in rows.items():
+        table.add_row(label, *(f"{value:.3g}" for value in row.values()))
+    output().print(table)
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG and say where."""
+    from masactrl.images import save_png
+
+    save_png(path, picture, None)
+    typer.echo(str(path))
