@@ -27,7 +27,7 @@ $(VENV)/stamp-run: $(VENV)/stamp-python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/stamp-dev: $(VENV)/stamp-run
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,lora,bench]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,lora,bench,app]'
 	@touch $@
 
 demo: $(VENV)/stamp-run  ## make consistent pictures with the embedded model, in out/

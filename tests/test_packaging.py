@@ -27,12 +27,17 @@ WEIGHTS = PACKAGE / "puppets" / "weights"
 
 # Who may import whom: a module imports from its own floor and from those below.
 FLOORS = (
-    ("_version", "errors", "images"),
-    ("attention",),
+    ("_version", "errors", "images", "picture_input"),
+    ("attention", "diffusion"),
     ("models",),
-    ("methods", "puppets"),
-    ("prompts", "request", "result"),
+    ("inversion", "methods", "puppets"),
+    ("prompts", "recipe", "request", "result"),
     ("generate",),
+    ("editing",),
+    ("edit",),
+    ("again", "compare"),
+    ("bench",),
+    ("app",),
     ("cli", "__main__", "__init__"),
 )
 

@@ -35,6 +35,8 @@ def test_what_is_left_open_comes_from_the_preset() -> None:
         "start_layer": 10,
         "form": "replace",
         "strength": 1.0,
+        "method": "masactrl",
+        "method_options": (),
     }
 
 

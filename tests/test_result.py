@@ -76,15 +76,38 @@ def test_everything_is_saved_with_its_recipe(result: GenerateResult, tmp_path: P
     folder = tmp_path / "new" / "out"
     paths = result.save(folder)
     assert [path.name for path in paths] == [f"{name}.png" for name in (*NAMES, "sheet")]
-    assert sorted(folder.iterdir()) == sorted(paths)
+    assert sorted(folder.iterdir()) == sorted([*paths, folder / "sheet.json"])
     recipe = read_recipe(folder / "target1-controlled.png")
     assert recipe is not None
     assert recipe["picture"] == "target1-controlled"
     assert recipe["masactrl"] == __version__
-    assert recipe["model"] == "tiny"
+    assert recipe["model"]["name"] == "tiny"
     assert recipe["request"]["target_prompts"] == ["a dog", "a fox"]
-    assert set(recipe["versions"]) == {"torch", "diffusers", "transformers"}
-    assert json.loads(json.dumps(result.recipe("source"))) == read_recipe(folder / "source.png")
+    assert set(recipe["versions"]) == {"python", "torch", "diffusers", "transformers"}
+    assert result.recipe("source").to_json() == read_recipe(folder / "source.png")
+    assert json.loads((folder / "sheet.json").read_text()) == read_recipe(folder / "sheet.png")
+
+
+def test_other_tools_find_prompt_and_settings(result: GenerateResult, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    with Image.open(tmp_path / "target2-controlled.png") as image:
+        image.load()
+        prompt, settings = image.info["parameters"].splitlines()
+    assert prompt == "a fox"
+    for words in ("Steps: 50", "CFG scale: 7.5", "Seed: 7", "Size: 192x192", "Model: tiny"):
+        assert words in settings
+    with Image.open(tmp_path / "sheet.png") as image:
+        image.load()
+        assert "parameters" not in image.info  # it shows more than one prompt
+
+
+def test_without_metadata_there_are_pixels_only(result: GenerateResult, tmp_path: Path) -> None:
+    paths = result.save(tmp_path, metadata=False)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+            assert image.info == {}
 
 
 def test_nothing_is_replaced_unless_allowed(result: GenerateResult, tmp_path: Path) -> None:

@@ -38,6 +38,15 @@ from masactrl.generate import GenerateRequest, GenerateResult, generate
 
 if TYPE_CHECKING:
     from masactrl.attention import Rows, Schedule
+    from masactrl.edit import (
+        EditMasks,
+        EditRequest,
+        EditResult,
+        EditSession,
+        InversionRequest,
+        invert,
+        load_session,
+    )
     from masactrl.methods import MasaCtrl
     from masactrl.models import LoadedModel, ModelPreset, load_pipeline
 
@@ -45,8 +54,13 @@ __all__ = [
     "ConfigError",
     "ControlNotApplied",
     "ControlWarning",
+    "EditMasks",
+    "EditRequest",
+    "EditResult",
+    "EditSession",
     "GenerateRequest",
     "GenerateResult",
+    "InversionRequest",
     "LoadedModel",
     "MasaCtrl",
     "MasaCtrlError",
@@ -63,10 +77,19 @@ __all__ = [
     "UnsupportedPipeline",
     "__version__",
     "generate",
+    "invert",
     "load_pipeline",
+    "load_session",
 ]
 
 _HOMES = {
+    "EditMasks": "masactrl.edit",
+    "EditRequest": "masactrl.edit",
+    "EditResult": "masactrl.edit",
+    "EditSession": "masactrl.edit",
+    "InversionRequest": "masactrl.edit",
+    "invert": "masactrl.edit",
+    "load_session": "masactrl.edit",
     "LoadedModel": "masactrl.models",
     "MasaCtrl": "masactrl.methods",
     "ModelPreset": "masactrl.models",

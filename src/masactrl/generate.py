@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ControlWarning, MasaCtrlError
 from masactrl.images import tensor_to_images
 from masactrl.prompts import prompt_warnings
+from masactrl.recipe import stated_model
 from masactrl.request import GenerateRequest, ResolvedRequest
 from masactrl.result import GenerateResult, TargetResult
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from masactrl.attention import Rows
+    from masactrl.methods import Method
     from masactrl.models import LoadedModel
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "StepRecord",
     "TargetResult",
     "generate",
+    "method_of",
     "rows_of",
     "start_noise",
 ]
@@ -57,9 +60,10 @@ def generate(
     model: LoadedModel,
     request: GenerateRequest,
     *,
+    method: Method | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> GenerateResult:
-    """Make the source, and every target with and without mutual self-attention.
+    """Make the source, and every target with and without control.
 
     The same request gives the same pictures again, on the same machine to the bit: the start noise
     is drawn on the CPU whatever the device. The model's pipeline is left as it was.
@@ -67,6 +71,7 @@ def generate(
     Args:
         model: what `load_pipeline` returns.
         request: what to make; what it leaves open comes from the model's preset.
+        method: who controls the targets, instead of the method that the request names.
         on_step: called after each denoising step; an exception raised there ends the run.
 
     Raises:
@@ -77,36 +82,17 @@ def generate(
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
-    from masactrl.attention import Schedule
-    from masactrl.methods import MasaCtrl
-
     settings = request.resolve(model.preset)
+    control = method_of(settings) if method is None else method
+    settings = replace(settings, method=control.name)
     targets = settings.target_prompts
     prompts = [settings.source_prompt, *targets]
     notes = prompt_warnings(model, [*prompts, settings.negative_prompt])
     for note in notes:
         warnings.warn(note, ControlWarning, stacklevel=2)
 
-    control = MasaCtrl(
-        schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
-        form=settings.form,
-        strength=settings.strength,
-    )
-    rows = rows_of(len(targets))
-    noise = start_noise(model, settings)  # 1 c h w
     started = time.perf_counter()
-    with control.attach(model.pipeline, rows):
-        pictures = model.pipeline(
-            prompt=[*prompts, *targets],
-            negative_prompt=[settings.negative_prompt] * rows.images,
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            latents=noise.repeat(rows.images, 1, 1, 1),
-            output_type="pt",
-            callback_on_step_end=_reporter(on_step),
-        ).images  # n 3 h w in [0, 1]
+    pictures = _pictures(model, settings, control, _reporter(on_step))
     seconds = time.perf_counter() - started
     if not bool(pictures.isfinite().all()):
         raise MasaCtrlError(
@@ -124,10 +110,82 @@ def generate(
         request=settings,
         seconds=seconds,
         model=model.name,
-        device=model.pipeline.device.type,
+        # Not pipeline.device, which of an offloaded model is where it waits.
+        device=model.pipeline._execution_device.type,
         dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
         warnings=notes,
+        stated=stated_model(model),
     )
+
+
+def method_of(settings: ResolvedRequest) -> Method:
+    """Return the method that the request names, with its options.
+
+    Raises:
+        ConfigError: the method has no such option, or it is out of its range.
+    """
+    from masactrl.attention import Schedule
+    from masactrl.methods import MasaCtrl, method_named
+
+    if settings.method != "masactrl":
+        return method_named(settings.method, **dict(settings.method_options))
+    return MasaCtrl(
+        schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
+        form=settings.form,
+        strength=settings.strength,
+    )
+
+
+def _pictures(
+    model: LoadedModel,
+    settings: ResolvedRequest,
+    method: Method,
+    report: Callable[..., dict[str, Any]] | None,
+) -> Tensor:
+    """Return source, targets with and targets without control: n 3 h w in [0, 1]."""
+    import torch
+
+    from masactrl.attention import Rows
+    from masactrl.methods.sdedit import late_start, noised_start
+
+    pipeline, targets = model.pipeline, settings.target_prompts
+    noise = start_noise(model, settings)  # 1 c h w
+    final: list[Tensor] = []  # the latents after the last step
+
+    def tell(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        final[:] = [values["latents"]]
+        return values if report is None else report(pipe, step, timestep, values)
+
+    def call(prompts: list[str], latents: Tensor) -> Tensor:
+        pictures: Tensor = pipeline(
+            prompt=prompts,
+            negative_prompt=[settings.negative_prompt] * len(prompts),
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            latents=latents,
+            output_type="pt",
+            callback_on_step_end=tell,
+        ).images
+        return pictures
+
+    prompts = [settings.source_prompt, *targets]
+    if method.start is None:
+        rows = rows_of(len(targets))
+        prompts += targets
+        with method.attach(pipeline, rows, prompts=prompts):
+            return call(prompts, noise.repeat(rows.images, 1, 1, 1))
+    plain = call(prompts, noise.repeat(len(prompts), 1, 1, 1))
+    z_0 = final[-1][:1]
+    first, z_t = noised_start(pipeline, method.start, z_0, noise, settings.steps)
+    rows = Rows.plain(images=len(targets))
+    with (
+        late_start(pipeline, first),
+        method.attach(pipeline, rows, prompts=targets),
+    ):
+        edited = call(list(targets), z_t.repeat(rows.images, 1, 1, 1))
+    return torch.cat([plain[:1], edited, plain[1:]])
 
 
 def rows_of(targets: int) -> Rows:

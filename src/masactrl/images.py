@@ -167,7 +167,13 @@ def _wrap(
     return tuple(lines)
 
 
-def save_png(path: Path, image: Image.Image, recipe: Mapping[str, Any] | None = None) -> None:
+def save_png(
+    path: Path,
+    image: Image.Image,
+    recipe: Mapping[str, Any] | None = None,
+    *,
+    text: Mapping[str, str] | None = None,
+) -> None:
     """Write the picture, whole or not at all, with its recipe inside.
 
     The file is written under a temporary name in the same folder and then renamed, so that a
@@ -177,6 +183,7 @@ def save_png(path: Path, image: Image.Image, recipe: Mapping[str, Any] | None = 
         path: where to; its folder must exist.
         image: the picture.
         recipe: how the picture was made, values that JSON knows; None writes no recipe.
+        text: further text chunks, name -> words in any script.
 
     Raises:
         OutputError: the file cannot be written there.
@@ -185,6 +192,8 @@ def save_png(path: Path, image: Image.Image, recipe: Mapping[str, Any] | None = 
     if recipe is not None:
         # Escaped to ASCII, which every reader of PNG text chunks agrees on.
         chunks.add_text(RECIPE_KEY, json.dumps(recipe, ensure_ascii=True))
+    for name, words in (text or {}).items():
+        chunks.add_itxt(name, words)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with beside.open("xb") as file:

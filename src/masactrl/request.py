@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from masactrl.errors import ConfigError, PromptError
 
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
 
 Form = Literal["replace", "union"]
 """A target reads its source only (replace, the paper's), or its source and itself (union)."""
+
+MethodName = Literal[
+    "masactrl",
+    "fixed-seed",
+    "sdedit",
+    "prompt-to-prompt",
+    "plug-and-play",
+    "style-aligned",
+    "unified",
+]
+"""The names in `masactrl.methods.METHODS`, known without importing what they are made of."""
 
 Value = TypeVar("Value")
 
@@ -39,6 +51,10 @@ class GenerateRequest:
             in execution order.
         form: see `Form`.
         strength: 0 (targets are left alone) to 1.
+        method: who controls the targets, see `MethodName`; `start_step`, `start_layer`, `form` and
+            `strength` are MasaCtrl's and must be left alone with another.
+        method_options: fields of another method by name, for example {"features": 0.6}; kept as
+            sorted pairs.
 
     Raises:
         PromptError: a prompt is empty, or there is no target.
@@ -57,6 +73,8 @@ class GenerateRequest:
     start_layer: int | None = None
     form: Form = "replace"
     strength: float = 1.0
+    method: str = "masactrl"
+    method_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         given: object = self.target_prompts
@@ -81,6 +99,32 @@ class GenerateRequest:
             )
         if not 0 <= self.strength <= 1:
             raise ConfigError(f"strength={self.strength} was given; accepted is 0 to 1.")
+        object.__setattr__(self, "method_options", _pairs(self.method_options))
+        self._check_method()
+
+    def _check_method(self) -> None:
+        if self.method not in get_args(MethodName):
+            raise ConfigError(
+                f"method={self.method!r} was given; accepted are {', '.join(get_args(MethodName))}."
+            )
+        if self.method == "masactrl":
+            if self.method_options:
+                raise ConfigError(
+                    "method_options are those of other methods; MasaCtrl has start_step, "
+                    "start_layer, form and strength."
+                )
+            return
+        for name, usual in (
+            ("start_step", None),
+            ("start_layer", None),
+            ("form", "replace"),
+            ("strength", 1.0),
+        ):
+            if getattr(self, name) != usual:
+                raise ConfigError(
+                    f"{name} belongs to the method masactrl, and method={self.method!r} was given; "
+                    "leave it out, or give method_options."
+                )
 
     def resolve(self, preset: ModelPreset) -> ResolvedRequest:
         """Return the request with nothing left open."""
@@ -102,6 +146,8 @@ class GenerateRequest:
             start_layer=_or(self.start_layer, preset.start_layer),
             form=self.form,
             strength=self.strength,
+            method=self.method,
+            method_options=_pairs(self.method_options),
         )
 
 
@@ -121,10 +167,18 @@ class ResolvedRequest:
     start_layer: int
     form: Form
     strength: float
+    method: str = "masactrl"
+    method_options: tuple[tuple[str, Any], ...] = ()
 
 
 def _or(given: Value | None, preset: Value) -> Value:
     return preset if given is None else given
+
+
+def _pairs(
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...],
+) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(dict(options).items()))
 
 
 def _check_prompts(source: str, targets: tuple[str, ...]) -> None:

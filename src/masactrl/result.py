@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from masactrl._version import __version__
 from masactrl.errors import OutputError
 from masactrl.images import Tile, contact_sheet, save_png
+from masactrl.recipe import PARAMETERS_KEY, ModelStated, Recipe, parameters_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from PIL import Image
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 HEADERS = ("source", "same noise, no control", "MasaCtrl")
 """What the three columns of a sheet show."""
 
-_RECIPE_SCHEMA = 1
+TITLES = {
+    "masactrl": "MasaCtrl",
+    "fixed-seed": "fixed seed",
+    "sdedit": "SDEdit",
+    "prompt-to-prompt": "Prompt-to-Prompt",
+    "plug-and-play": "Plug-and-Play",
+    "style-aligned": "StyleAligned",
+    "unified": "InfEdit's unified control",
+}
+"""How the methods are called in pictures and tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +41,7 @@ class TargetResult:
     Attributes:
         prompt: the target prompt.
         uncontrolled: the picture of the prompt from the source's noise, without control.
-        controlled: the same with mutual self-attention.
+        controlled: the same with control.
     """
 
     prompt: str
@@ -53,6 +62,7 @@ class GenerateResult:
         device: kind of device it ran on, for example "cpu".
         dtype: precision it ran in, for example "float32".
         warnings: sentences about what was probably not meant, see `masactrl.prompts`.
+        stated: what recipes say of the model; None says its name only.
     """
 
     source: Image.Image
@@ -63,10 +73,12 @@ class GenerateResult:
     device: str
     dtype: str
     warnings: tuple[str, ...] = ()
+    stated: ModelStated | None = None
 
     def to_sheet(self) -> Image.Image:
         """Return one picture: per target a row of source, without control, with control."""
-        return contact_sheet(self.sheet_rows(), headers=HEADERS)
+        title = TITLES.get(self.request.method, self.request.method)
+        return contact_sheet(self.sheet_rows(), headers=(*HEADERS[:2], title))
 
     def sheet_rows(self) -> tuple[tuple[Tile, Tile, Tile], ...]:
         """Return the rows of `to_sheet`, for a sheet of several results."""
@@ -86,35 +98,41 @@ class GenerateResult:
             pictures += [target.uncontrolled, target.controlled]
         return dict(zip(picture_names(len(self.targets)), pictures, strict=True))
 
-    def recipe(self, picture: str) -> dict[str, Any]:
-        """Return how the picture of that name was made, as values that JSON knows."""
-        return {
-            "schema": _RECIPE_SCHEMA,
-            "masactrl": __version__,
-            "command": "generate",
-            "picture": picture,
-            "model": self.model,
-            "device": self.device,
-            "dtype": self.dtype,
-            "request": asdict(self.request),
-            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-        }
+    def prompts(self) -> dict[str, str]:
+        """Return the prompt of every single picture, under the names of `pictures`."""
+        prompts = [self.request.source_prompt]
+        for target in self.targets:
+            prompts += [target.prompt, target.prompt]
+        return dict(zip(picture_names(len(self.targets)), prompts, strict=True))
 
-    def save(self, folder: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
-        """Write every picture and the sheet as PNG with its recipe inside; return the paths.
+    def recipe(self, picture: str) -> Recipe:
+        """Return how the picture of that name was made."""
+        return Recipe(
+            kind="generate",
+            picture=picture,
+            model=self.stated or ModelStated(name=self.model),
+            device=self.device,
+            dtype=self.dtype,
+            request=asdict(self.request),
+        )
+
+    def save(
+        self, folder: Path, *, overwrite: bool = False, metadata: bool = True
+    ) -> tuple[Path, ...]:
+        """Write every picture and the sheet as PNG; return their paths.
 
         Args:
             folder: where to; made if it does not exist.
             overwrite: whether files of these names may be replaced.
+            metadata: whether every picture carries its recipe, and the sheet's lies beside it.
 
         Raises:
             OutputError: it cannot be written, or would replace a file.
         """
         pictures = {**self.pictures(), SHEET: self.to_sheet()}
         prepare_folder(folder, pictures, overwrite=overwrite)
-        for name, picture in pictures.items():
-            save_png(folder / f"{name}.png", picture, self.recipe(name))
-        return tuple(folder / f"{name}.png" for name in pictures)
+        recipe = self.recipe(SHEET) if metadata else None
+        return write_pictures(folder, pictures, recipe, prompts=self.prompts())
 
     def _repr_png_(self) -> bytes:
         """Show the sheet in a notebook."""
@@ -125,6 +143,43 @@ class GenerateResult:
 
 SHEET = "sheet"
 """The name of the picture that shows all others."""
+
+
+def write_pictures(
+    folder: Path,
+    pictures: Mapping[str, Image.Image],
+    recipe: Recipe | None,
+    *,
+    prompts: Mapping[str, str] | None = None,
+) -> tuple[Path, ...]:
+    """Write the pictures of a run, each with its recipe inside, and the recipe beside the sheet.
+
+    Args:
+        folder: see `prepare_folder`.
+        pictures: name without ending -> picture.
+        recipe: of any of them; the sidecar is written for the picture that it names. None writes
+            nothing but pixels.
+        prompts: name -> what the picture shows, for those that show one prompt.
+
+    Returns:
+        the paths of the pictures, in order.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    for name, picture in pictures.items():
+        own = None if recipe is None else recipe.of(name)
+        text = {}
+        if own is not None and prompts is not None and name in prompts:
+            text[PARAMETERS_KEY] = parameters_text(own, prompts[name])
+        save_png(folder / f"{name}.png", picture, None if own is None else own.to_json(), text=text)
+    if recipe is not None:
+        path = folder / f"{recipe.picture}.json"
+        try:
+            path.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return tuple(folder / f"{name}.png" for name in pictures)
 
 
 def picture_names(targets: int) -> tuple[str, ...]:
@@ -155,7 +210,8 @@ def prepare_folder(folder: Path, names: Iterable[str], *, overwrite: bool) -> No
         raise OutputError(
             f"{folder} cannot be written to: {error.strerror or error}; choose another folder."
         ) from error
-    present = [f"{name}.png" for name in names if (folder / f"{name}.png").exists()]
+    files = [f"{name}.{ending}" for name in names for ending in ("png", "json")]
+    present = [name for name in files if (folder / name).exists()]
     if present and not overwrite:
         raise OutputError(
             f"{folder} holds {', '.join(present)} already; choose another folder or allow "

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from masactrl import models
+from masactrl.again import Given, compare, run_again
 from masactrl.cli import demo, main
 from masactrl.cli.demo import ROWS, Figures
 from masactrl.errors import ModelNotFound
@@ -15,6 +17,7 @@ from masactrl.images import read_recipe
 from masactrl.models import LoadedModel, load_pipeline
 from masactrl.models.places import locate
 from masactrl.prompts import prompt_warnings
+from masactrl.recipe import Recipe
 
 COUNT = 3 * len(ROWS)
 
@@ -45,7 +48,11 @@ def test_single_pictures_a_sheet_and_figures(
     recipe = read_recipe(tmp_path / "row2-controlled.png")
     assert recipe is not None
     assert recipe["request"]["source_prompt"] == ROWS[1][0]
-    assert read_recipe(tmp_path / "demo.png") is not None
+    sheet = Recipe.parse(read_recipe(tmp_path / "demo.png"))
+    assert sheet.kind == "demo"
+    with Image.open(tmp_path / "demo.png") as before:
+        after = run_again(models.load_pipeline("puppets"), sheet, Given())
+        assert compare(before.convert("RGB"), after).equal
 
 
 @pytest.mark.usefixtures("tiny_demo")

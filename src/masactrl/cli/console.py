@@ -6,6 +6,8 @@ Pictures' paths and figures go to standard output, everything else to standard e
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -111,3 +113,32 @@ def progress(console: Console, label: str, total: int) -> Iterator[Callable[[Ste
     with bar:
         task = bar.add_task(label, total=total)
         yield lambda _: bar.advance(task)
+
+
+@contextmanager
+def finishing(console: Console) -> Iterator[Callable[[], bool]]:
+    """Let a first Ctrl-C wait until the picture at hand is finished; a second one stops at once.
+
+    Args:
+        console: where the first Ctrl-C is answered.
+
+    Yields:
+        a function that says whether to stop before the next picture.
+    """
+    asked = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        del number, frame
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        console.print("Finishing this picture; Ctrl-C again stops at once.", soft_wrap=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # signals reach the main thread only
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

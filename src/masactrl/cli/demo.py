@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -14,12 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import output, progress, quiet_libraries
-from masactrl.cli.options import DeviceOption, JsonOption, OutOption, OverwriteOption
+from masactrl.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NoMetadataOption,
+    OutOption,
+    OverwriteOption,
+)
 from masactrl.errors import ModelNotFound
 from masactrl.generate import generate
-from masactrl.images import contact_sheet, image_to_tensor, save_png
+from masactrl.images import image_to_tensor, save_png
+from masactrl.recipe import PARAMETERS_KEY, parameters_text
 from masactrl.request import GenerateRequest
-from masactrl.result import HEADERS, GenerateResult, prepare_folder
+from masactrl.result import HEADERS, GenerateResult, prepare_folder, write_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,12 +67,15 @@ def demo(
     out: OutOption = Path("out"),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    no_metadata: NoMetadataOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make consistent pictures with the embedded model, in about a minute on two CPU cores.
 
     Each row shows a source, then another action of the same animal from the same start noise:
     first without control, which draws another animal, then with mutual self-attention.
+
+    Example: masactrl demo -o out
     """
     names = [f"row{row}-{kind}" for row in range(1, len(ROWS) + 1) for kind in KINDS]
     prepare_folder(out, [*names, SHEET], overwrite=overwrite)
@@ -84,20 +94,36 @@ def demo(
                 for source, target, seed in ROWS
             ]
     pictures = [picture for result in results for picture in result.pictures().values()]
-    for name, picture, result in zip(
-        names, pictures, [result for result in results for _ in KINDS], strict=True
-    ):
-        save_png(out / f"{name}.png", picture, result.recipe(name))
-    sheet = contact_sheet(
-        [row for result in results for row in result.sheet_rows()], headers=HEADERS
-    )
-    save_png(out / f"{SHEET}.png", sheet, {**results[0].recipe(SHEET), "request": None})
+    _save(results, names, out, metadata=not no_metadata)
     figures = read_figures(pictures)
     seconds = time.perf_counter() - started
     if as_json:
         typer.echo(json.dumps(_described(results, names, figures, out, seconds), indent=2))
     else:
         _report(results, figures, out, seconds)
+
+
+def _save(
+    results: Sequence[GenerateResult], names: Sequence[str], out: Path, *, metadata: bool
+) -> None:
+    """Write every picture with the recipe of its run, and the sheet of all runs with all theirs."""
+    from masactrl.again import demo_sheet
+
+    left = iter(names)
+    for result in results:
+        prompts = result.prompts()
+        for own, picture in result.pictures().items():
+            recipe = result.recipe(own)
+            text = {PARAMETERS_KEY: parameters_text(recipe, prompts[own])}
+            save_png(
+                out / f"{next(left)}.png",
+                picture,
+                recipe.to_json() if metadata else None,
+                text=text if metadata else None,
+            )
+    rows = {"rows": [asdict(result.request) for result in results]}
+    recipe = replace(results[0].recipe(SHEET), kind="demo", request=rows)
+    write_pictures(out, {SHEET: demo_sheet(results)}, recipe if metadata else None)
 
 
 def read_figures(pictures: Sequence[Image.Image]) -> tuple[Figures, ...] | None:

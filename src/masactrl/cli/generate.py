@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from masactrl.cli.console import output, progress, quiet_libraries
+from masactrl.cli.console import finishing, output, progress, quiet_libraries
+from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import (
     OF_MODEL,
     DeviceOption,
@@ -18,12 +19,24 @@ from masactrl.cli.options import (
     DtypeOption,
     Form,
     JsonOption,
+    LoraOption,
+    MethodOption,
+    MethodOptions,
     ModelOption,
+    NoMetadataOption,
+    Offload,
+    OffloadOption,
     OutOption,
     OverwriteOption,
+    PickleOption,
+    PlanOption,
+    RevisionOption,
     SizeOption,
+    parse_options,
+    parse_seeds,
     parse_size,
 )
+from masactrl.cli.plan import show_plan
 from masactrl.generate import generate as run
 from masactrl.request import GenerateRequest
 from masactrl.result import SHEET, GenerateResult, picture_names, prepare_folder
@@ -31,8 +44,11 @@ from masactrl.result import SHEET, GenerateResult, picture_names, prepare_folder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+INTERRUPTED = 130
+
 
 def generate(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="What the source shows.")],
     to: Annotated[
         list[str],
@@ -42,9 +58,23 @@ def generate(
     ],
     out: OutOption = Path("out"),
     seed: Annotated[
-        int, typer.Option(help="Of the start noise that all pictures share; 0 to 2**63 - 1.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Of the start noise that all pictures share; 0 to 2**63 - 1.", show_default="0"
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Several runs, such as 1,2,5-8, at most 1000; each goes into a folder seed-N of "
+            "the output folder.",
+            show_default="one run",
+        ),
+    ] = None,
     model: ModelOption = "puppets",
+    revision: RevisionOption = None,
+    lora: LoraOption = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps, 1 to 1000.", show_default=OF_MODEL)
     ] = None,
@@ -75,27 +105,38 @@ def generate(
         typer.Option(help="Targets read the source only (replace), or also themselves (union)."),
     ] = Form.REPLACE,
     strength: Annotated[float, typer.Option(help="Of the control, 0 (none) to 1 (full).")] = 1.0,
+    method: MethodOption = "masactrl",
+    method_option: MethodOptions = None,
     negative: Annotated[
         str, typer.Option(metavar="PROMPT", help="What no picture should show.")
     ] = "",
     size: SizeOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.AUTO,
+    offload: OffloadOption = Offload.NONE,
+    allow_pickle: PickleOption = False,
+    config: ConfigOption = None,
+    plan: PlanOption = False,
     as_json: JsonOption = False,
+    no_metadata: NoMetadataOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make a picture, and more pictures of the same subject doing something else.
 
     For every target there are two pictures from the same start noise, without and with control.
 
+    Ctrl-C finishes the run at hand and keeps what is done; a second Ctrl-C stops at once.
+
     Example: masactrl generate "a cat standing in the meadow" --to "a cat running in the meadow"
     --seed 7 -o out
     """
+    del config  # was read before the other options
     width, height = (None, None) if size is None else parse_size(size)
+    chosen = _seeds(context, seed, seeds)
     request = GenerateRequest(
         source_prompt=source,
         target_prompts=tuple(to),
-        seed=seed,
+        seed=chosen[0],
         steps=steps,
         guidance_scale=cfg,
         negative_prompt=negative,
@@ -105,21 +146,61 @@ def generate(
         start_layer=start_layer,
         form=form.value,
         strength=strength,
+        method=method,
+        method_options=parse_options(method_option or ()),
     )
+    several = seeds is not None and len(chosen) > 1
+    runs = [(replace(request, seed=one), out / f"seed-{one}" if several else out) for one in chosen]
+    if plan:
+        show_plan(runs, model=model, allow_pickle=allow_pickle, as_json=as_json)
+        return
     # Before the model is loaded: nobody should wait for pictures that cannot be kept.
-    prepare_folder(out, [*picture_names(len(to)), SHEET], overwrite=overwrite)
+    for _, folder in runs:
+        prepare_folder(folder, [*picture_names(len(to)), SHEET], overwrite=overwrite)
+    done: list[tuple[GenerateResult, tuple[Path, ...]]] = []
+    errors = Console(stderr=True)
     with quiet_libraries():
-        from masactrl.models import load_pipeline
+        from masactrl.models import Lora, load_pipeline
 
-        loaded = load_pipeline(model, device=device, dtype=dtype.value)
-        total = request.resolve(loaded.preset).steps
-        with progress(Console(stderr=True), "Denoising", total) as on_step:
-            result = run(loaded, request, on_step=on_step)
-    paths = result.save(out, overwrite=overwrite)
+        loaded = load_pipeline(
+            model,
+            device=device,
+            dtype=dtype.value,
+            revision=revision,
+            loras=[Lora.parse(one) for one in lora or ()],
+            offload=offload.value,
+            allow_pickle=allow_pickle,
+        )
+        total = request.resolve(loaded.preset).steps * len(runs)
+        with finishing(errors) as stopping, progress(errors, "Denoising", total) as on_step:
+            for one, folder in runs:
+                result = run(loaded, one, on_step=on_step)
+                paths = result.save(folder, overwrite=overwrite, metadata=not no_metadata)
+                done.append((result, paths))
+                if interrupted := stopping():
+                    break
     if as_json:
-        typer.echo(json.dumps(_described(result, paths), indent=2))
+        told = [_described(*each) for each in done]
+        typer.echo(json.dumps({"runs": told} if several else told[0], indent=2))
     else:
-        _report(result, paths)
+        for each in done:
+            _report(*each)
+    if interrupted:
+        errors.print(f"Interrupted: {len(done)} of {len(runs)} runs are done.", highlight=False)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _seeds(context: typer.Context, seed: int | None, seeds: str | None) -> tuple[int, ...]:
+    """Return the seeds of all runs; what was said on the command line wins over the file."""
+    if seed is not None and seeds is not None:
+        typed = [context.get_parameter_source(name) for name in ("seed", "seeds")]
+        names = [getattr(one, "name", "") for one in typed]
+        if names[0] == names[1]:
+            raise typer.BadParameter("--seed and --seeds are both given; give one of them.")
+        seeds = seeds if names[1] == "COMMANDLINE" else None
+    if seeds is not None:
+        return parse_seeds(seeds)
+    return (0 if seed is None else seed,)
 
 
 def _described(result: GenerateResult, paths: Sequence[Path]) -> dict[str, object]:
@@ -139,10 +220,15 @@ def _report(result: GenerateResult, paths: Sequence[Path]) -> None:
     """Print how the pictures were made, and where they are."""
     console = output()
     made = result.request
+    control = f"S={made.start_step}, L={made.start_layer}"
+    if made.method != "masactrl":
+        control = " ".join(
+            [made.method, *(f"{name}={value}" for name, value in made.method_options)]
+        )
     console.print(
         f"{result.model} on {result.device} ({result.dtype}): {made.width}x{made.height}, "
-        f"{made.steps} steps, guidance {made.guidance_scale:g}, S={made.start_step}, "
-        f"L={made.start_layer}, seed {made.seed}, {result.seconds:.1f} s",
+        f"{made.steps} steps, guidance {made.guidance_scale:g}, {control}, seed {made.seed}, "
+        f"{result.seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
     )

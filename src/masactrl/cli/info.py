@@ -7,30 +7,56 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from masactrl.cli.console import output
+from masactrl.cli.console import output, said
 from masactrl.cli.options import JsonOption
-from masactrl.errors import MasaCtrlError
-from masactrl.images import read_recipe
+from masactrl.recipe import Recipe, find_recipe
 
 
 def info(
-    picture: Annotated[Path, typer.Argument(help="A PNG made by masactrl.")],
+    picture: Annotated[
+        Path, typer.Argument(help="A PNG made by masactrl, or the .json file beside a sheet.")
+    ],
     as_json: JsonOption = False,
+    cli: Annotated[
+        bool, typer.Option("--cli", help="Print the command that makes the picture again.")
+    ] = False,
 ) -> None:
-    """Show how a picture was made, as it says itself."""
-    recipe = read_recipe(picture)
-    if recipe is None:
-        raise MasaCtrlError(f"{picture} carries no recipe of masactrl.")
-    if as_json:
-        typer.echo(json.dumps(recipe, indent=2))
-        return
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in _flat(recipe):
-        table.add_row(Text(_plain(name), style="bold"), Text(_plain(value)))
-    output().print(table)
+    """Show how a picture was made, as it says itself.
+
+    Example: masactrl info out/sheet.png --cli
+    """
+    values = find_recipe(picture)
+    if cli:
+        _command(Recipe.parse(values), as_json=as_json)
+    elif as_json:
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in _flat(values):
+            table.add_row(Text(_plain(name), style="bold"), Text(_plain(value)))
+        output().print(table)
+
+
+def _command(recipe: Recipe, *, as_json: bool) -> None:
+    from masactrl.again import command_line
+
+    line = _plain(command_line(recipe))
+    typer.echo(json.dumps({"command": line}, indent=2) if as_json else line)
+    errors = Console(stderr=True)
+    for name in local_names(recipe):
+        said(errors, "Note", f"The recipe names {_plain(name)} but not where it is; give its path.")
+
+
+def local_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return what the recipe names that only its owner can point at: models, LoRAs, inputs."""
+    stated = recipe.model
+    named = [stated.name] if stated.kind in ("folder", "file", "object") else []
+    named += [one.name for one in stated.loras]
+    return (*named, *(one.name for one in recipe.inputs))
 
 
 def _plain(text: str) -> str:
@@ -45,7 +71,11 @@ def _flat(recipe: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             lines += _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            lines += [(f"{prefix}{name}", str(one)) for one in value]
+            for one in value:
+                nested = isinstance(one, dict)
+                lines += (
+                    _flat(one, f"{prefix}{name}.") if nested else [(f"{prefix}{name}", str(one))]
+                )
         else:
             lines.append((f"{prefix}{name}", str(value)))
     return lines

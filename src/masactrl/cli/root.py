@@ -14,7 +14,8 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from masactrl._version import __version__
-from masactrl.cli import demo, generate, info, puppets
+from masactrl.cli import app as studio
+from masactrl.cli import bench, compare, demo, doctor, edit, generate, info, puppets, rerun
 from masactrl.cli.console import said, warnings_said
 from masactrl.errors import ConfigError, MasaCtrlError
 
@@ -33,9 +34,15 @@ app = typer.Typer(
     "for diffusion models, without training.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench.app, name="bench")
+app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)
+app.command("edit")(edit.edit)
+app.command("app")(studio.app)
+app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)
 app.command("info")(info.info)
+app.command("rerun")(rerun.rerun)
 app.add_typer(puppets.app, name="puppets")
 
 

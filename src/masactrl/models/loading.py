@@ -7,8 +7,9 @@ diffusers, with a DDIM scheduler, on the wanted device, together with its preset
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import PickleError
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -16,13 +17,15 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from safetensors import SafetensorError, safe_open
 
 from masactrl.errors import ConfigError, MasaCtrlError, ModelNotFound, UnsupportedPipeline
+from masactrl.models.adapters import Lora, with_loras, with_offload
 from masactrl.models.devices import choose_device, choose_dtype
 from masactrl.models.hub import fetch_index
-from masactrl.models.places import EMBEDDED, INDEX, Place, locate
+from masactrl.models.origin import Origin, OriginKind, weights_hash
+from masactrl.models.places import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -45,12 +48,14 @@ class LoadedModel:
         name: what it was asked for by: "puppets", a Hub id, the name of a folder or file.
         family: which settings and words it knows.
         preset: settings for all that a request leaves open.
+        origin: where it came from, for recipes.
     """
 
     pipeline: Pipeline
     name: str
     family: Family
     preset: ModelPreset
+    origin: Origin = field(default_factory=Origin)
 
 
 def load_pipeline(
@@ -60,11 +65,14 @@ def load_pipeline(
     dtype: str = "auto",
     revision: str | None = None,
     config: str | Path | None = None,
+    loras: Sequence[Lora] = (),
+    offload: str = "none",
+    allow_pickle: bool = False,
 ) -> LoadedModel:
     """Load a Stable Diffusion 1.x, 2.x or XL model.
 
-    Weights are read from safetensors files only and no code of a model is ever run. The safety
-    checker is not loaded.
+    Weights are read from safetensors files unless `allow_pickle` says otherwise, and no code of a
+    model is ever run. The safety checker is not loaded.
 
     Args:
         model: "puppets" (the embedded model), a folder in diffusers format, a `.safetensors` file
@@ -75,6 +83,11 @@ def load_pipeline(
         config: for a `.safetensors` file only: the folder or Hub id whose configuration files
             describe it. None finds the kind out by the file's content, and asks the Hub for its
             configuration where it is not in the cache yet.
+        loras: LoRA files, added in order.
+        offload: "none", or parts wait in the host's memory: "model" one part at a time,
+            "sequential" one layer at a time; needs a GPU.
+        allow_pickle: whether pickled weights (.ckpt, .bin) are read where there are no others; with
+            torch's weights-only reader, which is safer than none and no proof.
 
     Raises:
         ModelNotFound: there is no such model, or it cannot be read.
@@ -83,7 +96,7 @@ def load_pipeline(
     """
     target = choose_device(device)
     options: dict[str, Any] = {"dtype": choose_dtype(dtype, target)}
-    place = locate(model)
+    place = locate(model, allow_pickle=allow_pickle)
     if revision is not None and place.kind != "hub":
         raise ConfigError(f"A revision belongs to a Hub id, and {str(model)!r} is none.")
     if config is not None and place.kind != "file":
@@ -98,11 +111,15 @@ def load_pipeline(
         else:
             family = _family_of_folder(place, revision)
             pipeline = _CLASSES[family].from_pretrained(
-                place.source, revision=revision, use_safetensors=True, **options, **_spare(family)
+                place.source,
+                revision=revision,
+                use_safetensors=None if allow_pickle else True,
+                **options,
+                **_spare(family),
             )
     except (MasaCtrlError, torch.OutOfMemoryError):
         raise  # says what it is already
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, PickleError, SafetensorError) as error:
         raise ModelNotFound(_why_not(place, error)) from error
 
     _check(pipeline, place)
@@ -113,9 +130,20 @@ def load_pipeline(
     if preset.scheduler == "ddim":
         pipeline.scheduler = _ddim_like(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    return LoadedModel(
-        pipeline=pipeline.to(target), name=place.name, family=stated or family, preset=preset
+    made = LoadedModel(
+        pipeline=pipeline if offload != "none" else pipeline.to(target),
+        name=place.name,
+        family=stated or family,
+        preset=preset,
+        origin=_origin("embedded" if model == EMBEDDED else place.kind, place, pipeline, revision),
     )
+    return with_offload(with_loras(made, loras), offload, str(target))
+
+
+def _origin(kind: OriginKind, place: Place, pipeline: Pipeline, revision: str | None) -> Origin:
+    """Return where the model came from; the commit of a Hub id is the name of its snapshot."""
+    commit = Path(fetch_index(place.source, revision)).parent.name if kind == "hub" else None
+    return Origin(kind=kind, revision=commit, weights=weights_hash(pipeline))
 
 
 def _family_of_folder(place: Place, revision: str | None) -> Family:
@@ -134,8 +162,13 @@ def _family_of_folder(place: Place, revision: str | None) -> Family:
 
 def _family_of_file(place: Place) -> Family:
     """Return which Stable Diffusion the file holds, reading the names of its tensors only."""
-    with safe_open(place.source, framework="pt") as file:
-        names = tuple(file.keys())
+    names: tuple[str, ...]
+    if Path(place.source).suffix.lower() in PICKLES:
+        content = torch.load(place.source, map_location="meta", weights_only=True)
+        names = tuple(content.get("state_dict", content))
+    else:
+        with safe_open(place.source, framework="pt") as file:
+            names = tuple(file.keys())
     if not any(name.startswith("model.diffusion_model.") for name in names):
         raise UnsupportedPipeline(
             f"{place.source} holds no whole Stable Diffusion checkpoint (a LoRA, a VAE and the "

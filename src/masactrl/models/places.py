@@ -21,7 +21,7 @@ ACCEPTED = (
     "a .safetensors file, and a Hub id written owner/name."
 )
 
-_PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
+PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -40,7 +40,7 @@ class Place:
     name: str
 
 
-def locate(model: str | Path) -> Place:
+def locate(model: str | Path, *, allow_pickle: bool = False) -> Place:
     """Return where the model is; looks at the disk, never at the network.
 
     A name that exists on the disk is taken from there; the name of the embedded model is the one
@@ -48,6 +48,7 @@ def locate(model: str | Path) -> Place:
 
     Args:
         model: "puppets", a path or a Hub id.
+        allow_pickle: whether a pickle checkpoint (.ckpt, .bin, .pt, .pth) is accepted too.
 
     Raises:
         ModelNotFound: it is nothing of the kind.
@@ -56,10 +57,12 @@ def locate(model: str | Path) -> Place:
     if model == EMBEDDED:
         return _embedded()
     path = Path(model).expanduser()
-    if path.suffix.lower() in _PICKLES:
+    pickled = path.suffix.lower() in PICKLES
+    if pickled and not allow_pickle:
         raise ConfigError(
             f"{path} is a pickle checkpoint, which can run code when loaded and is refused; "
-            "convert it to .safetensors first."
+            "convert it to .safetensors first, or allow it with --allow-pickle (allow_pickle=True) "
+            "if you trust where it comes from."
         )
     if path.is_dir():
         if not (path / INDEX).is_file():
@@ -68,7 +71,7 @@ def locate(model: str | Path) -> Place:
             )
         return Place(kind="folder", source=str(path), name=path.resolve().name)
     if path.is_file():
-        if path.suffix.lower() != ".safetensors":
+        if path.suffix.lower() != ".safetensors" and not pickled:
             raise ModelNotFound(f"The file {path} is no .safetensors file; {ACCEPTED}")
         return Place(kind="file", source=str(path), name=path.stem)
     if isinstance(model, str) and path.suffix != ".safetensors" and _HUB_ID.fullmatch(model):

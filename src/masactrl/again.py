@@ -1,0 +1,272 @@
+"""From a recipe back to a picture: the command that makes it, the run, and how close it came.
+
+A command that puts its own `kind` into recipes adds one line to `KINDS`. What a recipe names of
+this machine (a model in a folder, a LoRA, an input picture) is never looked for by its name: the
+caller gives the path, and the hash in the recipe says whether it is the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from masactrl.errors import ConfigError
+from masactrl.generate import GenerateRequest, GenerateResult, StepRecord, generate
+from masactrl.images import as_rgb, contact_sheet
+from masactrl.recipe import Recipe, checked
+from masactrl.result import HEADERS, SHEET
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.models import LoadedModel
+
+__all__ = [
+    "KINDS",
+    "Closeness",
+    "Given",
+    "Kind",
+    "command_line",
+    "compare",
+    "hub_id",
+    "kind_of",
+    "request_of",
+    "run_again",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a run needs beside the model and the recipe.
+
+    Attributes:
+        inputs: one path for each of the recipe's inputs, in order.
+        on_step: called after each denoising step.
+    """
+
+    inputs: tuple[Path, ...] = ()
+    on_step: Callable[[StepRecord], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How one kind of recipe is told and made again.
+
+    Attributes:
+        words: the recipe's request as the command's verb, arguments and options, without model,
+            device and precision, which all commands share.
+        again: makes the run again and returns all its pictures by name.
+        steps: denoising steps of the run, for a progress bar.
+    """
+
+    words: Callable[[Recipe], list[str]]
+    again: Callable[[LoadedModel, Recipe, Given], Mapping[str, Image.Image]]
+    steps: Callable[[Recipe], int]
+
+
+def kind_of(recipe: Recipe) -> Kind:
+    """Return the recipe's kind.
+
+    Raises:
+        ConfigError: this version does not know it.
+    """
+    try:
+        return KINDS[recipe.kind]
+    except KeyError:
+        raise ConfigError(
+            f"The recipe is of the kind {recipe.kind!r}; this version can make again: "
+            f"{', '.join(KINDS)}."
+        ) from None
+
+
+def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[str] = ()) -> str:
+    """Return the command that makes the recipe's run again, quoted for a shell.
+
+    Args:
+        recipe: of any picture of the run.
+        model: words for --model; None takes the recipe's name, which for a local model has to be
+            replaced by its path.
+        loras: words for --lora; none takes the recipe's names.
+    """
+    stated = recipe.model
+    verb, *words = kind_of(recipe).words(recipe)
+    shared: list[str] = []
+    if (named := model or stated.name) != "puppets" or stated.kind != "embedded":
+        shared += ["--model", named]
+        if stated.kind == "hub" and stated.revision:
+            shared += ["--revision", stated.revision]
+    for lora in loras or [f"{one.name}:{one.scale:g}" for one in stated.loras]:
+        shared += ["--lora", lora]
+    shared += ["--device", recipe.device]
+    shared += [] if verb == "demo" else ["--dtype", recipe.dtype]
+    end = words.index("--") if "--" in words else len(words)
+    return shlex.join(["masactrl", verb, *words[:end], *shared, *words[end:]])
+
+
+def hub_id(recipe: Recipe) -> str | None:
+    """Return the Hub id of the recipe's model, or the embedded model's name.
+
+    None where the recipe names something local, which only its owner can point at, and where a
+    folder of that name lies here: a recipe never chooses a path.
+    """
+    stated = recipe.model
+    if stated.kind == "embedded" and stated.name == "puppets":
+        return stated.name
+    if stated.kind == "hub" and not Path(stated.name).expanduser().exists():
+        return stated.name
+    return None
+
+
+def run_again(model: LoadedModel, recipe: Recipe, given: Given) -> Image.Image:
+    """Make the recipe's run again and return the picture that it names.
+
+    Raises:
+        ConfigError: the request in it cannot be, or the run has no such picture.
+    """
+    pictures = kind_of(recipe).again(model, recipe, given)
+    try:
+        return pictures[recipe.picture]
+    except KeyError:
+        raise ConfigError(
+            f"The recipe is of a picture {recipe.picture!r}; its run makes {', '.join(pictures)}."
+        ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closeness:
+    """How near two pictures of one size are.
+
+    Attributes:
+        equal: to the bit.
+        largest: difference of any pixel and channel, of 255 levels.
+        changed: share of pixels that differ at all, 0 to 1.
+        psnr: peak signal to noise in dB; infinite where they are equal.
+    """
+
+    equal: bool
+    largest: int
+    changed: float
+    psnr: float
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        if self.equal:
+            return "The picture is the same to the bit."
+        return (
+            f"The pictures differ: by at most {self.largest} of 255 levels, in "
+            f"{self.changed:.1%} of the pixels, PSNR {self.psnr:.1f} dB."
+        )
+
+
+def compare(before: Image.Image, after: Image.Image) -> Closeness:
+    """Say how near two pictures are.
+
+    Raises:
+        ConfigError: they have different sizes.
+    """
+    if before.size != after.size:
+        raise ConfigError(
+            f"The picture is {before.width}x{before.height} and was made again as "
+            f"{after.width}x{after.height}: it was resized or cropped after it was made."
+        )
+    one, two = (np.asarray(as_rgb(each)).astype(np.int16) for each in (before, after))
+    apart = np.abs(one - two)
+    error = float(np.square(apart.astype(np.float64)).mean())
+    return Closeness(
+        equal=not apart.any(),
+        largest=int(apart.max()),
+        changed=float(apart.any(axis=2).mean()),
+        psnr=10 * math.log10(255**2 / error) if error else math.inf,
+    )
+
+
+_MASACTRLS = ("start_step", "start_layer", "form", "strength")
+_FLAGS = MappingProxyType({"guidance_scale": "cfg", "negative_prompt": "negative"})
+
+
+def request_of(values: Mapping[str, Any]) -> GenerateRequest:
+    """Return the request that a recipe of the kind "generate" holds.
+
+    Raises:
+        ConfigError: it is none, or asks for what cannot be.
+    """
+    asked = dict(values)
+    if asked.get("method", "masactrl") != "masactrl":
+        # A resolved request has MasaCtrl's values also where another method took no notice.
+        asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
+    return checked(GenerateRequest, asked)
+
+
+def generate_words(recipe: Recipe) -> list[str]:
+    """Return the words of `masactrl generate`."""
+    request = request_of(recipe.request)
+    usual = GenerateRequest(source_prompt="-", target_prompts=("-",))
+    options: list[tuple[str, str]] = [("to", one) for one in request.target_prompts]
+    options.append(("seed", str(request.seed)))
+    options += [("size", f"{request.width}x{request.height}")] if request.width else []
+    for name in ("steps", "guidance_scale", "start_step", "start_layer"):
+        if (value := getattr(request, name)) is not None:
+            options.append((_FLAGS.get(name, name), repr(value)))
+    for name in ("form", "strength", "method", "negative_prompt"):
+        if (value := getattr(request, name)) != getattr(usual, name):
+            options.append((_FLAGS.get(name, name), str(value)))
+    for name, value in dict(request.method_options).items():
+        options.append(("method_option", f"{name}={_json(value)}"))
+    words = ["generate"]
+    for name, text in options:
+        flag = f"--{name.replace('_', '-')}"
+        # A value that looks like an option has to be tied to its own.
+        words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    source = request.source_prompt
+    return [*words, "--", source] if source.startswith("-") else [words[0], source, *words[1:]]
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    result = generate(model, request_of(recipe.request), on_step=given.on_step)
+    return {**result.pictures(), SHEET: result.to_sheet()}
+
+
+def _generate_steps(recipe: Recipe) -> int:
+    return request_of(recipe.request).steps or 1
+
+
+def _demo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    results = [generate(model, one, on_step=given.on_step) for one in _demo_rows(recipe)]
+    return {recipe.picture: demo_sheet(results)}
+
+
+def demo_sheet(results: Sequence[GenerateResult]) -> Image.Image:
+    """Return one sheet of several runs."""
+    return contact_sheet([row for one in results for row in one.sheet_rows()], headers=HEADERS)
+
+
+def _demo_rows(recipe: Recipe) -> list[GenerateRequest]:
+    rows = recipe.request.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError("The recipe cannot be used: it holds no rows of the demo.")
+    return [request_of(row) for row in rows]
+
+
+def _demo_steps(recipe: Recipe) -> int:
+    return sum(one.steps or 1 for one in _demo_rows(recipe))
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "generate": Kind(words=generate_words, again=_generate_again, steps=_generate_steps),
+        "demo": Kind(words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps),
+    }
+)
+"""Every kind of recipe by name."""

@@ -1,0 +1,143 @@
+"""From the values of a tab's fields to the request that the command line would build, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masactrl.errors import ConfigError, PromptError
+from masactrl.request import GenerateRequest
+
+if TYPE_CHECKING:
+    from masactrl.edit import EditRequest, InversionRequest
+
+__all__ = [
+    "compare_request",
+    "edit_requests",
+    "grid_requests",
+    "set_request",
+    "shown_values",
+]
+
+_MOST_CELLS = 12  # of a row or a column of a grid
+
+
+def set_request(values: Mapping[str, Any]) -> GenerateRequest:
+    """Return the request of the tab "Consistent set".
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+    asked = {**_plain(values), "target_prompts": _lines(values["target_prompts"])}
+    if asked["method"] != "masactrl":  # whose these two are; the fields always show numbers
+        asked = {name: one for name, one in asked.items() if not name.startswith("start_")}
+    return GenerateRequest(**asked)
+
+
+def grid_requests(values: Mapping[str, Any]) -> tuple[tuple[GenerateRequest, ...], ...]:
+    """Return the requests of the tab "Grid": a row for every S, a column for every L."""
+    asked = _plain(values)
+    steps, layers = (
+        _numbers(str(asked.pop(name)), what)
+        for name, what in (("start_steps", "start steps"), ("start_layers", "start layers"))
+    )
+    target = (asked.pop("target_prompt"),)
+    return tuple(
+        tuple(
+            GenerateRequest(**asked, target_prompts=target, start_step=s, start_layer=layer)
+            for layer in layers
+        )
+        for s in steps
+    )
+
+
+def compare_request(values: Mapping[str, Any]) -> tuple[GenerateRequest, tuple[str, ...]]:
+    """Return the request of the tab "Compare", and the methods."""
+    asked = _plain(values)
+    methods = tuple(asked.pop("methods") or ())
+    asked["target_prompts"] = (asked.pop("target_prompt"),)
+    return GenerateRequest(**asked), methods
+
+
+def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, EditRequest]:
+    """Return the picture and the two requests of the tab "Edit a photo".
+
+    Raises:
+        ConfigError: there is no picture, or a value is out of its range.
+    """
+    from masactrl.edit import EditMasks, EditRequest, InversionRequest
+
+    asked = _plain(values)
+    if not asked["picture"]:
+        raise ConfigError("There is no picture; choose one first.")
+    picture = Path(asked.pop("picture"))
+    inversion = InversionRequest(
+        prompt=asked.pop("prompt"), method=asked.pop("inversion"), steps=asked.pop("steps")
+    )
+    source, target = asked.pop("source_word").strip(), asked.pop("target_word").strip()
+    mask = asked.pop("mask")
+    if mask and (source or target):
+        raise ConfigError("The subject is given by words and by a mask; choose one of them.")
+    masks = EditMasks(source=_read_mask(Path(mask))) if mask else None
+    if source or target:
+        masks = EditMasks(source=source or None, targets=target or None)
+    return (
+        picture,
+        inversion,
+        EditRequest(
+            **asked
+            | {
+                "target_prompts": _lines(values["target_prompts"]),
+                "negative_prompt": asked["negative_prompt"] or None,
+                "masks": masks,
+            }
+        ),
+    )
+
+
+def _read_mask(path: Path) -> Any:
+    """Return a mask file as a grey picture, white for the subject.
+
+    Raises:
+        ConfigError: it is no picture.
+    """
+    from masactrl.picture_input import read_picture
+
+    return read_picture(path).convert("L")
+
+
+def shown_values(names: Sequence[str], request: GenerateRequest) -> dict[str, Any]:
+    """Return what the fields of "Consistent set" show for a request; unnamed ones are left out."""
+    found = {one.name: getattr(request, one.name) for one in fields(GenerateRequest)}
+    found["target_prompts"] = "\n".join(request.target_prompts)
+    return {name: found[name] for name in names if name in found and found[name] is not None}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as requests want them: whole numbers whole, no field without a value."""
+    found = {}
+    for name, value in values.items():
+        whole = isinstance(value, float) and value.is_integer() and name != "guidance_scale"
+        found[name] = int(value) if whole and name != "strength" else value
+    return found
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    lines = tuple(line.strip() for line in str(text or "").splitlines() if line.strip())
+    if not lines:
+        raise PromptError("There is no target; write at least one line.")
+    return lines
+
+
+def _numbers(text: str, what: str) -> tuple[int, ...]:
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise ConfigError(
+            f"{text!r} are no {what}; write numbers between commas: 2, 4, 8."
+        ) from error
+    if len(found) > _MOST_CELLS:
+        raise ConfigError(f"{len(found)} {what} were given; at most {_MOST_CELLS} fit on a sheet.")
+    return found

@@ -1,0 +1,285 @@
+"""What happens behind the page: runs of one model, kept apart by who asked for them.
+
+Nothing here draws: a run takes values of fields, makes the same request as the command line, and
+gives back paths, recipe and command. One run at a time is on the device; the page's queue sees to
+it, and a lock here for whoever calls without the page.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masactrl.again import command_line, request_of
+from masactrl.app import fields, requests
+from masactrl.errors import ConfigError, MasaCtrlError
+from masactrl.generate import generate
+from masactrl.images import Tile, contact_sheet, save_png
+from masactrl.recipe import Recipe, find_recipe
+from masactrl.result import SHEET
+
+if TYPE_CHECKING:
+    from masactrl.edit import EditSession
+    from masactrl.models import LoadedModel
+
+Report = Callable[[int, int], None]
+"""Called after every step with how many are done and how many there are."""
+
+POOR_DB = 20.0
+"""PSNR of a reconstruction below which the page says that it is poor."""
+
+
+class Stopped(MasaCtrlError):  # noqa: N818
+    """The run was stopped by who asked for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a run gives back to the page.
+
+    Attributes:
+        shown: (path, caption) of every picture, in order.
+        files: all that can be downloaded, recipes inside.
+        recipe: as JSON text.
+        command: that makes it again; empty where there is none.
+        note: a line of figures and warnings.
+        before_after: two paths for the slider; None where there is nothing to compare.
+    """
+
+    shown: tuple[tuple[str, str], ...]
+    files: tuple[str, ...]
+    recipe: str
+    command: str
+    note: str
+    before_after: tuple[str, str] | None = None
+
+
+@dataclass(slots=True)
+class _Visit:
+    """What belongs to one visitor: a folder, a way to stop, the last inverted picture."""
+
+    folder: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    runs: int = 0
+    inverted: tuple[tuple[Any, ...], EditSession] | None = None
+
+
+class Studio:
+    """One loaded model, and everyone who uses it.
+
+    Args:
+        model: what `load_pipeline` returns.
+        words: what --model was given, for the commands that are shown.
+        loras: what --lora was given.
+    """
+
+    def __init__(
+        self, *, model: LoadedModel, words: str = "puppets", loras: tuple[str, ...] = ()
+    ) -> None:
+        from masactrl.attention.sites import find_sites
+
+        self.model = model
+        self.words = words
+        self.loras = loras
+        self.limits = fields.Limits(
+            preset=model.preset, layers=len(find_sites(model.pipeline.unet))
+        )
+        self._root = Path(tempfile.mkdtemp(prefix="masactrl-studio-"))
+        self._visits: dict[str, _Visit] = {}
+        self._device = threading.Lock()
+
+    def close(self) -> None:
+        """Remove every picture that is left."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def leave(self, session: str) -> None:
+        """Forget a visitor: stop the run, remove the pictures."""
+        visit = self._visits.pop(session, None)
+        if visit is not None:
+            visit.stop.set()
+            shutil.rmtree(visit.folder, ignore_errors=True)
+
+    def stop(self, session: str) -> None:
+        """Stop the visitor's run after the step at hand."""
+        self._visit(session).stop.set()
+
+    def make_set(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
+        """Run the tab "Consistent set"."""
+        request = requests.set_request(values)
+        with self._running(session) as (visit, folder):
+            total = request.resolve(self.model.preset).steps
+            result = generate(self.model, request, on_step=self._told(visit, report, total))
+            paths = result.save(folder)
+        recipe = result.recipe(SHEET)
+        captions = ["source"]
+        for target in result.targets:
+            captions += [f"without: {target.prompt}", f"with: {target.prompt}"]
+        control = folder / "target1-controlled.png"
+        return Made(
+            shown=tuple(zip(map(str, paths[:-1]), captions, strict=True)),
+            files=tuple(map(str, paths)),
+            recipe=json.dumps(recipe.to_json(), indent=2),
+            command=self._command(recipe),
+            note=self._note(result.seconds, result.warnings),
+            before_after=(str(folder / "target1-uncontrolled.png"), str(control)),
+        )
+
+    def make_grid(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
+        """Run the tab "Grid"; every cell carries its own recipe."""
+        rows = requests.grid_requests(values)
+        total = sum(one.resolve(self.model.preset).steps for row in rows for one in row)
+        tiles, files, seconds = [], [], 0.0
+        with self._running(session) as (visit, folder):
+            told = self._told(visit, report, total)
+            for row in rows:
+                line = []
+                for request in row:
+                    result = generate(self.model, request, on_step=told)
+                    seconds += result.seconds
+                    name = f"S{request.start_step}-L{request.start_layer}"
+                    picture = result.targets[0].controlled
+                    recipe = result.recipe("target1-controlled")
+                    save_png(folder / f"{name}.png", picture, recipe.to_json())
+                    files.append(str(folder / f"{name}.png"))
+                    line.append(Tile(image=picture, caption=name.replace("-", ", ")))
+                tiles.append(line)
+            sheet = folder / "grid.png"
+            save_png(sheet, contact_sheet(tiles))
+        return Made(
+            shown=((str(sheet), "rows: S, columns: L"),),
+            files=(str(sheet), *files),
+            recipe=json.dumps(recipe.to_json(), indent=2),
+            command=self._command(recipe),
+            note=f"{self._note(seconds, ())} Recipe and command are those of the last cell.",
+        )
+
+    def make_comparison(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
+        """Run the tab "Compare"."""
+        from masactrl.compare import compare_generated
+
+        request, methods = requests.compare_request(values)
+        steps = request.resolve(self.model.preset).steps
+        with self._running(session) as (visit, folder):
+            told = self._told(visit, report, steps * len(methods))
+            found = compare_generated(self.model, request, methods=methods, on_step=told)
+            shown = []
+            for column in found.columns:
+                path = folder / f"{column.method}.png"
+                save_png(path, column.image)
+                read = f": {column.figures.seen}" if column.figures else ""
+                shown.append((str(path), f"{column.title}{read}"))
+            sheet = folder / "comparison.png"
+            save_png(sheet, found.to_sheet())
+        seconds = sum(column.seconds or 0 for column in found.columns)
+        return Made(
+            shown=tuple(shown),
+            files=(str(sheet), *(path for path, _ in shown)),
+            recipe="",
+            command="",
+            note=self._note(seconds, ()),
+        )
+
+    def make_edit(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
+        """Run the tab "Edit a photo"; the same picture is inverted once for many prompts."""
+        from masactrl.edit import invert
+        from masactrl.models.origin import file_hash
+
+        picture, inversion, request = requests.edit_requests(values)
+        steps = inversion.steps or self.model.preset.steps
+        with self._running(session) as (visit, folder):
+            told = self._told(visit, report, 3 * steps)
+            key = (file_hash(picture), inversion)
+            if visit.inverted is None or visit.inverted[0] != key:
+                visit.inverted = None
+                inverted = invert(self.model, picture, inversion, on_step=lambda *_: told(None))
+                visit.inverted = (key, inverted)
+            result = visit.inverted[1].edit(request, on_step=told)
+            paths = result.save(folder)
+        quality = result.quality.psnr
+        poor = " This is poor: expect parts of the picture to change." if quality < POOR_DB else ""
+        recipe = result.recipe(SHEET)
+        return Made(
+            shown=tuple((str(path), path.stem.replace("-", " ")) for path in paths[:-1]),
+            files=tuple(map(str, paths)),
+            recipe=json.dumps(recipe.to_json(), indent=2),
+            command=self._command(recipe),
+            note=f"Reconstruction {quality:.1f} dB.{poor} "
+            f"{self._note(sum(result.seconds.values()), result.warnings)}",
+            before_after=(str(folder / "input.png"), str(folder / "target1-controlled.png")),
+        )
+
+    def open_result(self, path: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+        """Return what the fields of "Consistent set" show for a picture, and a line about it.
+
+        Raises:
+            ConfigError: the picture carries no recipe that the tab can show.
+        """
+        recipe = Recipe.parse(find_recipe(path))
+        if recipe.kind != "generate":
+            raise ConfigError(
+                f"The picture is of a run of {recipe.kind!r}; this tab fills the fields of a "
+                "consistent set. `masactrl info` shows every recipe."
+            )
+        values = requests.shown_values(names, request_of(recipe.request))
+        told = f"{recipe.picture}, made by masactrl {recipe.masactrl} with {recipe.model.name}."
+        if recipe.model.weights not in (None, self.model.origin.weights):
+            told += f" The studio runs {self.model.name}: it will draw something else."
+        return values, told
+
+    def _command(self, recipe: Recipe) -> str:
+        try:
+            return command_line(recipe, model=self.words, loras=self.loras)
+        except ConfigError:
+            return ""
+
+    def _note(self, seconds: float, warnings: tuple[str, ...]) -> str:
+        preset = f"{self.model.name} on {self.model.pipeline._execution_device.type}"
+        return " ".join([f"{preset}, {seconds:.1f} s.", *warnings])
+
+    def _visit(self, session: str) -> _Visit:
+        visit = self._visits.get(session)
+        if visit is None:
+            # A name of our own: what a browser sends never becomes part of a path.
+            visit = _Visit(folder=Path(tempfile.mkdtemp(dir=self._root)))
+            visit = self._visits.setdefault(session, visit)
+        return visit
+
+    def _running(self, session: str) -> _Run:
+        return _Run(self._visit(session), self._device)
+
+    def _told(self, visit: _Visit, report: Report, total: int) -> Callable[[Any], None]:
+        done = 0
+
+        def told(_: Any) -> None:
+            nonlocal done
+            done += 1
+            report(min(done, total), total)
+            if visit.stop.is_set():
+                raise Stopped("Stopped.")
+
+        return told
+
+
+class _Run:
+    """Holds the device for one run, in a folder of its own."""
+
+    def __init__(self, visit: _Visit, device: threading.Lock) -> None:
+        self._visit = visit
+        self._device = device
+
+    def __enter__(self) -> tuple[_Visit, Path]:
+        self._visit.stop.clear()
+        self._device.acquire()
+        self._visit.runs += 1
+        folder = self._visit.folder / f"run{self._visit.runs}"
+        folder.mkdir(parents=True)
+        return self._visit, folder
+
+    def __exit__(self, *error: object) -> None:
+        self._device.release()

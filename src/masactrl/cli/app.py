@@ -1,0 +1,107 @@
+"""`masactrl app`: the studio in the browser."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from masactrl.cli.console import quiet_libraries
+from masactrl.cli.options import (
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    LoraOption,
+    ModelOption,
+    Offload,
+    OffloadOption,
+    PickleOption,
+    RevisionOption,
+)
+from masactrl.errors import ConfigError, MasaCtrlError
+
+LOCAL = "127.0.0.1"
+
+
+def app(
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Port of the page, 1 to 65535; 0 takes a free one."),
+    ] = 7860,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen at; 127.0.0.1 is this machine only. Another one lets everyone "
+            "on the network use the page."
+        ),
+    ] = LOCAL,
+    share: Annotated[
+        bool,
+        typer.Option("--share", help="Ask Gradio for a public address of the page, for a week."),
+    ] = False,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    model: ModelOption = "puppets",
+    revision: RevisionOption = None,
+    lora: LoraOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.AUTO,
+    offload: OffloadOption = Offload.NONE,
+    allow_pickle: PickleOption = False,
+) -> None:
+    """Open the studio: the same runs as on the command line, in a page of the browser.
+
+    Ends with Ctrl-C. Needs the extra app: pip install 'masactrl[app]'.
+
+    Example: masactrl app --model puppets --port 7860
+    """
+    with quiet_libraries():
+        from masactrl.app import require_gradio
+
+        require_gradio()
+        port = free_port(host) if port == 0 else port
+        _check_port(host, port)
+        from masactrl.app.page import build, serve
+        from masactrl.app.studio import Studio
+        from masactrl.models import Lora, load_pipeline
+
+        loaded = load_pipeline(
+            model,
+            device=device,
+            dtype=dtype.value,
+            revision=revision,
+            loras=[Lora.parse(one) for one in lora or ()],
+            offload=offload.value,
+            allow_pickle=allow_pickle,
+        )
+        page = build(Studio(model=loaded, words=model, loras=tuple(lora or ())))
+        errors = Console(stderr=True)
+        errors.print(f"The studio is at http://{host}:{port} (Ctrl-C ends it).", highlight=False)
+        serve(page, host=host, port=port, share=share, browser=browser)
+
+
+def free_port(host: str) -> int:
+    """Return a port of that address that nobody uses now."""
+    with socket.socket() as probe:
+        _bind(probe, host, 0)
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind(probe, host, port)
+
+
+def _bind(probe: socket.socket, host: str, port: int) -> None:
+    try:
+        probe.bind((host, port))
+    except socket.gaierror as error:
+        raise ConfigError(f"{host!r} is no address of this machine.") from error
+    except OSError as error:
+        raise MasaCtrlError(
+            f"Port {port} of {host} cannot be used ({error.strerror or error}); choose another "
+            "with --port, or --port 0 for any free one."
+        ) from error

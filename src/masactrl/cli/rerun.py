@@ -1,0 +1,185 @@
+"""`masactrl rerun`: make a picture again from what it says of itself, and say how close it came."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from PIL import Image
+from rich.console import Console
+
+from masactrl.cli.console import output, progress, quiet_libraries, said
+from masactrl.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LoraOption,
+    Offload,
+    OffloadOption,
+    PickleOption,
+)
+from masactrl.errors import ConfigError
+from masactrl.images import save_png
+from masactrl.recipe import Recipe, find_recipe, stated_model, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from masactrl.models import LoadedModel
+
+
+def rerun(
+    picture: Annotated[Path, typer.Argument(help="A PNG that masactrl made.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Where to write the new PNG.", show_default="nowhere"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Path of the model, where it was a folder or a file.",
+            show_default="the recipe's, if it is the embedded one or a Hub id",
+        ),
+    ] = None,
+    lora: LoraOption = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            metavar="PATH",
+            help="Path of a picture that went in; repeat in the recipe's order.",
+            show_default="none",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    offload: OffloadOption = Offload.NONE,
+    allow_pickle: PickleOption = False,
+    as_json: JsonOption = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --out.")
+    ] = False,
+) -> None:
+    """Make a picture again from the recipe inside it, and say how close the new one came.
+
+    On the same machine, with the same versions, it is the same to the bit. Nothing that a recipe
+    names is looked for on this machine: a model folder, a LoRA or an input picture has to be given.
+
+    Example: masactrl rerun out/target1-controlled.png
+    """
+    recipe = Recipe.parse(find_recipe(picture))
+    before = _opened(picture)
+    if out is not None and out.exists() and not overwrite:
+        raise ConfigError(f"{out} is there already; choose another name or give --overwrite.")
+    errors = Console(stderr=True)
+    with quiet_libraries():
+        from masactrl.again import Given, compare, kind_of, run_again
+
+        kind = kind_of(recipe)
+        paths = _inputs(recipe, inputs or ())
+        loaded = _load(recipe, model, lora or (), device, offload.value, allow_pickle)
+        for sentence in differences(recipe, loaded):
+            said(errors, "Warning", sentence)
+        with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
+            after = run_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
+    close = compare(before, after)
+    if out is not None:
+        save_png(out, after, recipe.to_json())
+    if as_json:
+        told: dict[str, Any] = asdict(close)
+        told["psnr"] = None if math.isinf(close.psnr) else close.psnr
+        told["picture"] = None if out is None else str(out)
+        typer.echo(json.dumps(told | {"differences": differences(recipe, loaded)}, indent=2))
+    else:
+        output().print(close.sentence(), highlight=False, soft_wrap=True)
+
+
+def _opened(path: Path) -> Image.Image:
+    if path.suffix.lower() == ".json":
+        raise ConfigError(f"{path} is a recipe without a picture; give the PNG to compare with.")
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the paths of the inputs after checking that they are the recipe's."""
+    from masactrl.models.origin import file_hash
+
+    if len(given) != len(recipe.inputs):
+        names = ", ".join(one.name for one in recipe.inputs) or "none"
+        raise ConfigError(
+            f"The picture was made from {len(recipe.inputs)} inputs ({names}) and --input was "
+            f"given {len(given)} times; give one path for each."
+        )
+    for path, stated in zip(given, recipe.inputs, strict=True):
+        try:
+            found = file_hash(path)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+        if found != stated.hash:
+            raise ConfigError(f"{path} is not the {stated.name} that the picture was made from.")
+    return tuple(given)
+
+
+def _load(
+    recipe: Recipe,
+    model: str | None,
+    loras: Sequence[str],
+    device: str,
+    offload: str,
+    allow_pickle: bool,
+) -> LoadedModel:
+    """Load the recipe's model; what is local is taken from the command line only."""
+    from masactrl.again import hub_id
+    from masactrl.models import Lora, choose_device, load_pipeline
+
+    stated = recipe.model
+    named = model or hub_id(recipe)
+    if named is None:
+        raise ConfigError(
+            f"The picture was made with {stated.name!r}, a {stated.kind} of its maker; say where "
+            "it is with --model PATH."
+        )
+    if len(loras) != len(stated.loras):
+        names = ", ".join(f"{one.name}:{one.scale:g}" for one in stated.loras) or "none"
+        raise ConfigError(
+            f"The picture was made with {len(stated.loras)} LoRAs ({names}) and --lora was given "
+            f"{len(loras)} times; give one path for each."
+        )
+    # The recipe's precision, unless this device lacks it: then the difference is said.
+    chosen = choose_device(device)
+    dtype = "auto" if recipe.dtype == "float16" and chosen.type == "cpu" else recipe.dtype
+    return load_pipeline(
+        named,
+        device=device,
+        dtype=dtype,
+        revision=stated.revision if model is None and stated.kind == "hub" else None,
+        loras=[Lora.parse(one) for one in loras],
+        offload=offload,
+        allow_pickle=allow_pickle,
+    )
+
+
+def differences(recipe: Recipe, model: LoadedModel) -> list[str]:
+    """Return a sentence for everything that lets one expect another picture than the recipe's."""
+    found = []
+    now, then = stated_model(model), recipe.model
+    dtype = str(model.pipeline.unet.dtype).removeprefix("torch.")
+    device = model.pipeline._execution_device.type
+    if now.weights != then.weights and dtype == recipe.dtype and then.weights:
+        found.append(f"The weights of {model.name} are not those that made the picture.")
+    if [(one.hash, one.scale) for one in now.loras] != [(o.hash, o.scale) for o in then.loras]:
+        found.append("The LoRAs or their scales are not those that made the picture.")
+    for name, was, is_now in (
+        ("device", recipe.device, device),
+        ("precision", recipe.dtype, dtype),
+    ):
+        if was != is_now:
+            found.append(f"The picture was made with {name} {was}; this run has {is_now}.")
+    for name, here in versions().items():
+        was = str(recipe.versions.get(name, "unknown"))
+        if was != here:
+            found.append(f"The picture was made with {name} {was}; this run has {here}.")
+    return found

@@ -1,0 +1,132 @@
+"""LoRA files, and parts of a model that wait in the host's memory: what is done after loading."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from safetensors import SafetensorError
+
+from masactrl.errors import ConfigError, MasaCtrlError, MissingExtra, ModelNotFound
+from masactrl.models.origin import LoraOrigin, file_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from masactrl.models.loading import LoadedModel, Pipeline
+
+Offload = Literal["none", "model", "sequential"]
+"""Keep all parts on the GPU, one part at a time, or one layer at a time (slow, least memory)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """One LoRA file and the weight it is added with.
+
+    Attributes:
+        path: a `.safetensors` file.
+        scale: any finite number; 0 is without, 1 as it was trained, negative is the opposite.
+
+    Raises:
+        ConfigError: the file is no .safetensors file, or the scale no number.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).expanduser())
+        if self.path.suffix.lower() != ".safetensors":
+            raise ConfigError(
+                f"{self.path} was given as a LoRA; accepted are .safetensors files, because other "
+                "formats can run code when loaded."
+            )
+        if not math.isfinite(self.scale):
+            raise ConfigError(f"The LoRA scale {self.scale} is no finite number.")
+
+    @classmethod
+    def parse(cls, text: str) -> Lora:
+        """Return the LoRA written as PATH or PATH:SCALE.
+
+        Raises:
+            ConfigError: see the class.
+        """
+        path, colon, scale = text.rpartition(":")
+        try:
+            return cls(path=Path(path), scale=float(scale)) if colon else cls(path=Path(text))
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            return cls(path=Path(text))  # the colon belongs to the path
+
+
+def with_loras(model: LoadedModel, loras: Sequence[Lora]) -> LoadedModel:
+    """Add LoRAs to the model's pipeline and return the model that knows of them.
+
+    Raises:
+        MissingExtra: peft is not installed.
+        ModelNotFound: a file is missing, cannot be read, or fits another kind of model.
+    """
+    if not loras:
+        return model
+    if importlib.util.find_spec("peft") is None:
+        raise MissingExtra("a LoRA", "lora")
+    names = [f"lora{number}" for number in range(len(loras))]
+    for name, lora in zip(names, loras, strict=True):
+        _load(model.pipeline, name, lora)
+    model.pipeline.set_adapters(names, adapter_weights=[lora.scale for lora in loras])
+    told = tuple(
+        LoraOrigin(name=one.path.name, scale=one.scale, hash=file_hash(one.path)) for one in loras
+    )
+    return replace(model, origin=replace(model.origin, loras=(*model.origin.loras, *told)))
+
+
+def _load(pipeline: Pipeline, name: str, lora: Lora) -> None:
+    if not lora.path.is_file():
+        raise ModelNotFound(f"There is no LoRA file {lora.path}.")
+    try:
+        pipeline.load_lora_weights(str(lora.path.resolve()), adapter_name=name)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        raise ModelNotFound(f"The LoRA {lora.path} could not be added: {reason}.") from error
+    reached = {one for adapters in pipeline.get_list_adapters().values() for one in adapters}
+    if name not in reached:
+        raise ModelNotFound(
+            f"The LoRA {lora.path} reaches no layer of this model; it was made for another kind."
+        )
+
+
+def with_offload(model: LoadedModel, offload: str, device: str) -> LoadedModel:
+    """Let parts of the model wait in the host's memory, and return the model.
+
+    Args:
+        model: loaded on the CPU.
+        offload: see `Offload`; "none" changes nothing.
+        device: the device that computes, as torch writes it.
+
+    Raises:
+        ConfigError: no such way, or the device is the CPU, from which there is nothing to offload.
+    """
+    if offload not in get_args(Offload):
+        raise ConfigError(
+            f"offload={offload!r} was given; accepted are {', '.join(get_args(Offload))}."
+        )
+    if offload == "none":
+        return model
+    if device.startswith("cpu"):
+        raise ConfigError(
+            f"offload={offload} moves parts of the model between a GPU and the host's memory, and "
+            "the device is the CPU; leave it out, or choose another device."
+        )
+    start = {
+        "model": model.pipeline.enable_model_cpu_offload,
+        "sequential": model.pipeline.enable_sequential_cpu_offload,
+    }[offload]
+    try:
+        start(device=device)
+    except (ImportError, RuntimeError) as error:
+        raise MasaCtrlError(f"The model cannot be offloaded from {device}: {error}") from error
+    return model

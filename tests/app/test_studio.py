@@ -1,0 +1,156 @@
+"""Runs behind the page: the same pictures as the command line, kept apart by visitor."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masactrl.app import fields
+from masactrl.app.edit_fields import edit_fields
+from masactrl.app.studio import Stopped, Studio
+from masactrl.errors import ConfigError
+from masactrl.generate import generate
+from masactrl.images import read_recipe, save_png
+from masactrl.models import LoadedModel
+from masactrl.recipe import Recipe
+from masactrl.request import GenerateRequest
+
+
+@pytest.fixture
+def studio(model: LoadedModel) -> Iterator[Studio]:
+    made = Studio(model=model, words="models/tiny")
+    yield made
+    made.close()
+
+
+def values(studio: Studio, **change: Any) -> dict[str, Any]:
+    found = {one.name: one.value for one in fields.set_fields(studio.limits)}
+    small = {"steps": 2, "start_step": 1, "width": 16, "height": 16, "target_prompts": "a dog"}
+    return found | small | {"source_prompt": "a cat"} | change
+
+
+def quiet(done: int, total: int) -> None:
+    assert 1 <= done <= total
+
+
+def test_a_set_is_what_generate_makes(studio: Studio, model: LoadedModel) -> None:
+    made = studio.make_set("one", values(studio), quiet)
+    recipe = Recipe.parse(read_recipe(Path(made.files[2])))
+    expected = generate(
+        model,
+        GenerateRequest(
+            source_prompt="a cat",
+            target_prompts=("a dog",),
+            seed=7,
+            steps=2,
+            start_step=1,
+            width=16,
+            height=16,
+        ),
+    )
+    from PIL import Image, ImageChops
+
+    with Image.open(made.files[2]) as shown:
+        difference = ImageChops.difference(shown.convert("RGB"), expected.targets[0].controlled)
+    assert difference.getbbox() is None
+    assert recipe.picture == "target1-controlled"
+    assert json.loads(made.recipe)["request"]["seed"] == 7
+    assert made.command.startswith("masactrl generate 'a cat' --to 'a dog' --seed 7")
+    assert "--model models/tiny" in made.command
+    assert len(made.shown) == 3
+    assert made.before_after is not None
+
+
+def test_visitors_have_folders_of_their_own(studio: Studio) -> None:
+    one = studio.make_set("../../etc", values(studio), quiet)
+    two = studio.make_set("two", values(studio, seed=8), quiet)
+    again = studio.make_set("two", values(studio, seed=9), quiet)
+    folders = [Path(made.files[0]).parent for made in (one, two, again)]
+    assert len(set(folders)) == 3
+    assert folders[0].parent != folders[1].parent == folders[2].parent
+    assert all(folder.is_relative_to(studio._root) for folder in folders)
+    studio.leave("two")
+    assert [folder.exists() for folder in folders] == [True, False, False]
+
+
+def test_stop_ends_one_visitor_s_run_and_the_next_one_works(studio: Studio) -> None:
+    def stop(done: int, total: int) -> None:
+        studio.stop("one")
+
+    with pytest.raises(Stopped):
+        studio.make_set("one", values(studio, steps=5), stop)
+    assert studio.make_set("two", values(studio), lambda *_: studio.stop("one")).files
+    assert studio.make_set("one", values(studio), quiet).files
+
+
+def test_one_run_at_a_time_is_on_the_device(studio: Studio) -> None:
+    order: list[str] = []
+
+    def run(name: str) -> None:
+        studio.make_set(name, values(studio, steps=4), lambda *_: order.append(name))
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "".join(order) in ("aaaabbbb", "bbbbaaaa")
+
+
+def test_a_grid_has_a_picture_for_every_s_and_l(studio: Studio) -> None:
+    asked = {one.name: one.value for one in fields.grid_fields(studio.limits)}
+    asked |= {"steps": 2, "width": 16, "height": 16, "start_steps": "0,1", "start_layers": "9, 10"}
+    steps: list[tuple[int, int]] = []
+    made = studio.make_grid("one", asked, lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (8, 8)
+    assert [Path(path).stem for path in made.files] == [
+        "grid",
+        "S0-L9",
+        "S0-L10",
+        "S1-L9",
+        "S1-L10",
+    ]
+    recipe = Recipe.parse(read_recipe(Path(made.files[2])))
+    assert (recipe.request["start_step"], recipe.request["start_layer"]) == (0, 10)
+
+
+def test_opening_a_result_fills_the_fields_and_runs_nothing(studio: Studio, tmp_path: Path) -> None:
+    asked = values(studio, seed=11, negative_prompt="a horse")
+    made = studio.make_set("one", asked, quiet)
+    names = tuple(asked)
+    filled, told = studio.open_result(Path(made.files[1]), names)
+    assert filled == asked
+    assert "tiny" in told
+    other = Recipe.parse(read_recipe(Path(made.files[1]))).to_json()
+    other["kind"] = "edit"
+    from PIL import Image
+
+    save_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), other)
+    with pytest.raises(ConfigError, match="of a run of 'edit'"):
+        studio.open_result(tmp_path / "a.png", names)
+    save_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), {**other, "schema": 99})
+    with pytest.raises(ConfigError, match="update masactrl"):
+        studio.open_result(tmp_path / "a.png", names)
+    (tmp_path / "b.png").write_text("no picture")
+    with pytest.raises(ConfigError, match="cannot be read as a picture"):
+        studio.open_result(tmp_path / "b.png", names)
+
+
+def test_an_edit_inverts_once_for_many_prompts(studio: Studio, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
+    asked = {one.name: one.value for one in edit_fields(studio.limits)}
+    asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1}
+    first = studio.make_edit("one", asked | {"target_prompts": "a dog"}, quiet)
+    session = studio._visits["one"].inverted
+    second = studio.make_edit("one", asked | {"target_prompts": "a cat"}, quiet)
+    assert studio._visits["one"].inverted is session
+    assert "Reconstruction" in first.note
+    assert first.files[0] != second.files[0]
+    assert first.before_after is not None

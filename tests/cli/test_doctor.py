@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from masactrl.cli import doctor, main
+from masactrl.models import LoadedModel
+from masactrl.models.places import locate
+
+
+def test_the_report_without_drawing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--no-draw", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("torch", "extra lora", "cache", "device", "memory", "float32", "used by auto"):
+        assert words in shown
+
+
+def test_a_missing_extra_is_said_with_its_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'masactrl[app]'" in "".join(one.seen for one in doctor.extras())
+    assert main(["app"]) == 1
+    assert "pip install 'masactrl[app]'" in capsys.readouterr().err
+
+
+def test_a_model_that_draws_something_else_is_not_well(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("masactrl.models.load_pipeline", lambda *args, **kwargs: model)
+    monkeypatch.setattr(doctor, "_PLACE", "nowhere")
+    assert main(["doctor", "--device", "cpu", "--json"]) == 1
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert told["well"] is False
+    assert "Not well: embedded model" in shown.err
+    control = next(one for one in told["checks"] if one["name"] == "control")
+    assert control["state"] == "good"
+
+
+@pytest.mark.slow
+def test_this_installation_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    locate("puppets")
+    assert main(["doctor", "--device", "cpu"]) == 0
+    assert "snow in 3 of 3" in capsys.readouterr().out
+
+
+def test_a_port_in_use_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio", reason="the studio needs the extra app")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["app", "--port", str(port), "--no-browser"]) == 1
+    assert f"Port {port} of 127.0.0.1 cannot be used" in capsys.readouterr().err
+    assert main(["app", "--host", "not.a.host.invalid", "--no-browser"]) == 2
+    assert "no address" in capsys.readouterr().err

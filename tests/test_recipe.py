@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from masactrl import again
+from masactrl.again import Given, command_line, compare, hub_id, kind_of, request_of, run_again
+from masactrl.errors import ConfigError
+from masactrl.generate import generate
+from masactrl.images import save_png
+from masactrl.models import LoadedModel
+from masactrl.recipe import LoraStated, ModelStated, Recipe, find_recipe
+from masactrl.request import GenerateRequest
+
+EMBEDDED = ModelStated(name="puppets", kind="embedded")
+
+
+def recipe(**change: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "kind": "generate",
+        "picture": "source",
+        "model": EMBEDDED,
+        "device": "cpu",
+        "dtype": "float32",
+        "request": {"source_prompt": "a cat", "target_prompts": ["a dog"], "seed": 7},
+    }
+    return Recipe(**values | change)
+
+
+def test_what_is_written_is_read_back() -> None:
+    lora = LoraStated(name="a.safetensors", scale=0.8, hash="00")
+    one = recipe(model=dataclasses.replace(EMBEDDED, loras=(lora,)))
+    assert Recipe.parse(json.loads(json.dumps(one.to_json()))) == one
+    assert next(iter(one.to_json())) == "schema"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"extra": 1}, "not known: extra"),
+        ({"device": 5}, "device"),
+        ({"model": {"name": "a", "path": "/etc"}}, "path"),
+        ({"request": "rm"}, "request"),
+        ({"schema": 3}, "update masactrl"),
+        ({"schema": True}, "early version"),
+        ({"schema": "2"}, "no schema"),
+    ],
+)
+def test_what_is_no_recipe_is_a_sentence(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Recipe.parse({**recipe().to_json(), **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": "50"}, {"seed": -1}, {"sead": 1}, {"target_prompts": "a dog"}, {"form": "x"}],
+)
+def test_a_request_from_a_picture_is_checked(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        request_of({"source_prompt": "a cat", "target_prompts": ["a dog"], **change})
+
+
+def test_an_unknown_kind_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"kind 'film'; this version can make again: generate"):
+        kind_of(recipe(kind="film"))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (EMBEDDED, "puppets"),
+        (ModelStated(name="owner/name", kind="hub"), "owner/name"),
+        (ModelStated(name="here/model", kind="hub"), None),
+        (ModelStated(name="/etc", kind="folder"), None),
+        (ModelStated(name="mine", kind="file"), None),
+        (ModelStated(name="/etc", kind="embedded"), None),
+    ],
+)
+def test_a_recipe_never_chooses_a_path(
+    model: ModelStated, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert hub_id(recipe(model=model)) == expected
+
+
+def test_the_command_says_everything_and_survives_the_shell() -> None:
+    request = {
+        "source_prompt": "-a 'quoted' $cat",
+        "target_prompts": ["a dog; rm -rf"],
+        "method": "plug-and-play",
+        "method_options": [["features", 0.6]],
+        "start_step": 4,
+        "negative_prompt": "-x",
+    }
+    stated = ModelStated(name="owner/name", kind="hub", revision="abc")
+    line = command_line(recipe(model=stated, request=request))
+    words = shlex.split(line)
+    assert words[:2] == ["masactrl", "generate"]
+    assert words[-2:] == ["--", "-a 'quoted' $cat"]
+    for pair in (("--to", "a dog; rm -rf"), ("--method-option", "features=0.6"),
+                 ("--model", "owner/name"), ("--revision", "abc")):  # fmt: skip
+        assert words[words.index(pair[0]) + 1] == pair[1]
+    assert "--negative=-x" in words
+    assert "--start-step" not in words  # MasaCtrl's, and another method ran
+
+
+@pytest.mark.parametrize("picture", ["source", "target1-controlled", "sheet"])
+def test_a_run_is_made_again_to_the_bit(picture: str, model: LoadedModel, tmp_path: Path) -> None:
+    request = GenerateRequest(
+        source_prompt="a cat", target_prompts=("a dog",), seed=3, steps=2, start_step=1,
+        form="union", height=16, width=24,
+    )  # fmt: skip
+    generate(model, request).save(tmp_path)
+    found = Recipe.parse(find_recipe(tmp_path / f"{picture}.png"))
+    steps: list[int] = []
+    after = run_again(model, found, Given(on_step=lambda record: steps.append(record.step)))
+    with Image.open(tmp_path / f"{picture}.png") as before:
+        assert compare(before, after).equal
+    assert steps == [0, 1]
+    assert kind_of(found).steps(found) == 2
+    with pytest.raises(ConfigError, match="its run makes source, target1"):
+        run_again(model, found.of("target9"), Given())
+
+
+def test_the_recipe_names_the_model_by_its_weights(model: LoadedModel) -> None:
+    made = generate(
+        model, GenerateRequest(source_prompt="a", target_prompts=("b",), steps=1, start_step=0)
+    )
+    stated = made.recipe("source").model
+    assert (stated.name, stated.kind) == ("tiny", "folder")
+    assert stated.weights == model.origin.weights
+    assert stated.weights is not None
+    assert "/" not in json.dumps(made.recipe("source").to_json()["model"])
+
+
+def test_how_close_two_pictures_are() -> None:
+    black = Image.new("RGB", (2, 2))
+    other = black.copy()
+    other.putpixel((0, 0), (3, 0, 0))
+    same, near = compare(black, black), compare(black, other)
+    assert (same.equal, same.psnr) == (True, math.inf)
+    assert (near.equal, near.largest, near.changed) == (False, 3, 0.25)
+    assert near.psnr == pytest.approx(10 * math.log10(255**2 / (9 / 12)))
+    assert "at most 3 of 255" in near.sentence()
+    with pytest.raises(ConfigError, match="resized or cropped"):
+        compare(black, Image.new("RGB", (3, 2)))
+
+
+def test_sidecars_are_read_with_care(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for text, sentence in (
+        ("[]", "no recipe"),
+        ("{", "cannot be read"),
+        (" " * 2**21, "too large"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=sentence):
+            find_recipe(path)
+    with pytest.raises(ConfigError, match="There is no file"):
+        find_recipe(tmp_path / "b.json")
+    save_png(tmp_path / "a.png", Image.new("RGB", (8, 8)))
+    with pytest.raises(ConfigError, match="carries no recipe"):
+        find_recipe(tmp_path / "a.png")
+
+
+def test_every_kind_is_complete() -> None:
+    for kind in again.KINDS.values():
+        assert callable(kind.words)
+        assert callable(kind.again)
+        assert callable(kind.steps)
