@@ -102,6 +102,7 @@ def run_fields(limits: Limits) -> tuple[Field, ...]:
 
 
 def control_fields(limits: Limits) -> tuple[Field, ...]:
+    """Return the fields of MasaCtrl: S, L, form and strength."""
     preset = limits.preset
     return (
         Field(
