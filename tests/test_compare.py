@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from PIL import Image
 
+from masactrl.again import Given, run_again
+from masactrl.attention import Schedule
 from masactrl.cli import main
 from masactrl.compare import compare_generated, read_figures
 from masactrl.errors import ConfigError
 from masactrl.generate import generate, start_noise
 from masactrl.images import image_to_tensor, read_recipe
-from masactrl.methods import PlugAndPlay, SDEdit
+from masactrl.methods import MasaCtrl, PlugAndPlay, SDEdit
+from masactrl.recipe import Recipe
 from masactrl.request import GenerateRequest
 
 if TYPE_CHECKING:
@@ -173,6 +177,9 @@ def test_command_line(
     assert (tmp_path / "out" / "comparison.png").is_file()
     assert main(["compare", *words, *methods, "--overwrite"]) == 0
     assert "Plug-and-Play" in capsys.readouterr().out
+    again = ["rerun", str(tmp_path / "out" / "comparison.png"), "--model", str(model_folder)]
+    assert main(again) == 0
+    assert capsys.readouterr().out == "The picture is the same to the bit.\n"
     assert main(["compare", *words, "--method", "magic"]) == 2
     assert "method='magic'" in capsys.readouterr().err
     assert main(["compare", *words, "--overwrite", "--method-option", "strength=1"]) == 2
@@ -186,6 +193,60 @@ def test_command_line(
     assert recipe["request"]["method_options"] == [["strength", 0.5]]
     assert main([*plain, "--method-option", "strength"]) == 2
     assert "write NAME=VALUE" in capsys.readouterr().err
+
+
+def test_a_comparison_says_its_command(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "a cat", "--to", "a dog", "--model", str(model_folder), "--steps", "4"]
+    words += ["--size", "32x24", "--device", "cpu", "--method", "masactrl", "--method", "sdedit"]
+    words += ["--method-option", "sdedit.strength=0.5", "--start-step", "2", "--negative", "-x"]
+    assert main([*words, "-o", str(tmp_path / "a")]) == 0
+    path = tmp_path / "a" / "masactrl.png"
+    capsys.readouterr()
+    assert main(["rerun", str(path), "--model", str(model_folder)]) == 0
+    assert "the same to the bit" in capsys.readouterr().out
+    assert main(["info", str(path), "--cli"]) == 0
+    line = shlex.split(capsys.readouterr().out)[1:]
+    again = [str(model_folder) if word == "tiny" else word for word in line]
+    assert main([*again, "-o", str(tmp_path / "b"), "--json"]) == 0
+    for name in ("masactrl", "comparison", "sdedit", "source"):
+        made = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in "ab"]
+        assert made[0] == made[1]
+    assert main([*words, "-o", str(tmp_path / "c"), "--no-metadata"]) == 0
+    assert read_recipe(tmp_path / "c" / "sdedit.png") is None
+    assert not list((tmp_path / "c").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (SDEdit(strength=0.5), {"method_options": [["strength", 0.5]]}),
+        (PlugAndPlay(), {"method_options": []}),
+        (
+            MasaCtrl(schedule=Schedule(fraction=(0.5, 1.0), start_layer=9), form="union"),
+            {"start_step": 2, "start_layer": 9, "form": "union", "method": "masactrl"},
+        ),
+        (MasaCtrl(schedule=Schedule(steps=(2, 3), layers=(15,))), {"start_layer": 15}),
+    ],
+)
+def test_an_object_s_options_are_in_the_recipe(
+    method: Any, expected: dict[str, Any], model: LoadedModel
+) -> None:
+    result = generate(model, request(height=16, width=16), method=method)
+    found = Recipe.parse(result.recipe("target1-controlled").to_json())
+    assert expected.items() <= found.request.items()
+    after = run_again(model, found, Given())
+    assert after.tobytes() == result.targets[0].controlled.tobytes()
+
+
+@pytest.mark.parametrize("window", [{"steps": (1, 3)}, {"fraction": (0.0, 0.5)}, {"layers": (9,)}])
+def test_what_no_recipe_can_say_is_said(window: dict[str, Any], model: LoadedModel) -> None:
+    method = MasaCtrl(schedule=Schedule(**window))
+    result = generate(model, request(height=16, width=16), method=method)
+    found = Recipe.parse(result.recipe("target1-controlled").to_json())
+    with pytest.raises(ConfigError, match=r"control given as an object \(MasaCtrl\)"):
+        run_again(model, found, Given())
 
 
 def test_bench_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

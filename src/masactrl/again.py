@@ -7,22 +7,24 @@ caller gives the path, and the hash in the recipe says whether it is the same fi
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masactrl.again_compare import compare_again, compare_steps, compare_words
+from masactrl.again_edit import edit_again, edit_steps, edit_words
+from masactrl.again_generate import generate_again, generate_steps, generate_words, request_of
 from masactrl.errors import ConfigError
 from masactrl.generate import GenerateRequest, GenerateResult, StepRecord, generate
 from masactrl.images import as_rgb, contact_sheet
-from masactrl.recipe import Recipe, checked
-from masactrl.result import HEADERS, SHEET
+from masactrl.recipe import Recipe
+from masactrl.result import HEADERS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -188,60 +190,6 @@ def compare(before: Image.Image, after: Image.Image) -> Closeness:
     )
 
 
-_MASACTRLS = ("start_step", "start_layer", "form", "strength")
-_FLAGS = MappingProxyType({"guidance_scale": "cfg", "negative_prompt": "negative"})
-
-
-def request_of(values: Mapping[str, Any]) -> GenerateRequest:
-    """Return the request that a recipe of the kind "generate" holds.
-
-    Raises:
-        ConfigError: it is none, or asks for what cannot be.
-    """
-    asked = dict(values)
-    if asked.get("method", "masactrl") != "masactrl":
-        # A resolved request has MasaCtrl's values also where another method took no notice.
-        asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
-    return checked(GenerateRequest, asked)
-
-
-def generate_words(recipe: Recipe) -> list[str]:
-    """Return the words of `masactrl generate`."""
-    request = request_of(recipe.request)
-    usual = GenerateRequest(source_prompt="-", target_prompts=("-",))
-    options: list[tuple[str, str]] = [("to", one) for one in request.target_prompts]
-    options.append(("seed", str(request.seed)))
-    options += [("size", f"{request.width}x{request.height}")] if request.width else []
-    for name in ("steps", "guidance_scale", "start_step", "start_layer"):
-        if (value := getattr(request, name)) is not None:
-            options.append((_FLAGS.get(name, name), repr(value)))
-    for name in ("form", "strength", "method", "negative_prompt"):
-        if (value := getattr(request, name)) != getattr(usual, name):
-            options.append((_FLAGS.get(name, name), str(value)))
-    for name, value in dict(request.method_options).items():
-        options.append(("method_option", f"{name}={_json(value)}"))
-    words = ["generate"]
-    for name, text in options:
-        flag = f"--{name.replace('_', '-')}"
-        # A value that looks like an option has to be tied to its own.
-        words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-    source = request.source_prompt
-    return [*words, "--", source] if source.startswith("-") else [words[0], source, *words[1:]]
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
-    result = generate(model, request_of(recipe.request), on_step=given.on_step)
-    return {**result.pictures(), SHEET: result.to_sheet()}
-
-
-def _generate_steps(recipe: Recipe) -> int:
-    return request_of(recipe.request).steps or 1
-
-
 def _demo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
     results = [generate(model, one, on_step=given.on_step) for one in _demo_rows(recipe)]
     return {recipe.picture: demo_sheet(results)}
@@ -265,7 +213,9 @@ def _demo_steps(recipe: Recipe) -> int:
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "generate": Kind(words=generate_words, again=_generate_again, steps=_generate_steps),
+        "generate": Kind(words=generate_words, again=generate_again, steps=generate_steps),
+        "edit": Kind(words=edit_words, again=edit_again, steps=edit_steps),
+        "compare": Kind(words=compare_words, again=compare_again, steps=compare_steps),
         "demo": Kind(words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps),
     }
 )

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.generate import generate
 from masactrl.images import Tile, contact_sheet, image_to_tensor
+from masactrl.recipe import Recipe, stated_model
 from masactrl.result import TITLES
 
 if TYPE_CHECKING:
@@ -30,15 +31,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPARED",
+    "COMPARISON",
     "Comparison",
     "ComparisonColumn",
     "ComparisonFigures",
     "compare_generated",
+    "comparison_recipe",
     "read_figures",
 ]
 
 COMPARED = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit", "unified")
 """Methods compared when none are named; the picture without control is always there."""
+
+
+COMPARISON = "comparison"
+"""The name of the picture that shows all columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +101,33 @@ class Comparison:
     def _caption(self, column: ComparisonColumn) -> str:
         if column.method == "source":
             return self.source_prompt
-        words = self.target_prompt if column.seconds is None else f"{column.seconds:.1f} s"
+        # No seconds: the same comparison is the same picture.
         if column.figures is None:
-            return words
-        return f"{words}, {column.figures.seen}, identity {column.figures.identity_error:.0f}"
+            return self.target_prompt
+        return f"{column.figures.seen}, identity {column.figures.identity_error:.0f}"
+
+
+def comparison_recipe(
+    model: LoadedModel,
+    request: GenerateRequest,
+    *,
+    methods: Sequence[str] = COMPARED,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Recipe:
+    """Return how the pictures of a comparison are made; arguments are those that made it."""
+    given = {name: dict(values) for name, values in (options or {}).items()}
+    return Recipe(
+        kind="compare",
+        picture=COMPARISON,
+        model=stated_model(model),
+        device=model.pipeline._execution_device.type,
+        dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+        request={
+            **asdict(request.resolve(model.preset)),
+            "methods": list(methods),
+            "options": given,
+        },
+    )
 
 
 def compare_generated(

@@ -7,9 +7,10 @@ All pictures of a run are rows of one batch and start from the same noise:
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ControlWarning, MasaCtrlError
@@ -82,9 +83,10 @@ def generate(
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
-    settings = request.resolve(model.preset)
+    settings, own = request.resolve(model.preset), None
     control = method_of(settings) if method is None else method
-    settings = replace(settings, method=control.name)
+    if method is not None:
+        settings, own = _described(model, settings, method)
     targets = settings.target_prompts
     prompts = [settings.source_prompt, *targets]
     notes = prompt_warnings(model, [*prompts, settings.negative_prompt])
@@ -115,7 +117,53 @@ def generate(
         dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
         warnings=notes,
         stated=stated_model(model),
+        control=own,
     )
+
+
+def _described(
+    model: LoadedModel, settings: ResolvedRequest, control: Method
+) -> tuple[ResolvedRequest, str | None]:
+    """Return the request that names the control, and the control in words where none can."""
+    from masactrl.attention import find_sites
+    from masactrl.methods import METHODS, MasaCtrl
+
+    settings = replace(settings, method=control.name, method_options=())
+    if isinstance(control, MasaCtrl):
+        sites = find_sites(model.pipeline.unet)
+        settings = replace(settings, form=control.form, strength=control.strength)
+        if control.masks is None and control.schedule.max_timestep is None:
+            window = control.schedule.resolve(sites, settings.steps)
+            s, layer = min(window.steps, default=-1), min(window.layers, default=-1)
+            # Everything from S and L on can be said by two numbers.
+            if window.steps == set(range(s, settings.steps)) and window.layers == set(
+                range(layer, len(sites))
+            ):
+                return replace(settings, start_step=s, start_layer=layer), None
+    elif METHODS.get(control.name) is type(control):
+        options = _options(control)
+        if options is not None:
+            return replace(settings, method_options=tuple(sorted(options.items()))), None
+    return settings, type(control).__qualname__
+
+
+def _options(control: Method) -> dict[str, Any] | None:
+    """Return what makes a method the one it is, as values that JSON knows; None if there are none.
+
+    They are none where the method that is made from them is another one.
+    """
+    from masactrl.methods import method_named
+
+    usual: Any = method_named(control.name)
+    found: dict[str, Any] = {}
+    try:
+        for one in fields(usual):
+            value = getattr(control, one.name)
+            if value != getattr(usual, one.name):
+                found[one.name] = json.loads(json.dumps(value))
+        return found if method_named(control.name, **found) == control else None
+    except (TypeError, ValueError, RuntimeError, MasaCtrlError):
+        return None
 
 
 def method_of(settings: ResolvedRequest) -> Method:

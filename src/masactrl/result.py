@@ -63,6 +63,8 @@ class GenerateResult:
         dtype: precision it ran in, for example "float32".
         warnings: sentences about what was probably not meant, see `masactrl.prompts`.
         stated: what recipes say of the model; None says its name only.
+        control: the kind of control, where it was an object that no request can describe; such a
+            run cannot be made again from its recipe, and the recipe says so.
     """
 
     source: Image.Image
@@ -74,6 +76,7 @@ class GenerateResult:
     dtype: str
     warnings: tuple[str, ...] = ()
     stated: ModelStated | None = None
+    control: str | None = None
 
     def to_sheet(self) -> Image.Image:
         """Return one picture: per target a row of source, without control, with control."""
@@ -113,7 +116,7 @@ class GenerateResult:
             model=self.stated or ModelStated(name=self.model),
             device=self.device,
             dtype=self.dtype,
-            request=asdict(self.request),
+            request=asdict(self.request) | ({"control": self.control} if self.control else {}),
         )
 
     def save(

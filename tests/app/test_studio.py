@@ -122,23 +122,82 @@ def test_a_grid_has_a_picture_for_every_s_and_l(studio: Studio) -> None:
 def test_opening_a_result_fills_the_fields_and_runs_nothing(studio: Studio, tmp_path: Path) -> None:
     asked = values(studio, seed=11, negative_prompt="a horse")
     made = studio.make_set("one", asked, quiet)
-    names = tuple(asked)
-    filled, told = studio.open_result(Path(made.files[1]), names)
-    assert filled == asked
-    assert "tiny" in told
+    tabs = {"set": tuple(asked)}
+    found = studio.open_result(Path(made.files[1]), tabs)
+    assert (found.tab, found.values) == ("set", asked)
+    assert "tiny" in found.told
     other = Recipe.parse(read_recipe(Path(made.files[1]))).to_json()
-    other["kind"] = "edit"
+    other["kind"] = "demo"
     from PIL import Image
 
     save_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), other)
-    with pytest.raises(ConfigError, match="of a run of 'edit'"):
-        studio.open_result(tmp_path / "a.png", names)
+    with pytest.raises(ConfigError, match="of a run of 'demo'"):
+        studio.open_result(tmp_path / "a.png", tabs)
     save_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), {**other, "schema": 99})
     with pytest.raises(ConfigError, match="update masactrl"):
-        studio.open_result(tmp_path / "a.png", names)
+        studio.open_result(tmp_path / "a.png", tabs)
     (tmp_path / "b.png").write_text("no picture")
     with pytest.raises(ConfigError, match="cannot be read as a picture"):
-        studio.open_result(tmp_path / "b.png", names)
+        studio.open_result(tmp_path / "b.png", tabs)
+
+
+# Tiny maps make masks without background now and then.
+@pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
+def test_an_edit_says_its_command_and_fills_the_fields_again(
+    studio: Studio, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
+    asked = {one.name: one.value for one in edit_fields(studio.limits)}
+    asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1, "form": "union"}
+    asked |= {"prompt": "a cat", "source_word": "cat", "target_word": "dog", "strength": 0.5}
+    asked |= {"target_prompts": "a dog\na running dog", "keep_background": True}
+    made = studio.make_edit("one", asked, quiet)
+    assert made.command.startswith("masactrl edit a.png --to 'a dog' --to 'a running dog'")
+    for words in ("--from 'a cat'", "--mask-word dog", "--source-mask-word cat",
+                  "--keep-background", "--form union", "--strength 0.5",
+                  "--model models/tiny"):  # fmt: skip
+        assert words in made.command
+    assert json.loads(made.recipe)["inputs"][0]["name"] == "a.png"
+    found = studio.open_result(Path(made.files[-1]), {"edit": tuple(asked)})
+    pictures = {name: one for name, one in asked.items() if name not in found.values}
+    assert pictures == {"picture": str(tmp_path / "a.png"), "mask": None}
+    assert {**pictures, **found.values} == asked
+    assert "choose a.png again" in found.told
+    assert "no fields" not in found.told
+
+
+def test_a_mask_and_what_has_no_field_are_said(studio: Studio, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
+    drawn = Image.new("L", (64, 64))
+    drawn.paste(255, (0, 0, 32, 64))
+    drawn.save(tmp_path / "m.png")
+    asked = {one.name: one.value for one in edit_fields(studio.limits)}
+    asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1}
+    asked |= {"mask": str(tmp_path / "m.png"), "target_prompts": "a dog", "keep_background": True}
+    made = studio.make_edit("one", asked, quiet)
+    assert "--mask-file m.png" in made.command
+    recipe = Recipe.parse(read_recipe(Path(made.files[-1]))).to_json()
+    recipe["request"]["inversion"]["replay"] = False
+    recipe["request"]["mode"] = "joint"
+    save_png(tmp_path / "b.png", Image.new("RGB", (8, 8)), recipe)
+    found = studio.open_result(tmp_path / "b.png", {"edit": tuple(asked)})
+    assert found.values["keep_background"] is True
+    assert "choose a.png, m.png again" in found.told
+    assert "no fields for replay, mode" in found.told
+
+
+def test_a_comparison_says_its_command_and_fills_the_fields_again(studio: Studio) -> None:
+    asked = {one.name: one.value for one in fields.compare_fields(studio.limits)}
+    asked |= {"steps": 2, "start_step": 1, "width": 16, "height": 16, "methods": ["masactrl"]}
+    made = studio.make_comparison("one", asked, quiet)
+    assert made.command.startswith("masactrl compare 'a cat standing in the snow, facing left'")
+    assert "--method masactrl" in made.command
+    found = studio.open_result(Path(made.files[0]), {"compare": tuple(asked)})
+    assert (found.tab, found.values) == ("compare", asked)
 
 
 def test_an_edit_inverts_once_for_many_prompts(studio: Studio, tmp_path: Path) -> None:

@@ -65,15 +65,17 @@ def build(studio: Studio) -> gr.Blocks:
                     "Good for another pose, action or view of what the picture shows. Not for "
                     "another style or colour, and not for a side that it does not show."
                 )
-                _tab(studio, "edit", edit_fields(limits), studio.make_edit)
+                edit = _tab(studio, "edit", edit_fields(limits), studio.make_edit)
             with gr.Tab("Grid", id="grid"):
                 grid = fields.grid_fields(limits)
                 cost = partial(_grid_cost, tuple(one.name for one in grid))
                 _tab(studio, "grid", grid, studio.make_grid, cost=cost)
             with gr.Tab("Compare", id="compare"):
-                _tab(studio, "compare", fields.compare_fields(limits), studio.make_comparison)
+                compared = fields.compare_fields(limits)
+                compare = _tab(studio, "compare", compared, studio.make_comparison)
             with gr.Tab("Open a result", id="open"):
-                _open_tab(studio, controls, tabs)
+                filled = {"set": controls, "edit": edit, "compare": compare}
+                _open_tab(studio, filled, tabs)
         page.unload(_leaver(studio))
     page.queue(default_concurrency_limit=4)
     return page
@@ -207,11 +209,11 @@ def _handler(runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
     return run
 
 
-def _open_tab(studio: Studio, controls: Mapping[str, Any], tabs: Any) -> None:
-    """Draw the tab that refills every field from a picture."""
+def _open_tab(studio: Studio, controls: Mapping[str, Mapping[str, Any]], tabs: Any) -> None:
+    """Draw the tab that refills the fields of a tab from a picture."""
     gr.Markdown(
-        "Drop a PNG that masactrl made, or the .json file beside a sheet: the fields of "
-        "*Consistent set* are filled with its settings. Nothing is run."
+        "Drop a PNG that masactrl made, or the .json file beside a sheet: the fields of the tab "
+        "that made it are filled with its settings. Nothing is run."
     )
     dropped = gr.File(
         label="A picture with its recipe", file_types=[".png", ".json"], elem_id="open-file"
@@ -220,23 +222,28 @@ def _open_tab(studio: Studio, controls: Mapping[str, Any], tabs: Any) -> None:
     recipe = gr.Code(
         label="Recipe", language="json", max_lines=30, interactive=False, elem_id="open-recipe"
     )
-    names = tuple(controls)
+    names = {tab: tuple(drawn) for tab, drawn in controls.items()}
+    outputs = [one for drawn in controls.values() for one in drawn.values()]
 
     def fill(path: str | None) -> list[Any]:
         if not path:
-            return [gr.skip()] * (len(names) + 3)
+            return [gr.skip()] * (len(outputs) + 3)
         try:
-            values, told = studio.open_result(Path(path), names)
+            found = studio.open_result(Path(path), names)
             text = json.dumps(find_recipe(Path(path)), indent=2)
         except ConfigError as error:
             # The path is the server's own; it would tell the visitor nothing.
             sentence = str(error).replace(path, Path(path).name)
             raise gr.Error(sentence, print_exception=False) from error
-        filled = [values.get(name, gr.skip()) for name in names]
-        return [*filled, told, text, gr.Tabs(selected="set")]
+        filled = [
+            found.values.get(name, gr.skip()) if tab == found.tab else gr.skip()
+            for tab, known in names.items()
+            for name in known
+        ]
+        return [*filled, found.told, text, gr.Tabs(selected=found.tab)]
 
     # Through the queue, which is what shows errors in the page; not the device's place in it.
-    dropped.upload(fill, dropped, [*controls.values(), note, recipe, tabs], api_name="open")
+    dropped.upload(fill, dropped, [*outputs, note, recipe, tabs], api_name="open")
 
 
 def _grid_cost(names: Sequence[str], *values: Any) -> str:

@@ -11,7 +11,7 @@ from masactrl.errors import ConfigError, PromptError
 from masactrl.request import GenerateRequest
 
 if TYPE_CHECKING:
-    from masactrl.edit import EditRequest, InversionRequest
+    from masactrl.edit import EditMasks, EditRequest, InversionRequest
 
 __all__ = [
     "compare_request",
@@ -80,7 +80,7 @@ def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, Ed
     mask = asked.pop("mask")
     if mask and (source or target):
         raise ConfigError("The subject is given by words and by a mask; choose one of them.")
-    masks = EditMasks(source=_read_mask(Path(mask))) if mask else None
+    masks = _drawn(Path(mask)) if mask else None
     if source or target:
         masks = EditMasks(source=source or None, targets=target or None)
     return (
@@ -97,15 +97,21 @@ def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, Ed
     )
 
 
-def _read_mask(path: Path) -> Any:
-    """Return a mask file as a grey picture, white for the subject.
+def _drawn(path: Path) -> EditMasks:
+    """Return a mask file, a grey picture that is white for the subject, with its name and hash.
 
     Raises:
         ConfigError: it is no picture.
     """
+    from masactrl.edit import EditMasks
+    from masactrl.models.origin import file_hash
     from masactrl.picture_input import read_picture
+    from masactrl.recipe import InputStated
 
-    return read_picture(path).convert("L")
+    return EditMasks(
+        source=read_picture(path).convert("L"),
+        stated=(InputStated(name=path.name, hash=file_hash(path)),),
+    )
 
 
 def shown_values(names: Sequence[str], request: GenerateRequest) -> dict[str, Any]:

@@ -11,18 +11,19 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masactrl.again import command_line, request_of
+from masactrl.again import command_line
 from masactrl.app import fields, requests
+from masactrl.app.opening import Opened, opened
 from masactrl.errors import ConfigError, MasaCtrlError
 from masactrl.generate import generate
 from masactrl.images import Tile, contact_sheet, save_png
 from masactrl.recipe import Recipe, find_recipe
-from masactrl.result import SHEET
+from masactrl.result import SHEET, write_pictures
 
 if TYPE_CHECKING:
     from masactrl.edit import EditSession
@@ -161,27 +162,26 @@ class Studio:
 
     def make_comparison(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Compare"."""
-        from masactrl.compare import compare_generated
+        from masactrl.compare import COMPARISON, compare_generated, comparison_recipe
 
         request, methods = requests.compare_request(values)
         steps = request.resolve(self.model.preset).steps
         with self._running(session) as (visit, folder):
             told = self._told(visit, report, steps * len(methods))
             found = compare_generated(self.model, request, methods=methods, on_step=told)
-            shown = []
-            for column in found.columns:
-                path = folder / f"{column.method}.png"
-                save_png(path, column.image)
-                read = f": {column.figures.seen}" if column.figures else ""
-                shown.append((str(path), f"{column.title}{read}"))
-            sheet = folder / "comparison.png"
-            save_png(sheet, found.to_sheet())
+            recipe = comparison_recipe(self.model, request, methods=methods)
+            pictures = {one.method: one.image for one in found.columns}
+            paths = write_pictures(folder, {COMPARISON: found.to_sheet()} | pictures, recipe)
+        shown = []
+        for column, path in zip(found.columns, paths[1:], strict=True):
+            read = f": {column.figures.seen}" if column.figures else ""
+            shown.append((str(path), f"{column.title}{read}"))
         seconds = sum(column.seconds or 0 for column in found.columns)
         return Made(
             shown=tuple(shown),
-            files=(str(sheet), *(path for path, _ in shown)),
-            recipe="",
-            command="",
+            files=tuple(map(str, paths)),
+            recipe=json.dumps(recipe.to_json(), indent=2),
+            command=self._command(recipe),
             note=self._note(seconds, ()),
         )
 
@@ -214,23 +214,18 @@ class Studio:
             before_after=(str(folder / "input.png"), str(folder / "target1-controlled.png")),
         )
 
-    def open_result(self, path: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-        """Return what the fields of "Consistent set" show for a picture, and a line about it.
+    def open_result(self, path: Path, tabs: Mapping[str, Sequence[str]]) -> Opened:
+        """Return which tab shows a picture's settings, what its fields show, and a line about it.
 
         Raises:
-            ConfigError: the picture carries no recipe that the tab can show.
+            ConfigError: the picture carries no recipe that a tab can show.
         """
         recipe = Recipe.parse(find_recipe(path))
-        if recipe.kind != "generate":
-            raise ConfigError(
-                f"The picture is of a run of {recipe.kind!r}; this tab fills the fields of a "
-                "consistent set. `masactrl info` shows every recipe."
-            )
-        values = requests.shown_values(names, request_of(recipe.request))
-        told = f"{recipe.picture}, made by masactrl {recipe.masactrl} with {recipe.model.name}."
-        if recipe.model.weights not in (None, self.model.origin.weights):
-            told += f" The studio runs {self.model.name}: it will draw something else."
-        return values, told
+        found = opened(recipe, tabs)
+        if recipe.model.weights in (None, self.model.origin.weights):
+            return found
+        other = f"The studio runs {self.model.name}: it will draw something else."
+        return replace(found, told=f"{found.told} {other}")
 
     def _command(self, recipe: Recipe) -> str:
         try:

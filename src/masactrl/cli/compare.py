@@ -12,28 +12,38 @@ from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import output, progress, quiet_libraries
+from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import (
     OF_MODEL,
     DeviceOption,
     Dtype,
     DtypeOption,
     JsonOption,
+    LoraOption,
     ModelOption,
+    NoMetadataOption,
+    Offload,
+    OffloadOption,
     OutOption,
     OverwriteOption,
+    PickleOption,
+    RevisionOption,
     SizeOption,
     parse_options,
     parse_size,
 )
-from masactrl.compare import COMPARED, Comparison, compare_generated
-from masactrl.images import save_png
+from masactrl.compare import (
+    COMPARED,
+    COMPARISON,
+    Comparison,
+    compare_generated,
+    comparison_recipe,
+)
 from masactrl.request import GenerateRequest
-from masactrl.result import prepare_folder
+from masactrl.result import prepare_folder, write_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-SHEET = "comparison"
 
 
 def compare(
@@ -59,15 +69,38 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the start noise, 0 to 2**63 - 1.")] = 0,
     model: ModelOption = "puppets",
+    revision: RevisionOption = None,
+    lora: LoraOption = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps, 1 to 1000.", show_default=OF_MODEL)
     ] = None,
     cfg: Annotated[
         float | None, typer.Option(help="Guidance scale, 1 and more.", show_default=OF_MODEL)
     ] = None,
+    start_step: Annotated[
+        int | None,
+        typer.Option(
+            help="S of masactrl, the first controlled step: 0 (noisiest) to steps - 1.",
+            show_default=OF_MODEL,
+        ),
+    ] = None,
+    start_layer: Annotated[
+        int | None,
+        typer.Option(
+            help="L of masactrl, the first controlled self-attention layer.",
+            show_default=OF_MODEL,
+        ),
+    ] = None,
+    negative: Annotated[
+        str, typer.Option(metavar="PROMPT", help="What no picture should show.")
+    ] = "",
     size: SizeOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.AUTO,
+    offload: OffloadOption = Offload.NONE,
+    allow_pickle: PickleOption = False,
+    config: ConfigOption = None,
+    no_metadata: NoMetadataOption = False,
     as_json: JsonOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -77,6 +110,7 @@ def compare(
 
     Example: masactrl compare "a cat standing in the meadow" --to "a cat running in the meadow"
     """
+    del config  # was read before the other options
     width, height = (None, None) if size is None else parse_size(size)
     names = tuple(method or COMPARED)
     options = _by_method(method_option or ())
@@ -86,26 +120,35 @@ def compare(
         seed=seed,
         steps=steps,
         guidance_scale=cfg,
+        negative_prompt=negative,
+        start_step=start_step,
+        start_layer=start_layer,
         height=height,
         width=width,
     )
     for name in names:  # before the model is loaded
         GenerateRequest(source_prompt=source, target_prompts=(to,), method=name)
-    prepare_folder(out, [SHEET, "source", "fixed-seed", *names], overwrite=overwrite)
+    prepare_folder(out, [COMPARISON, "source", "fixed-seed", *names], overwrite=overwrite)
     with quiet_libraries():
-        from masactrl.models import load_pipeline
+        from masactrl.models import Lora, load_pipeline
 
-        loaded = load_pipeline(model, device=device, dtype=dtype.value)
+        loaded = load_pipeline(
+            model,
+            device=device,
+            dtype=dtype.value,
+            revision=revision,
+            loras=[Lora.parse(one) for one in lora or ()],
+            offload=offload.value,
+            allow_pickle=allow_pickle,
+        )
         total = request.resolve(loaded.preset).steps * len(names)
         with progress(Console(stderr=True), "Denoising", total) as on_step:
             result = compare_generated(
                 loaded, request, methods=names, options=options, on_step=on_step
             )
-    recipe = {"command": "compare", "request": asdict(request), "methods": list(names)}
-    paths = []
-    for name, image in [(SHEET, result.to_sheet()), *((c.method, c.image) for c in result.columns)]:
-        paths.append(out / f"{name}.png")
-        save_png(paths[-1], image, recipe)
+    recipe = comparison_recipe(loaded, request, methods=names, options=options)
+    pictures = {COMPARISON: result.to_sheet(), **{one.method: one.image for one in result.columns}}
+    paths = write_pictures(out, pictures, None if no_metadata else recipe)
     if as_json:
         typer.echo(json.dumps(_described(result, paths), indent=2))
     else:

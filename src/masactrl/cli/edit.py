@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from masactrl.cli.console import quiet_libraries
-from masactrl.cli.edit_run import described, report, run_edit, show_plan
+from masactrl.cli.edit_auto import choosing, judges_of
+from masactrl.cli.edit_run import masks_from, run_edit, show_plan, tell
+from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import (
     OF_MODEL,
     DeviceOption,
@@ -18,11 +20,16 @@ from masactrl.cli.options import (
     DtypeOption,
     Form,
     JsonOption,
+    LoraOption,
     ModelOption,
+    NoMetadataOption,
+    Offload,
+    OffloadOption,
     OutOption,
     OverwriteOption,
+    PickleOption,
+    RevisionOption,
 )
-from masactrl.errors import ConfigError
 from masactrl.result import prepare_folder
 
 
@@ -75,6 +82,8 @@ def edit(
     ] = "",
     out: OutOption = Path("out"),
     model: ModelOption = "puppets",
+    revision: RevisionOption = None,
+    lora: LoraOption = None,
     inversion: Annotated[
         Method, typer.Option(help="How the picture is traced back to noise.")
     ] = Method.DIRECT,
@@ -178,6 +187,26 @@ def edit(
     pixel_limit: Annotated[
         int | None, typer.Option(help="Refuse larger pictures.", show_default="64 million")
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Try a small grid of S and L, and take what is judged best."),
+    ] = False,
+    judge_clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Hub id or folder of the CLIP that judges prompts, for --auto.",
+            show_default=False,
+        ),
+    ] = None,
+    judge_dino: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The same of the DINO that judges subjects.",
+            show_default=False,
+        ),
+    ] = None,
     session: Annotated[
         Path | None,
         typer.Option(
@@ -189,6 +218,10 @@ def edit(
     ] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.AUTO,
+    offload: OffloadOption = Offload.NONE,
+    allow_pickle: PickleOption = False,
+    config: ConfigOption = None,
+    no_metadata: NoMetadataOption = False,
     as_json: JsonOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -199,8 +232,9 @@ def edit(
 
     Example: masactrl edit photo.png --to "a photo of a running corgi" -o out
     """
+    del config  # was read before the other options
     with quiet_libraries():
-        from masactrl.edit import EditMasks, EditRequest, InversionRequest
+        from masactrl.edit import EditRequest, InversionRequest
         from masactrl.editing import edit_names
         from masactrl.picture_input import PIXEL_LIMIT, read_picture
 
@@ -216,22 +250,12 @@ def edit(
             fresh_steps=fresh_steps,
             fit=fit.value,
         )
-        masks = None
-        words, files = mask_word or source_mask_word, mask_file or target_mask_file
-        if words and files:
-            raise ConfigError("Masks come from files or from words; give one of them.")
-        if words:
-            masks = EditMasks(
-                source=source_mask_word,
-                targets=tuple(mask_word) if mask_word else None,
-                threshold=mask_threshold,
-            )
-        elif files:
-            drawn = [read_picture(one, limit=limit) for one in target_mask_file or ()]
-            masks = EditMasks(
-                source=None if mask_file is None else read_picture(mask_file, limit=limit),
-                targets=tuple(drawn) or None,
-            )
+        masks = masks_from(
+            words=(source_mask_word, tuple(mask_word or ())),
+            files=(mask_file, tuple(target_mask_file or ())),
+            threshold=mask_threshold,
+            limit=limit,
+        )
         request = EditRequest(
             target_prompts=tuple(to),
             guidance_scale=cfg,
@@ -246,22 +270,30 @@ def edit(
             mode=mode.value,
             keep=keep.value,
         )
+        judges = judges_of(request, auto=auto, clip=judge_clip, dino=judge_dino)
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.
         opened = read_picture(picture, limit=limit)
         if not plan:
-            names = edit_names(len(to), compare=compare, masks=masks is not None)
+            names = [*edit_names(len(to), compare=compare, masks=masks is not None)]
+            names += ["auto"] if auto else []
             prepare_folder(out, names, overwrite=overwrite)
         from masactrl import edit as editing
-        from masactrl.models import load_pipeline
+        from masactrl.models import Lora, load_pipeline
 
-        loaded = load_pipeline(model, device=device, dtype=dtype.value)
+        loaded = load_pipeline(
+            model,
+            device=device,
+            dtype=dtype.value,
+            revision=revision,
+            loras=[Lora.parse(one) for one in lora or ()],
+            offload=offload.value,
+            allow_pickle=allow_pickle,
+        )
         cost = editing.plan(loaded, opened, asked, request, limit=limit)
         if plan:
-            show_plan(cost, as_json=as_json)
+            ask = partial(editing.plan, loaded, opened, asked, limit=limit)
+            show_plan(cost, choosing(loaded, ask, asked, request, auto=auto), as_json=as_json)
             return
-        result = run_edit(loaded, (picture, opened), asked, request, cost, session, limit)
-    paths = result.save(out, overwrite=overwrite)
-    if as_json:
-        typer.echo(json.dumps(described(result, paths), indent=2))
-    else:
-        report(result, paths)
+        result = run_edit(loaded, (picture, opened), asked, request, cost, session, limit, judges)
+    paths = result.save(out, overwrite=overwrite, metadata=not no_metadata)
+    tell(result, paths, as_json=as_json)

@@ -18,9 +18,47 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from masactrl.edit import EditRequest, EditResult, EditSession, InversionRequest
+    from masactrl.auto import AutoResult
+    from masactrl.cli.edit_auto import Judges
+    from masactrl.edit import EditMasks, EditRequest, EditResult, EditSession, InversionRequest
     from masactrl.editing import EditPlan
     from masactrl.models import LoadedModel
+
+
+def masks_from(
+    *,
+    words: tuple[str | None, tuple[str, ...]],
+    files: tuple[Path | None, tuple[Path, ...]],
+    threshold: float,
+    limit: int,
+) -> EditMasks | None:
+    """Return the masks of an edit; None where neither words nor files say any.
+
+    Args:
+        words: of the source, and of the targets.
+        files: the same.
+        threshold: of words.
+        limit: pixels above which a file is refused.
+    """
+    from masactrl.edit import EditMasks
+    from masactrl.models.origin import file_hash
+    from masactrl.picture_input import read_picture
+    from masactrl.recipe import InputStated
+
+    (source, targets), (drawn, drawn_targets) = words, files
+    if (source or targets) and (drawn or drawn_targets):
+        raise ConfigError("Masks come from files or from words; give one of them.")
+    if source or targets:
+        return EditMasks(source=source, targets=targets or None, threshold=threshold)
+    paths = [one for one in (drawn, *drawn_targets) if one is not None]
+    if not paths:
+        return None
+    pictures = {path: read_picture(path, limit=limit) for path in paths}
+    return EditMasks(
+        source=None if drawn is None else pictures[drawn],
+        targets=tuple(pictures[one] for one in drawn_targets) or None,
+        stated=tuple(InputStated(name=one.name, hash=file_hash(one)) for one in paths),
+    )
 
 
 def run_edit(
@@ -31,22 +69,33 @@ def run_edit(
     cost: EditPlan,
     file: Path | None,
     limit: int,
-) -> EditResult:
-    """Invert the picture (its file, and what it shows), or read the inversion, and edit."""
+    judges: Judges | None = None,
+) -> EditResult | AutoResult:
+    """Invert the picture (its file, and what it shows), or read the inversion, and edit.
+
+    With `judges` S and L are chosen.
+    """
+    from masactrl.auto import auto_axes, auto_calls, edit_auto
     from masactrl.edit import invert, load_session
 
     path, opened = picture
+    scorer = None if judges is None else judges.load(model)  # before minutes are spent
     found: EditSession | None = None
     if file is not None and file.exists():
         found = load_session(file, model)
         _check_same(file, found, opened, asked)
     steps = request.resolve(model.preset, asked.steps or model.preset.steps).steps
-    total = cost.calls + (steps if found is None else 0)
+    calls = cost.calls
+    if scorer is not None:
+        calls = auto_calls(cost.calls, steps, auto_axes(model, steps))
+    total = calls + (steps if found is None else 0)
     with progress(Console(stderr=True), "Denoising", total) as on_step:
         if found is None:
             found = invert(model, path, asked, limit=limit, on_step=on_step)
             if file is not None:
                 found.save(file)
+        if scorer is not None:
+            return edit_auto(found, request, scorer, on_step=on_step)
         return found.edit(request, on_step=on_step)
 
 
@@ -67,13 +116,37 @@ def _check_same(file: Path, found: EditSession, picture: Image, asked: Inversion
         )
 
 
-def show_plan(cost: EditPlan, *, as_json: bool) -> None:
-    """Print what an edit will cost."""
+def show_plan(cost: EditPlan, grid: tuple[int, int] | None = None, *, as_json: bool) -> None:
+    """Print what an edit will cost; `grid` is rows and cells of choosing S and L before it."""
     if as_json:
-        typer.echo(json.dumps(asdict(cost), indent=2))
+        chosen = {} if grid is None else {"auto": grid[0], "auto_cells": grid[1]}
+        typer.echo(json.dumps({**asdict(cost), **chosen}, indent=2))
         return
-    for line in cost.lines():
+    lines = list(cost.lines())
+    if grid is not None:
+        lines.append(
+            f"choosing S and L first tries {grid[1]} cells: {grid[0]} rows more, "
+            f"{grid[0] / cost.plain:.2f} times plain generation"
+        )
+    for line in lines:
         output().print(line, highlight=False, soft_wrap=True)
+
+
+def tell(result: EditResult | AutoResult, paths: Sequence[Path], *, as_json: bool) -> None:
+    """Print a result and where its pictures are."""
+    from masactrl.editing import EditResult
+
+    edit = result if isinstance(result, EditResult) else result.edit
+    choice = None if isinstance(result, EditResult) else result
+    if as_json:
+        chosen = {} if choice is None else {"auto": choice.to_json()}
+        typer.echo(json.dumps({**described(edit, paths), **chosen}, indent=2))
+        return
+    report(edit)
+    if choice is not None:
+        output().print(choice.reason, highlight=False, soft_wrap=True, markup=False)
+    for path in paths:
+        output().print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
 def described(result: EditResult, paths: Sequence[Path]) -> dict[str, object]:
@@ -90,8 +163,8 @@ def described(result: EditResult, paths: Sequence[Path]) -> dict[str, object]:
     }
 
 
-def report(result: EditResult, paths: Sequence[Path]) -> None:
-    """Print how the pictures were made, and where they are."""
+def report(result: EditResult) -> None:
+    """Print how the pictures were made, and how well the source came back."""
     console = output()
     made, quality = result.request, result.quality
     width, height = result.picture.size
@@ -109,5 +182,3 @@ def report(result: EditResult, paths: Sequence[Path]) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True, markup=False)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import output, quiet_libraries
+from masactrl.cli.measure_real import measured_real
 from masactrl.cli.options import DeviceOption, JsonOption, ModelOption
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from masactrl.puppets.inspector import Inspector
     from masactrl.puppets.measured import EditSide
 
-Rows = Mapping[str, Mapping[str, float]]
+Rows = Mapping[str, Mapping[str, float | None]]
 
 
 class What(StrEnum):
@@ -37,6 +38,7 @@ class What(StrEnum):
     EDITS = "edits"
     GRID = "grid"
     FORMS = "forms"
+    REAL = "real"
 
 
 SeedOption = Annotated[int, typer.Option(help="Seed, 0 or more; the same seed, the same result.")]
@@ -50,7 +52,8 @@ def measure(
         typer.Argument(
             help="prompts: does a picture show what its prompt says; edits: does control keep the "
             "animal and let it act; grid: edits for every S and L; forms: replace, union and the "
-            "masked forms where coat and background look alike."
+            "masked forms where coat and background look alike; real: edits of drawn pictures "
+            "after every inversion."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
@@ -78,7 +81,16 @@ def measure(
             min=1, help="How much smaller than the latent the maps of words are, for forms."
         ),
     ] = 4,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 24,
+    inversion: Annotated[
+        list[str] | None,
+        typer.Option(help="An inversion, for real; repeat it.", show_default="all"),
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Scenes that are shown in the sheet, for real.")
+    ] = 8,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Pictures made at once; for real always one.")
+    ] = 24,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -104,11 +116,17 @@ def measure(
             "on_progress": _progress(what.value),
         }
         s, layers = start_step or [preset.start_step], start_layer or [preset.start_layer]
-        masks = {"threshold": threshold, "capture_scale": capture_scale}
-        facts, rows, sheet = _measured(
-            what, loaded.pipeline, Inspector.load(), count, s, layers, masks, settings
-        )
-    save_picture(out / f"{what.value}.png", sheet)
+        if what is What.REAL:
+            settings |= {"start_step": s[0] if start_step else None, "start_layer": layers[0]}
+            settings |= {"pictures": pictures, "count": count, "inversions": inversion or ()}
+            facts, rows, sheet = measured_real(loaded, Inspector.load(), out, settings)
+        else:
+            masks = {"threshold": threshold, "capture_scale": capture_scale}
+            facts, rows, sheet = _measured(
+                what, loaded.pipeline, Inspector.load(), count, s, layers, masks, settings
+            )
+    if sheet is not None:
+        save_picture(out / f"{what.value}.png", sheet)
     common = {"model": loaded.name, "count": count, "steps": steps}
     text = json.dumps({**common, "guidance": settings["guidance"], **facts, "rows": rows}, indent=2)
     (out / f"{what.value}.json").write_text(text + "\n")
@@ -124,7 +142,7 @@ def _measured(
     start_layers: Sequence[int],
     masks: Mapping[str, Any],
     settings: Mapping[str, Any],
-) -> tuple[Mapping[str, float], Rows, Image.Image]:
+) -> tuple[Mapping[str, Any], Rows, Image.Image | None]:
     """Further facts, the rows of the table, and the sheet."""
     from masactrl.puppets import figures
     from masactrl.puppets.measure import measure_edits, measure_grid, measure_prompts
@@ -192,7 +210,8 @@ def _table(rows: Rows) -> None:
     for name in next(iter(rows.values())):
         table.add_column(name, justify="right")
     for label, row in rows.items():
-        table.add_row(label, *(f"{value:.3g}" for value in row.values()))
+        cells = ("-" if value is None else f"{value:.3g}" for value in row.values())
+        table.add_row(label, *cells)
     output().print(table)
 
 

@@ -78,9 +78,10 @@ def rerun(
         from masactrl.again import Given, compare, kind_of, run_again
 
         kind = kind_of(recipe)
-        paths = _inputs(recipe, inputs or ())
+        paths, changed = _inputs(recipe, inputs or ())
         loaded = _load(recipe, model, lora or (), device, offload.value, allow_pickle)
-        for sentence in differences(recipe, loaded):
+        apart = [*changed, *differences(recipe, loaded)]
+        for sentence in apart:
             said(errors, "Warning", sentence)
         with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
             after = run_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
@@ -91,7 +92,7 @@ def rerun(
         told: dict[str, Any] = asdict(close)
         told["psnr"] = None if math.isinf(close.psnr) else close.psnr
         told["picture"] = None if out is None else str(out)
-        typer.echo(json.dumps(told | {"differences": differences(recipe, loaded)}, indent=2))
+        typer.echo(json.dumps(told | {"differences": apart}, indent=2))
     else:
         output().print(close.sentence(), highlight=False, soft_wrap=True)
 
@@ -103,9 +104,11 @@ def _opened(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the paths of the inputs after checking that they are the recipe's."""
+def _inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[tuple[Path, ...], list[str]]:
+    """Return the paths of the inputs, and a sentence for each that is not the recipe's."""
     from masactrl.models.origin import file_hash
+
+    changed: list[str] = []
 
     if len(given) != len(recipe.inputs):
         names = ", ".join(one.name for one in recipe.inputs) or "none"
@@ -119,8 +122,8 @@ def _inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[Path, ...]:
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
         if found != stated.hash:
-            raise ConfigError(f"{path} is not the {stated.name} that the picture was made from.")
-    return tuple(given)
+            changed.append(f"{path} is not the {stated.name} that the picture was made from.")
+    return tuple(given), changed
 
 
 def _load(

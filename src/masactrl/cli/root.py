@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from masactrl._version import __version__
 from masactrl.cli import app as studio
-from masactrl.cli import bench, compare, demo, doctor, edit, generate, info, puppets, rerun
+from masactrl.cli import bench, compare, demo, doctor, edit, generate, info, puppets, rerun, sweep
 from masactrl.cli.console import said, warnings_said
 from masactrl.errors import ConfigError, MasaCtrlError
 
@@ -43,6 +43,7 @@ app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)
 app.command("info")(info.info)
 app.command("rerun")(rerun.rerun)
+app.command("sweep")(sweep.sweep)
 app.add_typer(puppets.app, name="puppets")
 
 

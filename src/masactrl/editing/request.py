@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from masactrl.attention.masks import MaskLike, Words
 from masactrl.editing.inversion_request import check_guidance
 from masactrl.errors import ConfigError, MaskError, PromptError
+from masactrl.recipe import InputStated
 from masactrl.request import Form
 
 if TYPE_CHECKING:
@@ -36,14 +37,17 @@ class EditMasks:
         targets: one for all targets, or one per target. None: the source's mask for all, which
             then is the region where things may change.
         threshold: of the attention of words, above 0 and up to 1.
+        stated: name and hash of the files of masks that are pictures, the source's first, for
+            recipes; empty where they were no files.
 
     Raises:
-        MaskError: pictures and words are mixed, or there is neither.
+        MaskError: pictures and words are mixed, there is neither, or `stated` is not of the masks.
     """
 
     source: MaskLike | Words | None = None
     targets: MaskLike | Words | tuple[MaskLike | Words, ...] | None = None
     threshold: float = 0.1
+    stated: tuple[InputStated, ...] = ()
 
     def __post_init__(self) -> None:
         given = [one for one in (self.source, *self._each()) if one is not None]
@@ -55,6 +59,11 @@ class EditMasks:
             raise MaskError("The source has no mask; one picture for it is needed, at least.")
         if self.by_words and self.targets is None:
             raise MaskError("Name the subject of the targets by words of their prompts.")
+        if self.stated and (self.by_words or len(self.stated) != len(given)):
+            raise MaskError(
+                f"{len(self.stated)} files were stated for {len(given)} masks; state one each, "
+                "of masks that are pictures."
+            )
 
     @property
     def by_words(self) -> bool:
@@ -204,6 +213,7 @@ class ResolvedEdit:
         masks: Any = None
         if self.masks is not None:
             masks = {"by": "pictures", "threshold": self.masks.threshold}
+            masks |= {"files": len(self.masks.stated)} if self.masks.stated else {}
             if self.masks.by_words:
                 targets = self.masks.of_targets(len(self.target_prompts))
                 masks |= {"by": "words", "source": self.masks.source, "targets": list(targets)}

@@ -116,14 +116,17 @@ class EditResult:
 
     def recipe(self, picture: str) -> Recipe:
         """Return how the picture of that name was made."""
+        masks = self.request.masks
+        # Nothing is left open that a model's preset or a session's file decided.
+        made = {"steps": self.request.steps, "guidance_scale": float(self.trajectory["guidance"])}
         return Recipe(
             kind="edit",
             picture=picture,
             model=self.stated or ModelStated(name=self.model),
             device=self.device,
             dtype=self.dtype,
-            request={**self.request.recipe(), "inversion": asdict(self.inversion)},
-            inputs=self.inputs,
+            request={**self.request.recipe(), "inversion": asdict(self.inversion) | made},
+            inputs=(*self.inputs, *(() if masks is None else masks.stated)),
         )
 
     def prompts(self) -> dict[str, str]:

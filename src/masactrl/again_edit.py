@@ -1,0 +1,213 @@
+"""Recipes of the kind "edit": the command that makes the edit again, and the run itself.
+
+What a recipe says of files is a name and a hash. The files themselves, the picture first, then the
+mask of the source and those of the targets, come from the caller in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from masactrl.command_words import command_words
+from masactrl.errors import ConfigError
+from masactrl.recipe import Recipe, checked
+from masactrl.request import Form
+from masactrl.result import SHEET
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+    from masactrl.again import Given
+    from masactrl.editing import EditMasks, EditRequest, InversionRequest
+    from masactrl.models import LoadedModel
+
+__all__ = ["AskedMasks", "edit_again", "edit_of", "edit_steps", "edit_words"]
+
+_CALLS = MappingProxyType({"cached": 3, "joint": 2})
+"""Passes over all steps: inversion, recording, edit; or inversion and edit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedMasks:
+    """Masks as a recipe tells them.
+
+    Attributes:
+        by: pictures, which the recipe's inputs name, or words.
+        threshold: of words.
+        source: words of the source.
+        targets: words of every target.
+        files: how many of the recipe's inputs are masks, the source's first.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = MappingProxyType({"extra": "forbid"})
+
+    by: Literal["pictures", "words"]
+    threshold: float
+    source: str | int | tuple[str | int, ...] | None = None
+    targets: tuple[str | int | tuple[str | int, ...], ...] = ()
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """An edit as a recipe tells it; fields as in `masactrl.editing.ResolvedEdit`."""
+
+    target_prompts: tuple[str, ...]
+    steps: int
+    guidance_scale: float
+    negative_prompt: str | None
+    start_step: int
+    start_layer: int
+    form: Form
+    strength: float
+    masks: AskedMasks | None
+    keep_background: bool
+    compare: bool
+    mode: Literal["cached", "joint"]
+    keep: Literal["device", "memory", "disk"]
+    half: bool
+    inversion: dict[str, Any]
+
+
+def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
+    from masactrl.editing import InversionRequest
+
+    asked = checked(_Asked, dict(recipe.request))
+    inversion = checked(InversionRequest, asked.inversion)
+    masks = 0 if asked.masks is None else asked.masks.files
+    if len(recipe.inputs) != 1 + masks or masks < 0:
+        raise ConfigError(
+            "The recipe does not name the picture that was edited: it was made from a picture "
+            "that was open already, in Python. Save it, edit the file, and its recipe will do."
+        )
+    if asked.masks is not None and asked.masks.by == "pictures" and not masks:
+        raise ConfigError(
+            "The picture was made with masks that were no files, and a recipe holds none; make it "
+            "again with the masks that made it."
+        )
+    return asked, replace(inversion, steps=asked.steps)
+
+
+def edit_of(
+    recipe: Recipe, masks: tuple[Path, ...] = ()
+) -> tuple[InversionRequest, EditRequest, AskedMasks | None]:
+    """Return how the picture was inverted, what was made of it, and the masks in words.
+
+    Args:
+        recipe: of the kind "edit".
+        masks: files for the masks that the recipe only names, the source's first; without them the
+            request has none of these.
+
+    Raises:
+        ConfigError: the recipe holds no edit, or asks for what cannot be.
+    """
+    from masactrl.editing import EditRequest
+
+    asked, inversion = _asked(recipe)
+    names = ["target_prompts", "guidance_scale", "negative_prompt", "start_step", "start_layer"]
+    names += ["form", "strength", "compare", "mode", "keep", "half"]
+    drawn = _masks(asked.masks, masks)
+    request = EditRequest(
+        **{name: getattr(asked, name) for name in names},
+        masks=drawn,
+        keep_background=asked.keep_background and drawn is not None,
+    )
+    return inversion, request, asked.masks
+
+
+def _masks(asked: AskedMasks | None, files: tuple[Path, ...]) -> EditMasks | None:
+    from masactrl.editing import EditMasks
+    from masactrl.picture_input import read_picture
+
+    if asked is None:
+        return None
+    if asked.by == "words":
+        source, targets = asked.source, asked.targets
+        return EditMasks(source=source, targets=targets or None, threshold=asked.threshold)
+    if not files:
+        return None
+    first, *others = (read_picture(one) for one in files)
+    return EditMasks(source=first, targets=tuple(others) or None, threshold=asked.threshold)
+
+
+def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    """Invert the picture that the caller named, edit it, and return all pictures by name."""
+    from masactrl.edit import invert
+
+    picture, *masks = given.inputs
+    inversion, request, _ = edit_of(recipe, tuple(masks))
+    session = invert(model, picture, inversion, on_step=given.on_step)
+    result = session.edit(request, on_step=given.on_step)
+    return {**result.pictures(), SHEET: result.to_sheet()}
+
+
+def edit_steps(recipe: Recipe) -> int:
+    """Return the steps of inversion, recording and edit together, at most."""
+    asked, _ = _asked(recipe)
+    return asked.steps * _CALLS[asked.mode]
+
+
+def edit_words(recipe: Recipe) -> list[str]:
+    """Return the words of `masactrl edit`."""
+    asked, inversion = _asked(recipe)
+    if not asked.half:
+        raise ConfigError(
+            "The source's features were kept in full precision (half=False), for which the command "
+            "line has no word; `masactrl rerun` makes the picture again."
+        )
+    picture, *files = (PurePath(one.name).name or "picture" for one in recipe.inputs)
+    options = [("to", one) for one in asked.target_prompts]
+    options += [("from", inversion.prompt)] if inversion.prompt else []
+    options += [("inversion", inversion.method), ("steps", str(asked.steps))]
+    options += [("cfg", repr(asked.guidance_scale))]
+    for name, value in (
+        ("source_cfg", inversion.guidance_scale),
+        ("start_step", asked.start_step),
+        ("start_layer", asked.start_layer),
+        ("seed", inversion.seed),
+        ("iterations", inversion.iterations),
+        ("fresh_steps", inversion.fresh_steps),
+        ("negative", asked.negative_prompt),
+    ):
+        options += [] if value is None else [(name, str(value))]
+    for name, text, usual in (
+        ("form", asked.form, "replace"),
+        ("strength", repr(asked.strength), "1.0"),
+        ("mode", asked.mode, "cached"),
+        ("keep", asked.keep, "memory"),
+        ("fit", inversion.fit, "auto"),
+    ):
+        options += [] if text == usual else [(name, text)]
+    words = command_words("edit", picture, options + _mask_options(asked.masks, files))
+    at = words.index("--") if "--" in words else len(words)
+    return [*words[:at], *_flags(asked, inversion), *words[at:]]
+
+
+def _flags(asked: _Asked, inversion: InversionRequest) -> list[str]:
+    flags = ["--keep-background"] if asked.keep_background else []
+    flags += [] if asked.compare else ["--no-compare"]
+    if inversion.replay is not None:
+        flags.append("--replay" if inversion.replay else "--no-replay")
+    return flags
+
+
+def _mask_options(asked: AskedMasks | None, files: list[str]) -> list[tuple[str, str]]:
+    if asked is None:
+        return []
+    if asked.by == "pictures":
+        return [("mask_file", files[0]), *(("target_mask_file", one) for one in files[1:])]
+    each = [*asked.targets, *([] if asked.source is None else [asked.source])]
+    if not all(isinstance(one, str) for one in each):
+        raise ConfigError(
+            "The masks are from places of tokens, for which the command line has no word; "
+            "`masactrl rerun` makes the picture again."
+        )
+    options = [("mask_word", str(one)) for one in asked.targets]
+    options += [] if asked.source is None else [("source_mask_word", str(asked.source))]
+    return [*options, ("mask_threshold", repr(asked.threshold))]

@@ -1,0 +1,77 @@
+"""Recipes of the kind "generate": the request in them, the command, and the run itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from masactrl.command_words import command_words
+from masactrl.errors import ConfigError
+from masactrl.generate import GenerateRequest, generate
+from masactrl.recipe import Recipe, checked
+from masactrl.result import SHEET
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.again import Given
+    from masactrl.models import LoadedModel
+
+__all__ = ["generate_again", "generate_steps", "generate_words", "json_word", "request_of"]
+
+_MASACTRLS = ("start_step", "start_layer", "form", "strength")
+_FLAGS = MappingProxyType({"guidance_scale": "cfg", "negative_prompt": "negative"})
+
+
+def request_of(values: Mapping[str, Any]) -> GenerateRequest:
+    """Return the request that a recipe of the kind "generate" holds.
+
+    Raises:
+        ConfigError: it is none, or asks for what cannot be.
+    """
+    asked = dict(values)
+    if control := asked.pop("control", None):
+        raise ConfigError(
+            f"The picture was made with a control given as an object ({control}), which no recipe "
+            "holds; make it again with the script that made it."
+        )
+    if asked.get("method", "masactrl") != "masactrl":
+        # A resolved request has MasaCtrl's values also where another method took no notice.
+        asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
+    return checked(GenerateRequest, asked)
+
+
+def generate_words(recipe: Recipe) -> list[str]:
+    """Return the words of `masactrl generate`."""
+    request = request_of(recipe.request)
+    usual = GenerateRequest(source_prompt="-", target_prompts=("-",))
+    options: list[tuple[str, str]] = [("to", one) for one in request.target_prompts]
+    options.append(("seed", str(request.seed)))
+    options += [("size", f"{request.width}x{request.height}")] if request.width else []
+    for name in ("steps", "guidance_scale", "start_step", "start_layer"):
+        if (value := getattr(request, name)) is not None:
+            options.append((_FLAGS.get(name, name), repr(value)))
+    for name in ("form", "strength", "method", "negative_prompt"):
+        if (value := getattr(request, name)) != getattr(usual, name):
+            options.append((_FLAGS.get(name, name), str(value)))
+    for name, value in dict(request.method_options).items():
+        options.append(("method_option", f"{name}={json_word(value)}"))
+    return command_words("generate", request.source_prompt, options)
+
+
+def json_word(value: Any) -> str:
+    """Return a value of an option: itself where it is a word, else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    """Make source and targets again, and return all pictures by name."""
+    result = generate(model, request_of(recipe.request), on_step=given.on_step)
+    return {**result.pictures(), SHEET: result.to_sheet()}
+
+
+def generate_steps(recipe: Recipe) -> int:
+    """Return the denoising steps of the run."""
+    return request_of(recipe.request).steps or 1

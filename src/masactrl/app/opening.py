@@ -1,0 +1,124 @@
+"""What the fields of a tab show for a recipe; what they cannot show is said. Nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from masactrl.again import request_of
+from masactrl.again_edit import edit_of
+from masactrl.app.requests import shown_values
+from masactrl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from masactrl.again_edit import AskedMasks
+    from masactrl.editing import EditRequest, InversionRequest
+    from masactrl.recipe import Recipe
+
+__all__ = ["Opened", "opened"]
+
+_TABS = {"generate": "set", "edit": "edit", "compare": "compare"}
+"""Which tab shows which kind of recipe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """Where a recipe is shown.
+
+    Attributes:
+        tab: its name.
+        values: of the tab's fields, those that the recipe says.
+        told: sentences about the recipe, and what the fields cannot show.
+    """
+
+    tab: str
+    values: Mapping[str, Any]
+    told: str
+
+
+def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
+    """Return the tab for a recipe and what its fields show.
+
+    Args:
+        recipe: of any picture.
+        tabs: the names of the fields of every tab that can be filled.
+
+    Raises:
+        ConfigError: no tab shows such a recipe, or what is in it cannot be.
+    """
+    tab = _TABS.get(recipe.kind)
+    if tab is None:
+        raise ConfigError(
+            f"The picture is of a run of {recipe.kind!r}, for which no tab has fields to fill. "
+            "`masactrl info` shows every recipe."
+        )
+    told = [f"{recipe.picture}, made by masactrl {recipe.masactrl} with {recipe.model.name}."]
+    if tab == "edit":
+        values, more = _edit_values(recipe)
+        told += more
+    elif tab == "compare":
+        asked = dict(recipe.request)
+        methods, options = asked.pop("methods", []), asked.pop("options", {})
+        request = request_of(asked)
+        values = shown_values(tabs[tab], request)
+        values |= {"methods": methods, "target_prompt": request.target_prompts[0]}
+        told += ["The tab has no fields for the methods' options."] if options else []
+    else:
+        request = request_of(recipe.request)
+        values = shown_values(tabs[tab], request)
+        if request.method_options:
+            told.append("The tab has no fields for the method's options.")
+    shown = {name: one for name, one in values.items() if name in tabs[tab]}
+    return Opened(tab=tab, values=shown, told=" ".join(told))
+
+
+def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """Return what the fields of "Edit a photo" show, and sentences about the rest."""
+    inversion, request, masks = edit_of(recipe)
+    values = {
+        name: getattr(request, name)
+        for name in ("guidance_scale", "start_step", "start_layer", "form", "strength")
+    }
+    values |= {
+        "prompt": inversion.prompt,
+        "inversion": inversion.method,
+        "steps": inversion.steps,
+        "target_prompts": "\n".join(request.target_prompts),
+        "negative_prompt": request.negative_prompt or "",
+        "keep_background": bool(recipe.request["keep_background"]),
+        "source_word": "",
+        "target_word": "",
+    }
+    named = ", ".join(one.name for one in recipe.inputs)
+    told = [f"A recipe holds no picture: choose {named} again."]
+    if masks is not None and masks.by == "words":
+        values |= _words(masks)
+    if missing := _missing(inversion, request, masks):
+        told.append(f"The tab has no fields for {', '.join(missing)}, which the run had.")
+    return values, told
+
+
+def _words(masks: AskedMasks) -> dict[str, str]:
+    source, target = masks.source, masks.targets[0] if masks.targets else ""
+    words = {"source_word": source, "target_word": target}
+    return {name: one for name, one in words.items() if isinstance(one, str)}
+
+
+def _missing(
+    inversion: InversionRequest, request: EditRequest, masks: AskedMasks | None
+) -> list[str]:
+    """Return the names of settings that the fields cannot show and that differ from the usual."""
+    usual = {"replay": None, "seed": None, "iterations": None, "fresh_steps": None, "fit": "auto"}
+    found = [name for name, one in usual.items() if getattr(inversion, name) != one]
+    if inversion.method != "null-text" and inversion.guidance_scale not in (None, 1):
+        found.append("guidance of the source")
+    found += [] if request.compare else ["compare"]
+    found += [] if request.mode == "cached" else ["mode"]
+    if masks is not None and masks.by == "words":
+        plain = all(isinstance(one, str) for one in (*masks.targets, masks.source or ""))
+        found += [] if plain and len(set(masks.targets)) == 1 else ["words of every target"]
+        found += [] if masks.threshold == 0.1 else ["threshold of the words"]
+    if masks is not None and masks.by == "pictures" and masks.files > 1:
+        found.append("masks of targets")
+    return found

@@ -1,0 +1,251 @@
+"""The paper's ablation as one figure: the same targets for every S and every L.
+
+The source is recorded once, from the smallest S and L on; every cell reads of it what its own S and
+L ask for. So a cell costs what plainly generating its targets costs.
+
+    axes = parse_axes(["start-step=2-8(+2)", "start-layer=8,10,12"])
+    sweep_edit(session, EditRequest(target_prompts=("a running corgi",)), axes).save(Path("out"))
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from masactrl.attention import Rows, Schedule, find_sites
+from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
+from masactrl.generate import StepRecord, start_noise
+from masactrl.images import tensor_to_images
+from masactrl.methods import MasaCtrl
+from masactrl.prompts import prompt_warnings
+from masactrl.recipe import Recipe, stated_model
+from masactrl.sweep_axes import Axes, parse_axes
+from masactrl.sweep_result import SweepResult, TargetSweep, sweep_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from PIL import Image
+    from torch import Tensor
+
+    from masactrl.editing import EditRequest, EditResult, EditSession
+    from masactrl.models import LoadedModel
+    from masactrl.request import GenerateRequest, ResolvedRequest
+
+__all__ = [
+    "Axes",
+    "SweepResult",
+    "TargetSweep",
+    "parse_axes",
+    "sweep_calls",
+    "sweep_edit",
+    "sweep_generate",
+    "sweep_names",
+]
+
+
+def sweep_edit(
+    session: EditSession,
+    request: EditRequest,
+    axes: Axes,
+    *,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> SweepResult:
+    """Edit an inverted picture with every S and L of the axes.
+
+    Args:
+        session: the picture; its recorded features are replaced by those that serve all cells.
+        request: the targets; its own S and L fill an axis that was not given.
+        axes: what to try.
+        on_step: called after each U-Net call; an exception raised there ends the sweep.
+
+    Raises:
+        ConfigError: the request is of the joint mode, which records nothing.
+        ScheduleError: an S or L is beyond the steps of the run or the layers of the model; said
+            before anything is run.
+
+    Warns:
+        ControlWarning: what edits warn of, once.
+    """
+    if request.mode != "cached":
+        raise ConfigError("A sweep records its source once, which mode='joint' does not; leave it.")
+    settings = request.resolve(session.model.preset, session.trajectory.steps)
+    axes = axes.filled(settings.start_step, settings.start_layer)
+    for start_step, start_layer in axes.cells():
+        session.plan(replace(request, start_step=start_step, start_layer=start_layer))
+    made: dict[tuple[int, int], EditResult] = {}
+    started = time.perf_counter()
+    with _warned_once():
+        # The smallest S and L come first, so that their recording serves the others.
+        for cell in sorted(axes.cells()):
+            asked = replace(request, start_step=cell[0], start_layer=cell[1], compare=not made)
+            made[cell] = session.edit(asked, on_step=on_step)
+    first = made[min(made)]
+    recipe = first.recipe("sweep")
+    return SweepResult(
+        axes=axes,
+        picture=session.picture,
+        source=first.reconstruction,
+        targets=tuple(
+            TargetSweep(
+                prompt=target.prompt,
+                uncontrolled=_there(target.uncontrolled),
+                cells={cell: one.targets[number].controlled for cell, one in made.items()},
+            )
+            for number, target in enumerate(first.targets)
+        ),
+        recipe=recipe,
+        seconds=session.seconds + time.perf_counter() - started,
+        passes=session.passes
+        + sum(one.passes["source"] + one.passes["edit"] for one in made.values()),
+        facts={"psnr": round(first.quality.psnr, 2), "ceiling": round(first.quality.ceiling, 2)},
+    )
+
+
+def sweep_calls(session: EditSession, request: EditRequest, axes: Axes) -> int:
+    """Return how many U-Net calls `sweep_edit` will make at most, for a progress bar."""
+    steps = session.trajectory.steps
+    settings = request.resolve(session.model.preset, steps)
+    axes = axes.filled(settings.start_step, settings.start_layer)
+    start_step, start_layer = min(axes.cells())
+    widest = session.plan(replace(request, start_step=start_step, start_layer=start_layer))
+    return widest.calls + steps * (len(axes.cells()) - 1)
+
+
+def sweep_generate(
+    model: LoadedModel,
+    request: GenerateRequest,
+    axes: Axes,
+    *,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> SweepResult:
+    """Make a source from its prompt, and its targets with every S and L of the axes.
+
+    All pictures start from the same noise. There are `steps` times (2 + cells) U-Net calls.
+
+    Raises:
+        ConfigError: the request names another method than masactrl, which has no S and L.
+        ScheduleError: an S or L is beyond the run or the model; said before anything is run.
+        MasaCtrlError: the model made no numbers, as some do in float16.
+
+    Warns:
+        ControlWarning: the model will not see a prompt as it was written.
+    """
+    if request.method != "masactrl":
+        raise ConfigError(f"S and L belong to the method masactrl, not to {request.method}.")
+    settings = request.resolve(model.preset)
+    axes = axes.filled(settings.start_step, settings.start_layer)
+    sites = find_sites(model.pipeline.unet)
+    for start_step, start_layer in axes.cells():
+        Schedule(start_layer=start_layer).resolve_layers(sites)
+        Schedule(start_step=start_step).resolve_steps([0.0] * settings.steps)
+    prompts = [settings.source_prompt, *settings.target_prompts, settings.negative_prompt]
+    for note in prompt_warnings(model, prompts):
+        warnings.warn(note, ControlWarning, stacklevel=2)
+    started = time.perf_counter()
+    source, plain, cells = _generated(model, settings, axes, on_step)
+    runs = 1 + len(settings.target_prompts) * (1 + len(cells))
+    branches = 1 if settings.guidance_scale == 1 else 2
+    return SweepResult(
+        axes=axes,
+        picture=None,
+        source=source,
+        targets=tuple(
+            TargetSweep(
+                prompt=prompt,
+                uncontrolled=plain[number],
+                cells={cell: pictures[number] for cell, pictures in cells.items()},
+            )
+            for number, prompt in enumerate(settings.target_prompts)
+        ),
+        recipe=Recipe(
+            kind="generate",
+            picture="sweep",
+            model=stated_model(model),
+            device=model.pipeline._execution_device.type,
+            dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+            request=asdict(settings),
+        ),
+        seconds=time.perf_counter() - started,
+        passes=settings.steps * branches * runs,
+    )
+
+
+def _generated(
+    model: LoadedModel,
+    settings: ResolvedRequest,
+    axes: Axes,
+    on_step: Callable[[StepRecord], None] | None,
+) -> tuple[Image.Image, tuple[Image.Image, ...], dict[tuple[int, int], tuple[Image.Image, ...]]]:
+    """The source, the targets without control, and the targets of every cell."""
+    pipeline, targets = model.pipeline, settings.target_prompts
+    noise = start_noise(model, settings)  # 1 c h w
+
+    def control(start_step: int, start_layer: int) -> MasaCtrl:
+        return MasaCtrl(
+            schedule=Schedule(start_step=start_step, start_layer=start_layer),
+            form=settings.form,
+            strength=settings.strength,
+        )
+
+    def pictures(prompts: Sequence[str]) -> tuple[Image.Image, ...]:
+        made: Tensor = pipeline(
+            prompt=list(prompts),
+            negative_prompt=[settings.negative_prompt] * len(prompts),
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            latents=noise.repeat(len(prompts), 1, 1, 1),
+            output_type="pt",
+            callback_on_step_end=_teller(on_step, settings.steps),
+        ).images
+        if not bool(made.isfinite().all()):
+            raise MasaCtrlError(
+                f"The model {model.name} made values that are no numbers, as some do in float16; "
+                "try float32 or bfloat16."
+            )
+        return tensor_to_images(made, signed=False)
+
+    # In the host's memory, as edits keep their sources, and as it is: every bit counts.
+    with control(*min(axes.cells())).record(pipeline, device="cpu") as recorded:
+        (source,) = pictures([settings.source_prompt])
+    plain = pictures(targets)
+    cells = {}
+    for cell in axes.cells():
+        rows = Rows.from_cache(targets=len(targets))
+        with control(*cell).attach(pipeline, rows, source=recorded):
+            cells[cell] = pictures(targets)
+    return source, plain, cells
+
+
+def _teller(on_step: Callable[[StepRecord], None] | None, steps: int) -> Any:
+    """The callback of diffusers that tells `on_step`; None for None."""
+    if on_step is None:
+        return None
+
+    def tell(_pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        on_step(StepRecord(step=step, steps=steps, timestep=float(timestep)))
+        return values
+
+    return tell
+
+
+@contextmanager
+def _warned_once() -> Iterator[None]:
+    """Say in the end, and once, what every cell warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ControlWarning)
+        yield
+    said = dict.fromkeys((str(one.message), one.category) for one in caught)
+    for message, category in said:
+        warnings.warn(message, category, stacklevel=4)
+
+
+def _there(picture: Image.Image | None) -> Image.Image:
+    if picture is None:
+        raise MasaCtrlError("The first cell was made without its comparison.")
+    return picture
