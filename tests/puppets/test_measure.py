@@ -70,6 +70,16 @@ def test_edits_change_the_action_alone() -> None:
         )
 
 
+def test_spare_edits_leave_place_and_facing_to_the_source() -> None:
+    for full, spare in zip(
+        sample_edits(50, seed=4), sample_edits(50, seed=4, spare=True), strict=True
+    ):
+        assert spare.source_prompt == full.source_prompt
+        said = parse(spare.target_prompt)
+        assert (said.species, said.action) == (full.species, full.target_action)
+        assert (said.place, said.facing) == (None, None)
+
+
 def test_no_edits_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         sample_edits(0, seed=0)
@@ -80,7 +90,7 @@ def test_no_edits_are_refused() -> None:
 
 def test_the_identity_error_is_the_documented_number() -> None:
     side = EditSide(
-        coat=10.0, accent=20.0, pattern=0.4, action=1, species=1, facing=1, background=30
+        coat=10.0, accent=20.0, pattern=0.4, action=1, species=1, facing=1, place=1, background=30
     )
     assert side.identity_error == pytest.approx(15 + 0.4 * PATTERN_WEIGHT)
 

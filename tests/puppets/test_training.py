@@ -3,6 +3,7 @@ elsewhere, on the shipped weights."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from masactrl.puppets.data import open_pictures
 from masactrl.puppets.model import build_scheduler, build_unet, build_vae
 from masactrl.puppets.recipe import Recipe, train_puppets
 from masactrl.puppets.train import foreground_weights, spread_timesteps, train_diffusion
+from masactrl.puppets.train_decoder import drawing_loss, train_decoder
 from masactrl.puppets.training import Run
 
 COUNT = 8
@@ -84,6 +86,25 @@ def test_a_run_resumes_where_it_stopped(pictures, tmp_path: Path) -> None:  # ty
     assert again.scheduler.config.prediction_type == build_scheduler().config.prediction_type
 
 
+def test_a_trained_decoder_keeps_the_latents(pictures, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    vae = build_vae()
+    before = copy.deepcopy(vae.state_dict())
+    train_decoder(vae, torch.randn(COUNT, 16, 8, 8), pictures, tmp_path, budget=0.01, batch=2)
+    changed = {k for k, v in vae.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(k.startswith(("decoder.", "post_quant_conv.")) for k in changed)
+
+
+def test_a_mistake_on_the_animal_costs_more() -> None:
+    real, mask = torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    on, off = real.clone(), real.clone()
+    on[..., 4, 3] += 1
+    off[..., 4, 12] += 1
+    assert drawing_loss(real, real, mask) == 0
+    assert drawing_loss(on, real, mask) == pytest.approx(3 * drawing_loss(off, real, mask).item())
+
+
 def test_the_rate_warms_up_stays_and_falls(tmp_path: Path) -> None:
     run = Run(directory=tmp_path, budget=100.0, learning_rate=1.0, decay=0.5, warmup_steps=10)
     assert run.rate() == pytest.approx(0.1)
@@ -99,7 +120,7 @@ def test_the_whole_recipe_ends_in_a_model(tmp_path: Path) -> None:
     seen: set[str] = set()
     recipe = Recipe(directory=tmp_path, minutes=0.001, pictures=64, size=64, batch=2)
     folder = train_puppets(recipe, on_record=lambda stage, _: seen.add(stage))
-    assert seen == {"pictures", "vae", "inspector", "diffusion"}
+    assert seen == {"pictures", "vae", "decoder", "inspector", "diffusion"}
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     assert len(pipeline.tokenizer) == pipeline.text_encoder.config.vocab_size
     assert not [f for f in folder.rglob("*.json") if str(tmp_path) in f.read_text("utf-8")]

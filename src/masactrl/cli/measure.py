@@ -81,6 +81,14 @@ def measure(
             min=1, help="How much smaller than the latent the maps of words are, for forms."
         ),
     ] = 4,
+    spare: Annotated[
+        bool,
+        typer.Option(
+            "--spare/--full",
+            help="Target prompts leave place and facing out, for edits and grid; what they do not "
+            "say, S and L decide.",
+        ),
+    ] = False,
     inversion: Annotated[
         list[str] | None,
         typer.Option(help="An inversion, for real; repeat it.", show_default="all"),
@@ -116,11 +124,15 @@ def measure(
             "on_progress": _progress(what.value),
         }
         s, layers = start_step or [preset.start_step], start_layer or [preset.start_layer]
+        if spare and what not in (What.EDITS, What.GRID):
+            raise typer.BadParameter(f"{what.value} has no spare prompts; leave --spare out.")
         if what is What.REAL:
             settings |= {"start_step": s[0] if start_step else None, "start_layer": layers[0]}
             settings |= {"pictures": pictures, "count": count, "inversions": inversion or ()}
             facts, rows, sheet = measured_real(loaded, Inspector.load(), out, settings)
         else:
+            if what in (What.EDITS, What.GRID):
+                settings["spare"] = spare
             masks = {"threshold": threshold, "capture_scale": capture_scale}
             facts, rows, sheet = _measured(
                 what, loaded.pipeline, Inspector.load(), count, s, layers, masks, settings

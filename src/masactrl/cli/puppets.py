@@ -28,6 +28,7 @@ class Stage(StrEnum):
 
     PICTURES = "pictures"
     VAE = "vae"
+    DECODER = "decoder"
     INSPECTOR = "inspector"
     DIFFUSION = "diffusion"
 
@@ -89,7 +90,8 @@ def train(
         typer.Option(help="Folder of a trained model to begin with.", show_default="from scratch"),
     ] = None,
 ) -> None:
-    """Train the embedded model: pictures, autoencoder, inspector, text encoder with U-Net.
+    """Train the embedded model: pictures, autoencoder and its decoder, inspector, text encoder with
+    U-Net.
 
     An interrupted run goes on where its last checkpoint was (every five minutes) when the same
     command is given again.

@@ -7,6 +7,7 @@ Coat and collar are named seldom: in an edit the identity comes from the source,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -155,16 +156,26 @@ def full_prompt(species: str, action: str, place: str, facing: str) -> str:
     Raises:
         ConfigError: a name is not one of the world's.
     """
-    for what, value, allowed in (
-        ("species", species, SPECIES),
-        ("action", action, ACTIONS),
-        ("place", place, PLACES),
-        ("facing", facing, FACINGS),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{what} {value!r} is not one of {', '.join(allowed)}.")
-    noun = _with_article(species)
-    return f"{noun} {PARTICIPLES[action][0]} {WHERE[place][0]}, {TOWARDS[facing][0]}"
+    start = spare_prompt(species, action)
+    _check_name("place", place, PLACES)
+    _check_name("facing", facing, FACINGS)
+    return f"{start} {WHERE[place][0]}, {TOWARDS[facing][0]}"
+
+
+def spare_prompt(species: str, action: str) -> str:
+    """The prompt that names animal and action alone, "a cat sitting"; the rest is left open.
+
+    Raises:
+        ConfigError: a name is not one of the world's.
+    """
+    _check_name("species", species, SPECIES)
+    _check_name("action", action, ACTIONS)
+    return f"{_with_article(species)} {PARTICIPLES[action][0]}"
+
+
+def _check_name(what: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{what} {value!r} is not one of {', '.join(allowed)}.")
 
 
 def sample_prompts(count: int, seed: int) -> tuple[PromptTask, ...]:

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 _PANELS: Final = (
     ("identity_error", "identity error (CIELAB)", "{:.0f}", "viridis"),
     ("action", "right action (share)", "{:.2f}", "viridis_r"),
+    ("facing", "right facing (share)", "{:.2f}", "viridis_r"),
     ("background", "background (dB)", "{:.1f}", "viridis_r"),
 )
 
 
 def draw_grid(grid: EditGrid) -> Image.Image:
-    """Three maps over S and L: identity error, right action, background; dark is better.
+    """Maps over S and L: identity error, action, facing, background; dark is better.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -34,7 +35,7 @@ def draw_grid(grid: EditGrid) -> Image.Image:
     from PIL import Image
 
     # Figure and canvas of our own: pyplot would keep state for the whole process.
-    figure = Figure(figsize=(13, 4.4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(17, 4.4), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
         _draw_panel(axes, grid, *panel)

@@ -99,6 +99,7 @@ class Tally:
         self._note("action", ~_differ([t.target_action for t in tasks], seen.action))
         self._note("species", ~_differ([t.species for t in tasks], seen.species))
         self._note("facing", ~_differ([t.facing for t in tasks], seen.facing))
+        self._note("place", ~_differ([t.place for t in tasks], seen.place))
         animals = torch.maximum(was.mask, seen.mask)
         self._note("background", background_psnr(source.pictures, target.pictures, animals))
 

@@ -50,8 +50,13 @@ _SAMPLES: Final = 16  # pictures, or rows of pictures, that a result keeps
 OnProgress = Callable[[int, int], None]
 
 
-def sample_edits(count: int, seed: int) -> tuple[EditTask, ...]:
+def sample_edits(count: int, seed: int, *, spare: bool = False) -> tuple[EditTask, ...]:
     """Draw edits: everything uniform, the target's action never the source's.
+
+    Args:
+        count: how many, at least 1.
+        seed: the same seed, the same edits, spare or not.
+        spare: target prompts leave place and facing out.
 
     Raises:
         ConfigError: ``count`` is below 1.
@@ -76,6 +81,7 @@ def sample_edits(count: int, seed: int) -> tuple[EditTask, ...]:
                 facing=facing,
                 source_action=source,
                 target_action=target,
+                spare=spare,
             )
         )
     return tuple(tasks)
@@ -155,6 +161,7 @@ def measure_edits(
     batch: int = 24,
     seed: int = 0,
     size: int | None = None,
+    spare: bool = False,
     on_progress: OnProgress | None = None,
 ) -> EditFigures:
     """Edit the action with and without mutual self-attention, from one noise in one batch.
@@ -169,6 +176,7 @@ def measure_edits(
         batch: pictures made at once, three for a pair.
         seed: of tasks and noise.
         size: side of the pictures in pixels; None is the model's own.
+        spare: target prompts leave place and facing out.
         on_progress: called after every batch with pairs.
 
     Raises:
@@ -176,7 +184,7 @@ def measure_edits(
         ScheduleError: the run has no such step or the model no such layer.
     """
     _check(pairs=pairs, batch=batch)
-    tasks = sample_edits(pairs, seed)
+    tasks = sample_edits(pairs, seed, spare=spare)
     studio = Studio.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     control = MasaCtrl(schedule=Schedule(start_step=start_step, start_layer=start_layer))
     controlled, uncontrolled = Tally(), Tally()
@@ -221,6 +229,7 @@ def measure_grid(
     batch: int = 16,
     seed: int = 0,
     size: int | None = None,
+    spare: bool = False,
     on_progress: OnProgress | None = None,
 ) -> EditGrid:
     """The figures of the same edits for every S in ``start_steps`` and L in ``start_layers``.
@@ -230,7 +239,7 @@ def measure_grid(
     arguments and errors see `measure_edits`; progress counts pairs of all cells together.
     """
     _check(pairs=pairs, batch=batch, start_steps=len(start_steps), start_layers=len(start_layers))
-    tasks = sample_edits(pairs, seed)
+    tasks = sample_edits(pairs, seed, spare=spare)
     studio = Studio.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     cells = {(s, layer): Tally() for s in start_steps for layer in start_layers}
     uncontrolled = Tally()

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from masactrl.puppets.captions import PromptTask, full_prompt
+from masactrl.puppets.captions import PromptTask, full_prompt, spare_prompt
 from masactrl.puppets.inspector import Reading
 
 PATTERN_WEIGHT: Final = 25.0  # CIELAB units that another pattern counts for
@@ -46,13 +46,18 @@ class PromptAgreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditTask:
-    """A source prompt and a target prompt that differ in the action alone."""
+    """A source prompt and a target prompt that differ in the action alone.
+
+    A ``spare`` task's target prompt leaves place and facing out: what it does not say, noise and
+    self-attention decide, so that the choice of S and L shows.
+    """
 
     species: str
     place: str
     facing: str
     source_action: str
     target_action: str
+    spare: bool = False
 
     @property
     def source_prompt(self) -> str:
@@ -61,7 +66,9 @@ class EditTask:
 
     @property
     def target_prompt(self) -> str:
-        """The canonical prompt of the target."""
+        """The canonical prompt of the target, or what a spare one leaves of it."""
+        if self.spare:
+            return spare_prompt(self.species, self.target_action)
         return full_prompt(self.species, self.target_action, self.place, self.facing)
 
 
@@ -72,7 +79,8 @@ class EditSide:
     Attributes:
         coat, accent: CIELAB distance to the source's colour.
         pattern: share whose pattern is another than the source's, in [0, 1].
-        action, species, facing: share that shows what the target prompt says, in [0, 1].
+        action, species: share that shows what the target prompt says, in [0, 1].
+        facing, place: share that is as the source's prompt says, and the target's unless spare.
         background: PSNR against the source in dB, where the inspector sees neither animal; at most
             60. Shadows are background.
     """
@@ -83,6 +91,7 @@ class EditSide:
     action: float
     species: float
     facing: float
+    place: float
     background: float
 
     @property

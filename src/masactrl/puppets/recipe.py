@@ -1,4 +1,4 @@
-"""The whole recipe of the embedded model: pictures, autoencoder, diffusion model, inspector."""
+"""The whole recipe of the embedded model: pictures, autoencoder, inspector, diffusion model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from masactrl.puppets.data import PictureCache, open_pictures
 from masactrl.puppets.export import export_pipeline
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.model import PICTURE_SIZE
-from masactrl.puppets.train import train_diffusion
+from masactrl.puppets.train import encode_latents, train_diffusion
+from masactrl.puppets.train_decoder import train_decoder
 from masactrl.puppets.train_inspector import train_inspector
 from masactrl.puppets.train_vae import train_vae
+from masactrl.puppets.training import OnRecord
 
-STAGES: Final = ("pictures", "vae", "inspector", "diffusion")
+STAGES: Final = ("pictures", "vae", "decoder", "inspector", "diffusion")
 #: Share of the whole budget of each stage that trains.
-_SHARES: Final = {"vae": 0.14, "inspector": 0.12, "diffusion": 0.74}
+_SHARES: Final = {"vae": 0.10, "decoder": 0.10, "inspector": 0.10, "diffusion": 0.70}
 
 OnStage = Callable[[str, Mapping[str, float]], None]
+Tell = Callable[[str], OnRecord]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ class Recipe:
         device: "cpu" or "cuda".
         stop_after: minutes of this session, for a machine lent by the minute; the run resumes.
         start_from: folder of a trained model: the VAE is taken from it when the stage "vae" is left
-            out, text encoder and U-Net begin with its weights.
+            out, text encoder and U-Net begin with its weights. With the stage "diffusion" left out
+            the exported model has its U-Net and the new decoder.
     """
 
     directory: Path
@@ -85,7 +89,7 @@ def train_puppets(
         The folder of the exported model (it exists after the diffusion stage).
     """
 
-    def tell(stage: str) -> Callable[[Mapping[str, float]], None]:
+    def tell(stage: str) -> OnRecord:
         def told(record: Mapping[str, float]) -> None:
             if on_record is not None:
                 on_record(stage, record)
@@ -94,17 +98,8 @@ def train_puppets(
 
     cache = _pictures(recipe, tell("pictures"))
     exported = recipe.directory / "model"
-    vae_folder = recipe.directory / "vae" / "final"
-    if "vae" in recipe.stages:
-        vae = train_vae(
-            cache,
-            recipe.directory / "vae",
-            budget=60 * recipe.minutes * _SHARES["vae"],
-            seed=recipe.seed,
-            device=recipe.device,
-            on_record=tell("vae"),
-        )
-        vae.save_pretrained(vae_folder)
+    earlier = _earlier(recipe)
+    vae = _autoencoder(recipe, cache, earlier, tell)
     if "inspector" in recipe.stages:
         inspector = train_inspector(
             cache,
@@ -115,17 +110,10 @@ def train_puppets(
         )
         inspector.save(exported / "inspector")
     if "diffusion" in recipe.stages:
-        earlier = None
-        if recipe.start_from is not None:
-            earlier = StableDiffusionPipeline.from_pretrained(
-                recipe.start_from, dtype=torch.float32
-            )
-            if "vae" not in recipe.stages and not vae_folder.exists():
-                earlier.vae.save_pretrained(vae_folder)
-        if not vae_folder.exists():
-            raise ConfigError(f"{vae_folder} does not exist; run the stage 'vae' first.")
+        if vae is None:
+            raise ConfigError(f"{_vae_folder(recipe)} does not exist; run the stage 'vae' first.")
         pipeline = train_diffusion(
-            AutoencoderKL.from_pretrained(vae_folder).to(recipe.device).eval(),
+            vae,
             cache,
             recipe.directory / "diffusion",
             budget=60 * recipe.minutes * _SHARES["diffusion"],
@@ -139,7 +127,56 @@ def train_puppets(
             on_sample=on_sample,
         )
         export_pipeline(pipeline, exported)
+    elif "decoder" in recipe.stages and earlier is not None:
+        earlier.vae = vae
+        export_pipeline(earlier, exported)
     return exported
+
+
+def _earlier(recipe: Recipe) -> StableDiffusionPipeline | None:
+    if recipe.start_from is None:
+        return None
+    return StableDiffusionPipeline.from_pretrained(recipe.start_from, dtype=torch.float32)
+
+
+def _vae_folder(recipe: Recipe) -> Path:
+    return recipe.directory / "vae" / "final"
+
+
+def _autoencoder(
+    recipe: Recipe, cache: PictureCache, earlier: StableDiffusionPipeline | None, tell: Tell
+) -> AutoencoderKL | None:
+    """The autoencoder after its stages; None when this directory has none yet."""
+    folder = _vae_folder(recipe)
+    if "vae" in recipe.stages:
+        train_vae(
+            cache,
+            recipe.directory / "vae",
+            budget=60 * recipe.minutes * _SHARES["vae"],
+            seed=recipe.seed,
+            device=recipe.device,
+            on_record=tell("vae"),
+        ).save_pretrained(folder)
+    elif earlier is not None and not folder.exists():
+        earlier.vae.save_pretrained(folder)
+    if not folder.exists():
+        return None
+    vae = AutoencoderKL.from_pretrained(folder).to(recipe.device).eval()
+    if "decoder" in recipe.stages:
+        # The latents are the diffusion stage's, which finds them there.
+        (recipe.directory / "diffusion").mkdir(parents=True, exist_ok=True)
+        path = recipe.directory / "diffusion" / "latents.pt"
+        train_decoder(
+            vae,
+            encode_latents(vae, cache, path, device=recipe.device),
+            cache,
+            recipe.directory / "decoder",
+            budget=60 * recipe.minutes * _SHARES["decoder"],
+            seed=recipe.seed,
+            device=recipe.device,
+            on_record=tell("decoder"),
+        ).save_pretrained(folder)
+    return vae
 
 
 def _inspector(folder: Path) -> Inspector:
