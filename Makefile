@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format wheel clean
+.PHONY: help demo test check format docs wheel clean
 
 help:  ## show these lines
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1	/'
@@ -27,7 +27,7 @@ $(VENV)/stamp-run: $(VENV)/stamp-python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/stamp-dev: $(VENV)/stamp-run
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,lora,bench,app]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,lora,bench,app,docs]'
 	@touch $@
 
 demo: $(VENV)/stamp-run  ## make consistent pictures with the embedded model, in out/
@@ -43,8 +43,11 @@ format: $(VENV)/stamp-dev  ## repair style and format where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/stamp-dev  ## build the site of the documentation into site/, warnings as errors
+	scripts/docs
+
 wheel: $(VENV)/stamp-dev  ## build the wheel into dist/
 	$(BIN)/hatchling build -t wheel
 
 clean:  ## remove the environment and what was made
-	rm -rf $(VENV) build dist out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist out site .mypy_cache .pytest_cache .ruff_cache

@@ -7,6 +7,8 @@ import os
 # Read when the Hub's library is imported, so before anything that imports it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,9 +37,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def model(model_folder: Path) -> LoadedModel:
-    """The tiny model, loaded; its own pictures are 64 x 64."""
+@pytest.fixture(scope="session")
+def _loaded(model_folder: Path) -> LoadedModel:
     from masactrl.models import load_pipeline
 
     return load_pipeline(model_folder, device="cpu")
+
+
+@pytest.fixture
+def model(_loaded: LoadedModel) -> LoadedModel:
+    """The tiny model, loaded; its own pictures are 64 x 64. A copy: a test may change it."""
+    return replace(_loaded, pipeline=copy.deepcopy(_loaded.pipeline))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +36,16 @@ def pipe() -> StableDiffusionPipeline:
     return tiny_models.sd()
 
 
+@functools.cache
+def plain_run(pipe: StableDiffusionPipeline, images: int, guidance: float) -> torch.Tensor:
+    return tiny_models.run(pipe, PROMPTS[:images], size=SIZE, guidance=guidance)
+
+
+@functools.cache
+def written_out_pipe() -> StableDiffusionPipeline:
+    return tiny_models.sd()
+
+
 def agree(
     pipe: StableDiffusionPipeline,
     control: MasaCtrl,
@@ -44,11 +55,11 @@ def agree(
 ) -> None:
     """Final latents agree within 1e-4 of their range, and the edit is far larger than that."""
     prompts = PROMPTS[: rows.images]
-    plain = tiny_models.run(pipe, prompts, size=SIZE, guidance=guidance)
+    plain = plain_run(pipe, rows.images, guidance)
     with control.attach(pipe, rows):
         ours = tiny_models.run(pipe, prompts, size=SIZE, guidance=guidance)
-    written_out = tiny_models.sd()
-    Literal(
+    written_out = written_out_pipe()
+    Literal(  # takes the place of the last one
         written_out.unet,
         reads=rows.reads,
         branches=2 if guidance > 1 else 1,
@@ -81,8 +92,20 @@ def test_given_masks(pipe: StableDiffusionPipeline, form: Any, rows: str, guidan
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
-@pytest.mark.parametrize("rows", ["one target", "three targets", "two groups", "two sources"])
-@pytest.mark.parametrize(("layer", "threshold"), [(10, 0.1), (10, 0.5), (7, 0.3), (5, 0.3)])
+@pytest.mark.parametrize(
+    ("rows", "layer", "threshold"),
+    [
+        ("one target", 10, 0.1),
+        ("one target", 7, 0.3),
+        ("three targets", 10, 0.5),
+        ("three targets", 5, 0.3),
+        ("two groups", 10, 0.1),
+        ("two groups", 5, 0.3),
+        ("two sources", 10, 0.1),
+        ("two sources", 10, 0.5),
+        ("two sources", 7, 0.3),
+    ],
+)
 def test_masks_from_words(
     pipe: StableDiffusionPipeline, rows: str, guidance: float, layer: int, threshold: float
 ) -> None:

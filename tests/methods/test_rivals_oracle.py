@@ -156,7 +156,7 @@ def test_reweight_alone(pipe: DiffusionPipeline) -> None:
 
 @pytest.mark.parametrize(
     ("size", "tokens", "grid", "ours"),
-    [((32, 32), 256, (16, 16), 256), (SIZE, 24, (6, 4), None)],
+    [((16, 16), 256, (16, 16), 256), (SIZE, 24, (6, 4), None)],
     ids=["16x16", "a quarter of the side"],
 )
 def test_local_blend(

@@ -1,8 +1,8 @@
-"""Ways of running the same network: slicing, other processors, offload, precision, compilation."""
+"""Ways of running the same network: slicing, other processors, offload, precision."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import accelerate
 import pytest
@@ -182,55 +182,3 @@ def test_masks_with_upcast_attention_in_half_precision() -> None:
         pipe.enable_attention_slicing("max")
         other = tiny_models.run(pipe, PROMPTS, latents=start)
     assert same(other.float(), one.float(), 5e-2)
-
-
-def compile_before(pipe: StableDiffusionPipeline, form: str) -> Tensor:
-    pipe.unet = torch.compile(pipe.unet, backend="eager")
-    return controlled(pipe, form)
-
-
-def compile_after(pipe: StableDiffusionPipeline, form: str) -> Tensor:
-    with FORMS[form].attach(pipe, PAIR):
-        pipe.unet = torch.compile(pipe.unet, backend="eager")
-        return tiny_models.run(pipe, PROMPTS)
-
-
-def compile_in_place(pipe: StableDiffusionPipeline, form: str) -> Tensor:
-    pipe.unet.compile(backend="eager")
-    return controlled(pipe, form)
-
-
-@pytest.mark.slow
-def test_compilation_does_not_grow_with_the_steps(expected: dict[str, Tensor]) -> None:
-    torch._dynamo.reset()
-    graphs: list[object] = []
-
-    def counting(graph: torch.fx.GraphModule, _inputs: object) -> object:
-        graphs.append(graph)
-        return graph.forward
-
-    pipe = tiny_models.sd()
-    pipe.unet = torch.compile(pipe.unet, backend=counting)
-    with FORMS["replace"].attach(pipe, PAIR):
-        assert same(tiny_models.run(pipe, PROMPTS), expected["replace"], 1e-5)
-        count = len(graphs)
-        tiny_models.run(pipe, PROMPTS, steps=6)
-    assert count == 2  # one without control, one with
-    assert len(graphs) == count
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("how", "form"),
-    [
-        (compile_before, "words"),
-        (compile_after, "union"),
-        (compile_in_place, "given"),
-    ],
-)
-def test_torch_compile(expected: dict[str, Tensor], how: Any, form: str) -> None:
-    torch._dynamo.reset()
-    pipe = tiny_models.sd()
-    plain = tiny_models.run(pipe, PROMPTS)
-    assert same(how(pipe, form), expected[form], 1e-5)
-    assert same(tiny_models.run(pipe, PROMPTS), plain, 1e-5)

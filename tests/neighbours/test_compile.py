@@ -1,0 +1,123 @@
+"""The control on compiled networks. Tracing takes time by the layer, so the U-Net has four."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import tiny_models
+import torch
+from diffusers import UNet2DConditionModel
+
+from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks
+from masactrl.methods import MasaCtrl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffusers import StableDiffusionPipeline
+    from torch import Tensor
+
+PROMPTS = ["a cat sitting", "a cat running"]
+PAIR = Rows.one_source(targets=1)
+LEFT = torch.tensor([[1.0, 0.0]])
+FORMS = {
+    # Every network state is a graph of its own, so only this one has steps without control.
+    "words": MasaCtrl(
+        schedule=Schedule(start_step=1, start_layer=2),
+        masks=WordMasks(words=("cat", "cat"), prompts=tuple(PROMPTS), threshold=0.4),
+    ),
+    "replace": MasaCtrl(schedule=Schedule(start_layer=2)),
+    "union": MasaCtrl(schedule=Schedule(start_layer=2), form="union"),
+    "given": MasaCtrl(schedule=Schedule(start_layer=2), masks=GivenMasks(images=(LEFT, LEFT))),
+}
+# Tiny maps make masks without background now and then.
+pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
+
+
+def small() -> StableDiffusionPipeline:
+    """Down 0 and up 2 to 3 at full size, mid 1 at a quarter, where masks by words are read."""
+    pipe = tiny_models.sd()
+    torch.manual_seed(0)
+    pipe.unet = UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+        block_out_channels=(8, 8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=tiny_models.TEXT_WIDTH,
+    )
+    tiny_models._sharpen(pipe.unet)
+    pipe.unet.eval()
+    return pipe
+
+
+def controlled(pipe: StableDiffusionPipeline, form: str) -> Tensor:
+    with FORMS[form].attach(pipe, PAIR) as attached:
+        latents = tiny_models.run(pipe, PROMPTS)
+    assert attached.report.layers == (2, 3)
+    return latents
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() / other.abs().max() < 1e-5)
+
+
+def eager(graph: torch.fx.GraphModule, _inputs: object) -> object:
+    """What the backend of that name does; looking a name up imports every other backend."""
+    return graph.forward
+
+
+def compile_after(pipe: StableDiffusionPipeline, form: str) -> Tensor:
+    with FORMS[form].attach(pipe, PAIR):
+        pipe.unet = torch.compile(pipe.unet, backend=eager)
+        return tiny_models.run(pipe, PROMPTS)
+
+
+def compile_in_place(pipe: StableDiffusionPipeline, form: str) -> Tensor:
+    pipe.unet.compile(backend=eager)
+    return controlled(pipe, form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "forms"), [(compile_after, ["union"]), (compile_in_place, ["given", "replace"])]
+)
+def test_compiled_and_controlled(
+    how: Callable[[StableDiffusionPipeline, str], Tensor], forms: list[str]
+) -> None:
+    torch._dynamo.reset()
+    pipe = small()
+    plain = tiny_models.run(pipe, PROMPTS)
+    expected = [controlled(pipe, form) for form in forms]
+    for one in expected:
+        assert (one - plain)[1].abs().max() / plain.abs().max() > 1e-3
+    assert same(how(pipe, forms[0]), expected[0])
+    for form, one in zip(forms[1:], expected[1:], strict=True):
+        assert same(controlled(pipe, form), one)
+    assert same(tiny_models.run(pipe, PROMPTS), plain)
+
+
+@pytest.mark.slow
+def test_compiled_before_and_no_more_graphs_with_more_steps() -> None:
+    torch._dynamo.reset()
+    graphs: list[object] = []
+
+    def counting(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        graphs.append(graph)
+        return eager(graph, _inputs)
+
+    pipe = small()
+    plain, expected = tiny_models.run(pipe, PROMPTS), controlled(pipe, "words")
+    assert (expected - plain)[1].abs().max() / plain.abs().max() > 1e-3
+    pipe.unet = torch.compile(pipe.unet, backend=counting)
+    with FORMS["words"].attach(pipe, PAIR):
+        assert same(tiny_models.run(pipe, PROMPTS), expected)
+        assert len(graphs) == 2  # one without control, one with
+        tiny_models.run(pipe, PROMPTS, steps=5)
+        assert len(graphs) == 2
+    assert same(tiny_models.run(pipe, PROMPTS), plain)
