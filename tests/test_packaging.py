@@ -27,7 +27,7 @@ WEIGHTS = PACKAGE / "puppets" / "weights"
 
 # Who may import whom: a module imports from its own floor and from those below.
 FLOORS = (
-    ("_version", "errors", "images", "picture_input"),
+    ("_version", "errors", "images", "overlays", "picture_input"),
     ("attention", "diffusion"),
     ("models",),
     ("inversion", "methods", "puppets"),
@@ -37,11 +37,15 @@ FLOORS = (
     ("edit",),
     (
         "again",
+        "again_attention",
         "again_compare",
         "again_edit",
         "again_generate",
+        "again_sweep",
+        "attention_view",
         "auto",
         "compare",
+        "compare_edited",
         "scoring",
         "sweep",
         "sweep_axes",
@@ -143,7 +147,7 @@ def test_every_dependency_has_a_tested_version(project: dict[str, Any]) -> None:
         assert wanted.specifier.contains(pins[wanted.name]), wanted.name
 
 
-@pytest.mark.parametrize("name", [".ci/run", "scripts/check", "scripts/test"])
+@pytest.mark.parametrize("name", [".ci/run", "scripts/check", "scripts/docs", "scripts/test"])
 def test_scripts_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
     assert (ROOT / name).read_text().startswith("#!/usr/bin/env bash\n")

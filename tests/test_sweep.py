@@ -158,26 +158,46 @@ def test_a_synthesised_source(tiny: LoadedModel) -> None:
             sweep_generate(tiny, request, axes)
 
 
-def test_figure_json_and_cells_are_written(swept: SweepResult, tmp_path: Path) -> None:
+def test_figure_recipe_and_cells_are_written(swept: SweepResult, tmp_path: Path) -> None:
     paths = swept.save(tmp_path)
-    assert [path.stem for path in paths[2:]] == [
-        f"target{n}-S{s}-L{layer}" for n in (1, 2) for s in (1, 2) for layer in (9, 12)
-    ]
-    assert {path.stem for path in paths} == set(sweep_names(2, AXES))
+    assert [path.stem for path in paths] == list(sweep_names(2, AXES))
     written: dict[str, Any] = json.loads((tmp_path / "sweep.json").read_text())
-    assert written == json.loads(json.dumps(swept.to_json()))
-    assert written["axes"] == {"start_step": [2, 1], "start_layer": [12, 9]}
-    assert (written["kind"], written["of"], len(written["cells"])) == ("sweep", "edit", 8)
-    assert "start_step" not in written["request"]
+    assert written == read_recipe(paths[0])
+    assert written["request"]["axes"] == {"start_step": [2, 1], "start_layer": [12, 9]}
+    assert (written["kind"], written["request"]["of"]) == ("sweep", "edit")
+    assert "start_step" not in written["request"]["run"]
+    told = swept.to_json()
+    assert (told["kind"], told["of"], len(told["cells"])) == ("sweep", "edit", 8)
+    assert json.loads(json.dumps(told)) == told
     recipe = Recipe.parse(read_recipe(tmp_path / "target2-S1-L12.png"))
-    assert (recipe.kind, recipe.picture) == ("edit", "target2-controlled")
-    assert (recipe.request["start_step"], recipe.request["start_layer"]) == (1, 12)
+    assert (recipe.kind, recipe.picture) == ("sweep", "target2-S1-L12")
+    with Image.open(tmp_path / "target2-S1-L12.png") as cell:
+        assert "Steps: 3" in cell.text["parameters"]  # for other tools
     with Image.open(paths[0]) as figure:  # two targets, each with a row of sources and two of cells
         assert figure.width > 3 * 192
         assert figure.height > 6 * 192
     assert swept.to_sheet({(1, 9): "best"}).size[0] == figure.width
     with pytest.raises(OutputError, match="already"):
         swept.save(tmp_path)
+
+
+def test_a_sweep_that_is_stopped_keeps_its_cells(
+    tiny: LoadedModel, session: EditSession, tmp_path: Path
+) -> None:
+    request = GenerateRequest(source_prompt="a cat", target_prompts=TARGETS, steps=STEPS)
+    stopped = sweep_generate(tiny, request, AXES, stop=lambda: True)
+    assert not stopped.whole
+    assert {path.stem for path in stopped.save(tmp_path / "a")} == {
+        "target1-S2-L12",
+        "target2-S2-L12",
+    }
+    asked = iter((False, True))
+    edited = sweep_edit(
+        session, EditRequest(target_prompts=TARGETS), AXES, stop=lambda: next(asked)
+    )
+    names = [path.stem for path in edited.save(tmp_path / "b", metadata=False)]
+    assert names == [f"target{n}-S1-L{layer}" for n in (1, 2) for layer in (12, 9)]
+    assert not list((tmp_path / "b").glob("*.json"))
 
 
 def test_what_cannot_be_is_said_before_anything_runs(session: EditSession) -> None:
@@ -187,6 +207,9 @@ def test_what_cannot_be_is_said_before_anything_runs(session: EditSession) -> No
             sweep_edit(session, request, axes, on_step=lambda _: pytest.fail("it ran"))
     with pytest.raises(ConfigError, match="mode='joint'"):
         sweep_edit(session, replace(request, mode="joint"), AXES)
+    other = EditRequest(target_prompts=TARGETS, method="fixed-seed")
+    with pytest.raises(ConfigError, match="belong to the method masactrl"):
+        sweep_edit(session, other, AXES)
     with pytest.raises(ConfigError, match="accepted is 0 and more"):
         Axes(start_steps=(-1,))
 

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masactrl.again_attention import attention_again, attention_steps, attention_words
 from masactrl.again_compare import compare_again, compare_steps, compare_words
 from masactrl.again_edit import edit_again, edit_steps, edit_words
 from masactrl.again_generate import generate_again, generate_steps, generate_words, request_of
+from masactrl.again_sweep import sweep_again, sweep_steps, sweep_words
 from masactrl.errors import ConfigError
 from masactrl.generate import GenerateRequest, GenerateResult, StepRecord, generate
 from masactrl.images import as_rgb, contact_sheet
@@ -216,6 +218,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "generate": Kind(words=generate_words, again=generate_again, steps=generate_steps),
         "edit": Kind(words=edit_words, again=edit_again, steps=edit_steps),
         "compare": Kind(words=compare_words, again=compare_again, steps=compare_steps),
+        "sweep": Kind(words=sweep_words, again=sweep_again, steps=sweep_steps),
+        "attention": Kind(words=attention_words, again=attention_again, steps=attention_steps),
         "demo": Kind(words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps),
     }
 )

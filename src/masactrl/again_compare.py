@@ -1,10 +1,16 @@
-"""Recipes of the kind "compare": the command, and the comparison itself."""
+"""Recipes of the kind "compare": the command, and the comparison itself.
+
+A comparison of a photograph is told by its inversion; all else that it was asked for stands as in
+recipes of the kind "edit".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from masactrl.again_edit import edit_of, edit_options, input_names, replay_flags
 from masactrl.again_generate import json_word, request_of
 from masactrl.command_words import command_words
 from masactrl.compare import COMPARISON, compare_generated
@@ -22,14 +28,39 @@ __all__ = ["compare_again", "compare_steps", "compare_words"]
 
 Options = dict[str, dict[str, Any]]
 
+_FOREIGN = ("source_cfg", "iterations", "fresh_steps", "form", "strength", "mode", "keep", "fit")
+"""Options of edits that `masactrl compare` does not have."""
+
+
+def _of_photo(recipe: Recipe) -> bool:
+    return "inversion" in recipe.request
+
+
+def _edit_in(recipe: Recipe) -> tuple[Recipe, int]:
+    """Return the recipe of masactrl's edit in a comparison, and the seed of methods that draw."""
+    values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
+    seed = values.pop("seed", 0)
+    if not isinstance(seed, int):
+        raise ConfigError("The recipe cannot be used: its seed is no number.")
+    return replace(recipe, request={**values, "seed": None}), seed
+
+
+_COMPARED = ("methods", "options")
+
 
 def _asked(recipe: Recipe) -> tuple[GenerateRequest, tuple[str, ...], Options]:
     """Return the request of a recipe, the methods and their options."""
-    values = dict(recipe.request)
-    methods, options = values.pop("methods", None), values.pop("options", {})
+    values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
     request = request_of(values)
-    named = isinstance(methods, list) and methods and all(isinstance(one, str) for one in methods)
-    if not named or len(request.target_prompts) != 1:
+    if len(request.target_prompts) != 1:
+        raise ConfigError("The recipe cannot be used: it compares no methods on one target.")
+    return request, *_methods(recipe)
+
+
+def _methods(recipe: Recipe) -> tuple[tuple[str, ...], Options]:
+    """Return the methods of a recipe and their options."""
+    methods, options = recipe.request.get("methods"), recipe.request.get("options", {})
+    if not (isinstance(methods, list) and methods and all(isinstance(one, str) for one in methods)):
         raise ConfigError("The recipe cannot be used: it compares no methods on one target.")
     if not isinstance(options, dict) or not all(isinstance(one, dict) for one in options.values()):
         raise ConfigError("The recipe cannot be used: the options of its methods are damaged.")
@@ -37,7 +68,7 @@ def _asked(recipe: Recipe) -> tuple[GenerateRequest, tuple[str, ...], Options]:
         method: {name: _frozen(value) for name, value in given.items()}
         for method, given in options.items()
     }
-    return request, tuple(methods or ()), frozen
+    return tuple(methods), frozen
 
 
 def _frozen(value: Any) -> Any:
@@ -46,13 +77,10 @@ def _frozen(value: Any) -> Any:
 
 def compare_words(recipe: Recipe) -> list[str]:
     """Return the words of `masactrl compare`."""
-    request, methods, options = _asked(recipe)
-    words = [("to", request.target_prompts[0]), *(("method", one) for one in methods)]
-    for method, given in options.items():
-        words += [
-            ("method_option", f"{method}.{name}={json_word(value)}")
-            for name, value in given.items()
-        ]
+    if _of_photo(recipe):
+        return _photo_words(recipe)
+    request, _, _ = _asked(recipe)
+    words = [("to", request.target_prompts[0]), *_method_words(recipe)]
     words.append(("seed", str(request.seed)))
     words += [("size", f"{request.width}x{request.height}")] if request.width else []
     for name, value in (
@@ -63,11 +91,57 @@ def compare_words(recipe: Recipe) -> list[str]:
         ("negative", request.negative_prompt or None),
     ):
         words += [] if value is None else [(name, str(value))]
-    return command_words("compare", request.source_prompt, words)
+    return command_words("compare", [request.source_prompt], words)
+
+
+def _method_words(recipe: Recipe) -> list[tuple[str, str]]:
+    methods, options = _methods(recipe)
+    words = [("method", one) for one in methods]
+    for method, given in options.items():
+        words += [
+            ("method_option", f"{method}.{name}={json_word(value)}")
+            for name, value in given.items()
+        ]
+    return words
+
+
+def _photo_words(recipe: Recipe) -> list[str]:
+    edit, seed = _edit_in(recipe)
+    inversion, _, masks = edit_of(edit)
+    asked = edit_options(edit)
+    foreign = [name.replace("_", "-") for name, _ in asked if name in _FOREIGN]
+    foreign += [flag.removeprefix("--") for flag in replay_flags(inversion)]
+    foreign += ["masks"] if masks is not None else []
+    if foreign or inversion.seed not in (None, seed):
+        what = ", ".join(foreign) or "two seeds"
+        raise ConfigError(
+            f"The comparison was made with {what}, for which its command line has no word; "
+            "`masactrl rerun` makes the picture again."
+        )
+    options = [one for one in asked if one[0] != "seed"]
+    options += [("seed", str(seed)), *_method_words(recipe)]
+    return command_words("compare", [input_names(recipe)[0]], options)
+
+
+def _photo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    from masactrl.compare_edited import compare_edited
+    from masactrl.edit import invert
+
+    edit, seed = _edit_in(recipe)
+    picture, *masks = given.inputs
+    inversion, request, _ = edit_of(edit, tuple(masks))
+    methods, options = _methods(recipe)
+    session = invert(model, picture, inversion, on_step=given.on_step)
+    result = compare_edited(
+        session, request, methods=methods, options=options, seed=seed, on_step=given.on_step
+    )
+    return {COMPARISON: result.to_sheet(), **{one.method: one.image for one in result.columns}}
 
 
 def compare_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
     """Make the comparison again, and return all pictures by name."""
+    if _of_photo(recipe):
+        return _photo_again(model, recipe, given)
     request, methods, options = _asked(recipe)
     result = compare_generated(
         model, request, methods=methods, options=options, on_step=given.on_step
@@ -77,5 +151,9 @@ def compare_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[s
 
 def compare_steps(recipe: Recipe) -> int:
     """Return the denoising steps of all methods together."""
+    if _of_photo(recipe):
+        inversion, _, _ = edit_of(_edit_in(recipe)[0])
+        # The inversion, the picture without control, and at most a recording with every method.
+        return (inversion.steps or 1) * (2 + 2 * len(_methods(recipe)[0]))
     request, methods, _ = _asked(recipe)
     return (request.steps or 1) * len(methods)

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from masactrl.again_generate import json_word
 from masactrl.command_words import command_words
 from masactrl.errors import ConfigError
 from masactrl.recipe import Recipe, checked
@@ -73,6 +74,9 @@ class _Asked:
     keep: Literal["device", "memory", "disk"]
     half: bool
     inversion: dict[str, Any]
+    method: str = "masactrl"
+    method_options: tuple[tuple[str, Any], ...] = ()
+    seed: int | None = None
 
 
 def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
@@ -111,10 +115,15 @@ def edit_of(
 
     asked, inversion = _asked(recipe)
     names = ["target_prompts", "guidance_scale", "negative_prompt", "start_step", "start_layer"]
-    names += ["form", "strength", "compare", "mode", "keep", "half"]
+    names += ["form", "strength", "compare", "mode", "keep", "half", "method", "seed"]
     drawn = _masks(asked.masks, masks)
+    values = {name: getattr(asked, name) for name in names}
+    if asked.method != "masactrl":
+        # A resolved request has S and L also where another method took no notice.
+        values |= {"start_step": None, "start_layer": None}
     request = EditRequest(
-        **{name: getattr(asked, name) for name in names},
+        **values,
+        method_options=asked.method_options,
         masks=drawn,
         keep_background=asked.keep_background and drawn is not None,
     )
@@ -150,27 +159,47 @@ def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str,
 def edit_steps(recipe: Recipe) -> int:
     """Return the steps of inversion, recording and edit together, at most."""
     asked, _ = _asked(recipe)
-    return asked.steps * _CALLS[asked.mode]
+    # SDEdit's targets are a run of their own beside those that they are compared with.
+    return asked.steps * (_CALLS[asked.mode] + (asked.method == "sdedit"))
 
 
 def edit_words(recipe: Recipe) -> list[str]:
     """Return the words of `masactrl edit`."""
+    asked, inversion = _asked(recipe)
+    picture, *files = input_names(recipe)
+    options = edit_options(recipe) + _mask_options(asked.masks, files)
+    words = command_words("edit", [picture], options)
+    at = words.index("--") if "--" in words else len(words)
+    return [*words[:at], *_flags(asked, inversion), *words[at:]]
+
+
+def input_names(recipe: Recipe) -> list[str]:
+    """Return the names of the inputs without any folder, which a recipe may not choose."""
+    return [PurePath(one.name).name or "picture" for one in recipe.inputs]
+
+
+def edit_options(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the options of `masactrl edit` that are no flags and name no masks, as pairs.
+
+    Raises:
+        ConfigError: the command line has no word for what was asked for.
+    """
     asked, inversion = _asked(recipe)
     if not asked.half:
         raise ConfigError(
             "The source's features were kept in full precision (half=False), for which the command "
             "line has no word; `masactrl rerun` makes the picture again."
         )
-    picture, *files = (PurePath(one.name).name or "picture" for one in recipe.inputs)
     options = [("to", one) for one in asked.target_prompts]
     options += [("from", inversion.prompt)] if inversion.prompt else []
     options += [("inversion", inversion.method), ("steps", str(asked.steps))]
     options += [("cfg", repr(asked.guidance_scale))]
+    own = asked.method == "masactrl"
     for name, value in (
         ("source_cfg", inversion.guidance_scale),
-        ("start_step", asked.start_step),
-        ("start_layer", asked.start_layer),
-        ("seed", inversion.seed),
+        ("start_step", asked.start_step if own else None),
+        ("start_layer", asked.start_layer if own else None),
+        ("seed", _seed(asked, inversion)),
         ("iterations", inversion.iterations),
         ("fresh_steps", inversion.fresh_steps),
         ("negative", asked.negative_prompt),
@@ -179,22 +208,38 @@ def edit_words(recipe: Recipe) -> list[str]:
     for name, text, usual in (
         ("form", asked.form, "replace"),
         ("strength", repr(asked.strength), "1.0"),
-        ("mode", asked.mode, "cached"),
+        ("method", asked.method, "masactrl"),
+        ("mode", asked.mode if own else "cached", "cached"),
         ("keep", asked.keep, "memory"),
         ("fit", inversion.fit, "auto"),
     ):
         options += [] if text == usual else [(name, text)]
-    words = command_words("edit", picture, options + _mask_options(asked.masks, files))
-    at = words.index("--") if "--" in words else len(words)
-    return [*words[:at], *_flags(asked, inversion), *words[at:]]
+    for name, value in asked.method_options:
+        options.append(("method_option", f"{name}={json_word(value)}"))
+    return options
+
+
+def _seed(asked: _Asked, inversion: InversionRequest) -> int | None:
+    """The one seed of the command line, of the inversion and of SDEdit."""
+    if asked.seed is None or inversion.seed is None or asked.seed == inversion.seed:
+        return inversion.seed if asked.seed is None else asked.seed
+    raise ConfigError(
+        f"Inversion and edit drew noise from two seeds ({inversion.seed} and {asked.seed}), and "
+        "the command line has one for both; `masactrl rerun` makes the picture again."
+    )
 
 
 def _flags(asked: _Asked, inversion: InversionRequest) -> list[str]:
     flags = ["--keep-background"] if asked.keep_background else []
     flags += [] if asked.compare else ["--no-compare"]
-    if inversion.replay is not None:
-        flags.append("--replay" if inversion.replay else "--no-replay")
-    return flags
+    return flags + replay_flags(inversion)
+
+
+def replay_flags(inversion: InversionRequest) -> list[str]:
+    """Return the words that say whether the source is put back; none where it was left open."""
+    if inversion.replay is None:
+        return []
+    return ["--replay" if inversion.replay else "--no-replay"]
 
 
 def _mask_options(asked: AskedMasks | None, files: list[str]) -> list[tuple[str, str]]:

@@ -45,6 +45,12 @@ def request_of(values: Mapping[str, Any]) -> GenerateRequest:
 
 def generate_words(recipe: Recipe) -> list[str]:
     """Return the words of `masactrl generate`."""
+    source = request_of(recipe.request).source_prompt
+    return command_words("generate", [source], generate_options(recipe))
+
+
+def generate_options(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the options of `masactrl generate` as pairs of name and value."""
     request = request_of(recipe.request)
     usual = GenerateRequest(source_prompt="-", target_prompts=("-",))
     options: list[tuple[str, str]] = [("to", one) for one in request.target_prompts]
@@ -58,7 +64,7 @@ def generate_words(recipe: Recipe) -> list[str]:
             options.append((_FLAGS.get(name, name), str(value)))
     for name, value in dict(request.method_options).items():
         options.append(("method_option", f"{name}={json_word(value)}"))
-    return command_words("generate", request.source_prompt, options)
+    return options
 
 
 def json_word(value: Any) -> str:

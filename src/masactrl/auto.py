@@ -1,7 +1,10 @@
 """S and L chosen for the picture at hand: a small grid from one recorded source, and a judge.
 
-choice = edit_auto(session, EditRequest(target_prompts=("a running corgi",)), load_scorer(model))
-print(choice.reason)
+request = EditRequest(target_prompts=("a running corgi",))
+choice = edit_auto(session, request, load_scorer(model))
+choice.chosen      # (4, 10), S and L
+choice.reason      # "S=4, L=10 scored best of 9 with 0.71 (...); no control has 0.35."
+choice.edit.save(Path("out"))
 """
 
 from __future__ import annotations
@@ -234,6 +237,10 @@ def check_open(request: EditRequest) -> None:
     Raises:
         ConfigError: it does.
     """
+    if request.method != "masactrl":
+        raise ConfigError(
+            f"Auto chooses S and L, which belong to the method masactrl, not to {request.method}."
+        )
     if request.start_step is not None or request.start_layer is not None:
         raise ConfigError("S or L is given, and auto chooses both; leave them or leave auto out.")
     if request.mode != "cached":

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["command_words"]
 
 
-def command_words(verb: str, argument: str, options: Iterable[tuple[str, str]]) -> list[str]:
-    """Return verb, argument and options as words; the argument is the last where it has to be.
+def command_words(
+    verb: str, arguments: Sequence[str], options: Iterable[tuple[str, str]]
+) -> list[str]:
+    """Return verb, arguments and options as words; the arguments are last where they have to be.
 
     Args:
         verb: of the command.
-        argument: its one argument.
+        arguments: what has no name, in order.
         options: name without dashes, underscores allowed -> value.
     """
     words: list[str] = []
@@ -23,4 +25,6 @@ def command_words(verb: str, argument: str, options: Iterable[tuple[str, str]]) 
         flag = f"--{name.replace('_', '-')}"
         # A value that looks like an option has to be tied to its own.
         words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-    return [verb, *words, "--", argument] if argument.startswith("-") else [verb, argument, *words]
+    if any(argument.startswith("-") for argument in arguments):
+        return [verb, *words, "--", *arguments]
+    return [verb, *arguments, *words]

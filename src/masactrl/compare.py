@@ -1,9 +1,9 @@
 """The paper's comparison: one source, one target prompt, one column a method, and the figures.
 
-    source | same noise, no control | MasaCtrl | Prompt-to-Prompt | ...
+    source | fixed seed | MasaCtrl | Prompt-to-Prompt | ...
 
-Every method edits the same source from the same noise. A `ComparisonColumn` knows nothing of where
-its pictures come from, so that pictures of edited photographs fill the same table.
+Every method edits the same source from the same noise. Here the source comes from a prompt; of a
+photograph it is `masactrl.compare_edited`, which fills the same table.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ __all__ = [
     "Comparison",
     "ComparisonColumn",
     "ComparisonFigures",
+    "check_compared",
+    "column_of",
     "compare_generated",
     "comparison_recipe",
     "read_figures",
+    "with_figures",
 ]
 
 COMPARED = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit", "unified")
@@ -71,10 +74,12 @@ class ComparisonColumn:
     """One method's picture.
 
     Attributes:
-        method: its name in `masactrl.methods.METHODS`, or "source".
+        method: its name in `masactrl.methods.METHODS`, or "source", or of a photograph
+            "reconstruction".
         title: what stands above the column.
         image: the picture.
         seconds: that it took together with its source; None for the source.
+        note: a fact about the picture, shown under it; empty for none.
         figures: None where nothing can be read (another model than the embedded one).
     """
 
@@ -83,15 +88,26 @@ class ComparisonColumn:
     image: Image.Image
     seconds: float | None = None
     figures: ComparisonFigures | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Several methods on one source and one target prompt."""
+    """Several methods on one source and one target prompt.
+
+    Attributes:
+        source_prompt: what the source shows; empty where nobody said.
+        target_prompt: what the targets are to show.
+        columns: the source, then what was made of it.
+        left_out: methods that were not asked for by name and could not be used, with the reason.
+        inversion_seconds: that the inversion took, once for all; None where there was none.
+    """
 
     source_prompt: str
     target_prompt: str
     columns: tuple[ComparisonColumn, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+    inversion_seconds: float | None = None
 
     def to_sheet(self) -> Image.Image:
         """Return one labelled row: the source, then one column a method."""
@@ -100,7 +116,9 @@ class Comparison:
 
     def _caption(self, column: ComparisonColumn) -> str:
         if column.method == "source":
-            return self.source_prompt
+            return self.source_prompt or "no prompt"
+        if column.note:
+            return column.note
         # No seconds: the same comparison is the same picture.
         if column.figures is None:
             return self.target_prompt
@@ -150,17 +168,8 @@ def compare_generated(
     Raises:
         ConfigError: not one target prompt, no method, an unknown one, or one twice.
     """
-    if len(request.target_prompts) != 1:
-        raise ConfigError(
-            f"A comparison has one target prompt and {len(request.target_prompts)} were given."
-        )
-    names = [name for name in methods if name != "fixed-seed"]
-    if not names or len(set(names)) != len(names):
-        raise ConfigError("Name every method to compare once, and at least one.")
     given = dict(options or {})
-    unknown = set(given) - set(names)
-    if unknown:
-        raise ConfigError(f"Options were given for {sorted(unknown)[0]!r}, which is not compared.")
+    names = check_compared(request.target_prompts, methods, given)
     columns: list[ComparisonColumn] = []
     for name in names:
         asked = _with_method(request, name, given.get(name, {}))
@@ -170,17 +179,32 @@ def compare_generated(
         target = result.targets[0]
         if not columns:
             columns.append(ComparisonColumn(method="source", title="source", image=result.source))
-            columns.append(_column("fixed-seed", target.uncontrolled, None))
-        columns.append(_column(name, target.controlled, seconds))
-    pictures = [column.image for column in columns]
-    figures = read_figures(pictures, request.target_prompts[0]) if _readable(model) else None
-    if figures is not None:
-        columns = [replace(c, figures=f) for c, f in zip(columns, figures, strict=True)]
+            columns.append(column_of("fixed-seed", target.uncontrolled, None))
+        columns.append(column_of(name, target.controlled, seconds))
     return Comparison(
         source_prompt=request.source_prompt,
         target_prompt=request.target_prompts[0],
-        columns=tuple(columns),
+        columns=with_figures(model, columns, request.target_prompts[0]),
     )
+
+
+def check_compared(
+    targets: Sequence[str], methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """Return the methods to compare, without the fixed seed that is always there.
+
+    Raises:
+        ConfigError: not one target prompt, no method, one twice, or options of another method.
+    """
+    if len(targets) != 1:
+        raise ConfigError(f"A comparison has one target prompt and {len(targets)} were given.")
+    names = tuple(name for name in methods if name != "fixed-seed")
+    if not names or len(set(names)) != len(names):
+        raise ConfigError("Name every method to compare once, and at least one.")
+    unknown = set(options) - set(names)
+    if unknown:
+        raise ConfigError(f"Options were given for {sorted(unknown)[0]!r}, which is not compared.")
+    return names
 
 
 def _with_method(
@@ -199,12 +223,21 @@ def _with_method(
     )
 
 
-def _column(name: str, image: Image.Image, seconds: float | None) -> ComparisonColumn:
+def column_of(name: str, image: Image.Image, seconds: float | None) -> ComparisonColumn:
+    """Return the column of a method, without figures."""
     return ComparisonColumn(method=name, title=TITLES.get(name, name), image=image, seconds=seconds)
 
 
-def _readable(model: LoadedModel) -> bool:
-    return model.family == "puppets"
+def with_figures(
+    model: LoadedModel, columns: Sequence[ComparisonColumn], target_prompt: str
+) -> tuple[ComparisonColumn, ...]:
+    """Return the columns, the source first, with what can be read in pictures of that model."""
+    figures = None
+    if model.family == "puppets":
+        figures = read_figures([column.image for column in columns], target_prompt)
+    if figures is None:
+        return tuple(columns)
+    return tuple(replace(c, figures=f) for c, f in zip(columns, figures, strict=True))
 
 
 def read_figures(

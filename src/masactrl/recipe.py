@@ -232,7 +232,8 @@ def parameters_text(recipe: Recipe, prompt: str) -> str:
 
     Derived from the recipe, for people and other tools; nothing here reads it back.
     """
-    asked = recipe.request
+    # A cell of a sweep has what it was asked for one floor below, in the run that it is.
+    asked = recipe.request.get("run", recipe.request)
     lines = [prompt]
     if negative := asked.get("negative_prompt"):
         lines.append(f"Negative prompt: {negative}")

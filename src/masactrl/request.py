@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from masactrl.errors import ConfigError, PromptError
 
@@ -99,32 +100,8 @@ class GenerateRequest:
             )
         if not 0 <= self.strength <= 1:
             raise ConfigError(f"strength={self.strength} was given; accepted is 0 to 1.")
-        object.__setattr__(self, "method_options", _pairs(self.method_options))
-        self._check_method()
-
-    def _check_method(self) -> None:
-        if self.method not in get_args(MethodName):
-            raise ConfigError(
-                f"method={self.method!r} was given; accepted are {', '.join(get_args(MethodName))}."
-            )
-        if self.method == "masactrl":
-            if self.method_options:
-                raise ConfigError(
-                    "method_options are those of other methods; MasaCtrl has start_step, "
-                    "start_layer, form and strength."
-                )
-            return
-        for name, usual in (
-            ("start_step", None),
-            ("start_layer", None),
-            ("form", "replace"),
-            ("strength", 1.0),
-        ):
-            if getattr(self, name) != usual:
-                raise ConfigError(
-                    f"{name} belongs to the method masactrl, and method={self.method!r} was given; "
-                    "leave it out, or give method_options."
-                )
+        object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
+        check_method(self)
 
     def resolve(self, preset: ModelPreset) -> ResolvedRequest:
         """Return the request with nothing left open."""
@@ -147,7 +124,7 @@ class GenerateRequest:
             form=self.form,
             strength=self.strength,
             method=self.method,
-            method_options=_pairs(self.method_options),
+            method_options=sorted_pairs(self.method_options),
         )
 
 
@@ -175,9 +152,59 @@ def _or(given: Value | None, preset: Value) -> Value:
     return preset if given is None else given
 
 
-def _pairs(
+class MethodAsked(Protocol):
+    """What requests have in common that name a method."""
+
+    @property
+    def method(self) -> str:
+        """A name of `MethodName`."""
+        ...
+
+    @property
+    def method_options(self) -> Mapping[str, Any] | tuple[tuple[str, Any], ...]:
+        """Fields of that method."""
+        ...
+
+
+_MASACTRLS: Mapping[str, Any] = MappingProxyType(
+    {"start_step": None, "start_layer": None, "form": "replace", "strength": 1.0}
+)
+
+
+def check_method(asked: MethodAsked, also: Mapping[str, Any] | None = None) -> None:
+    """Refuse a method that is unknown, and values that another method than the asked one has.
+
+    Args:
+        asked: a request.
+        also: further fields of the request that only masactrl reads, with their usual values.
+
+    Raises:
+        ConfigError: says which value, and what to do.
+    """
+    if asked.method not in get_args(MethodName):
+        raise ConfigError(
+            f"method={asked.method!r} was given; accepted are {', '.join(get_args(MethodName))}."
+        )
+    if asked.method == "masactrl":
+        if asked.method_options:
+            raise ConfigError(
+                "method_options are those of other methods; MasaCtrl has start_step, "
+                "start_layer, form and strength."
+            )
+        return
+    for name, usual in {**_MASACTRLS, **(also or {})}.items():
+        value = getattr(asked, name)
+        if value is not usual and value != usual:
+            raise ConfigError(
+                f"{name} belongs to the method masactrl, and method={asked.method!r} was given; "
+                "leave it out, or give method_options."
+            )
+
+
+def sorted_pairs(
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...],
 ) -> tuple[tuple[str, Any], ...]:
+    """Return options as pairs sorted by name."""
     return tuple(sorted(dict(options).items()))
 
 

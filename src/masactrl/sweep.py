@@ -9,6 +9,7 @@ L ask for. So a cell costs what plainly generating its targets costs.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from masactrl.methods import MasaCtrl
 from masactrl.prompts import prompt_warnings
 from masactrl.recipe import Recipe, stated_model
 from masactrl.sweep_axes import Axes, parse_axes
-from masactrl.sweep_result import SweepResult, TargetSweep, sweep_names
+from masactrl.sweep_result import SWEEP, SweepResult, TargetSweep, sweep_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,8 @@ __all__ = [
     "sweep_names",
 ]
 
+_SWEPT = ("start_step", "start_layer")  # what the axes say and a request leaves open
+
 
 def sweep_edit(
     session: EditSession,
@@ -53,6 +56,7 @@ def sweep_edit(
     axes: Axes,
     *,
     on_step: Callable[[StepRecord], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> SweepResult:
     """Edit an inverted picture with every S and L of the axes.
 
@@ -61,15 +65,18 @@ def sweep_edit(
         request: the targets; its own S and L fill an axis that was not given.
         axes: what to try.
         on_step: called after each U-Net call; an exception raised there ends the sweep.
+        stop: asked before every further cell; True ends the sweep with the cells that are made.
 
     Raises:
-        ConfigError: the request is of the joint mode, which records nothing.
+        ConfigError: the request is of the joint mode, which records nothing, or of another method
+            than masactrl, which has no S and L.
         ScheduleError: an S or L is beyond the steps of the run or the layers of the model; said
             before anything is run.
 
     Warns:
         ControlWarning: what edits warn of, once.
     """
+    _check_method(request.method)
     if request.mode != "cached":
         raise ConfigError("A sweep records its source once, which mode='joint' does not; leave it.")
     settings = request.resolve(session.model.preset, session.trajectory.steps)
@@ -81,10 +88,11 @@ def sweep_edit(
     with _warned_once():
         # The smallest S and L come first, so that their recording serves the others.
         for cell in sorted(axes.cells()):
+            if made and stop is not None and stop():
+                break
             asked = replace(request, start_step=cell[0], start_layer=cell[1], compare=not made)
             made[cell] = session.edit(asked, on_step=on_step)
     first = made[min(made)]
-    recipe = first.recipe("sweep")
     return SweepResult(
         axes=axes,
         picture=session.picture,
@@ -97,11 +105,11 @@ def sweep_edit(
             )
             for number, target in enumerate(first.targets)
         ),
-        recipe=recipe,
+        recipe=_recipe(first.recipe(SWEEP), axes),
         seconds=session.seconds + time.perf_counter() - started,
         passes=session.passes
         + sum(one.passes["source"] + one.passes["edit"] for one in made.values()),
-        facts={"psnr": round(first.quality.psnr, 2), "ceiling": round(first.quality.ceiling, 2)},
+        facts={name: _decibels(getattr(first.quality, name)) for name in ("psnr", "ceiling")},
     )
 
 
@@ -121,10 +129,18 @@ def sweep_generate(
     axes: Axes,
     *,
     on_step: Callable[[StepRecord], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> SweepResult:
     """Make a source from its prompt, and its targets with every S and L of the axes.
 
     All pictures start from the same noise. There are `steps` times (2 + cells) U-Net calls.
+
+    Args:
+        model: what `load_pipeline` returns.
+        request: source and targets; its own S and L fill an axis that was not given.
+        axes: what to try.
+        on_step: called after each denoising step; an exception raised there ends the sweep.
+        stop: asked before every further cell; True ends the sweep with the cells that are made.
 
     Raises:
         ConfigError: the request names another method than masactrl, which has no S and L.
@@ -134,8 +150,7 @@ def sweep_generate(
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
-    if request.method != "masactrl":
-        raise ConfigError(f"S and L belong to the method masactrl, not to {request.method}.")
+    _check_method(request.method)
     settings = request.resolve(model.preset)
     axes = axes.filled(settings.start_step, settings.start_layer)
     sites = find_sites(model.pipeline.unet)
@@ -146,9 +161,17 @@ def sweep_generate(
     for note in prompt_warnings(model, prompts):
         warnings.warn(note, ControlWarning, stacklevel=2)
     started = time.perf_counter()
-    source, plain, cells = _generated(model, settings, axes, on_step)
+    source, plain, cells = _generated(model, settings, axes, on_step, stop)
     runs = 1 + len(settings.target_prompts) * (1 + len(cells))
     branches = 1 if settings.guidance_scale == 1 else 2
+    plain_run = Recipe(
+        kind="generate",
+        picture=SWEEP,
+        model=stated_model(model),
+        device=model.pipeline._execution_device.type,
+        dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+        request=asdict(settings),
+    )
     return SweepResult(
         axes=axes,
         picture=None,
@@ -161,14 +184,7 @@ def sweep_generate(
             )
             for number, prompt in enumerate(settings.target_prompts)
         ),
-        recipe=Recipe(
-            kind="generate",
-            picture="sweep",
-            model=stated_model(model),
-            device=model.pipeline._execution_device.type,
-            dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
-            request=asdict(settings),
-        ),
+        recipe=_recipe(plain_run, axes),
         seconds=time.perf_counter() - started,
         passes=settings.steps * branches * runs,
     )
@@ -179,6 +195,7 @@ def _generated(
     settings: ResolvedRequest,
     axes: Axes,
     on_step: Callable[[StepRecord], None] | None,
+    stop: Callable[[], bool] | None,
 ) -> tuple[Image.Image, tuple[Image.Image, ...], dict[tuple[int, int], tuple[Image.Image, ...]]]:
     """The source, the targets without control, and the targets of every cell."""
     pipeline, targets = model.pipeline, settings.target_prompts
@@ -214,12 +231,34 @@ def _generated(
     with control(*min(axes.cells())).record(pipeline, device="cpu") as recorded:
         (source,) = pictures([settings.source_prompt])
     plain = pictures(targets)
-    cells = {}
+    cells: dict[tuple[int, int], tuple[Image.Image, ...]] = {}
     for cell in axes.cells():
+        if cells and stop is not None and stop():
+            break
         rows = Rows.from_cache(targets=len(targets))
         with control(*cell).attach(pipeline, rows, source=recorded):
             cells[cell] = pictures(targets)
     return source, plain, cells
+
+
+def _check_method(method: str) -> None:
+    if method != "masactrl":
+        raise ConfigError(f"S and L belong to the method masactrl, not to {method}.")
+
+
+def _recipe(run: Recipe, axes: Axes) -> Recipe:
+    """Return the recipe of a sweep from that of a plain run, whose S and L the axes replace."""
+    left = {name: value for name, value in run.request.items() if name not in _SWEPT}
+    request = {
+        "of": run.kind,
+        "axes": {"start_step": list(axes.start_steps), "start_layer": list(axes.start_layers)},
+        "run": left,
+    }
+    return replace(run, kind=SWEEP, picture=SWEEP, request=request)
+
+
+def _decibels(ratio: float) -> float | None:
+    return None if math.isinf(ratio) else round(ratio, 2)
 
 
 def _teller(on_step: Callable[[StepRecord], None] | None, steps: int) -> Any:

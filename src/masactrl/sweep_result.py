@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from masactrl.errors import OutputError
-from masactrl.images import Tile, contact_sheet, save_png
-from masactrl.result import prepare_folder
+from masactrl.images import Tile, contact_sheet
+from masactrl.result import prepare_folder, write_pictures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +31,8 @@ class TargetSweep:
     Attributes:
         prompt: what it shows.
         uncontrolled: the picture without control.
-        cells: (S, L) -> the picture with control.
+        cells: (S, L) -> the picture with control; those that were made before the sweep was
+            stopped, else all.
     """
 
     prompt: str
@@ -50,10 +49,11 @@ class SweepResult:
         picture: the input; None where the source was made from a prompt.
         source: the source as the model made it; of a picture its reconstruction.
         targets: one per target prompt, in order.
-        recipe: of the run; of a cell see `recipe_of`.
+        recipe: of the figure; `recipe.of` is that of a cell.
         seconds: that it took, the inversion included.
         passes: rows that went through the U-Net, the inversion included.
-        facts: more that is worth keeping: of an edit the PSNR of its reconstruction in dB.
+        facts: more that is worth keeping: of an edit the PSNR of its reconstruction in dB;
+            None where it is infinite.
     """
 
     axes: Axes
@@ -63,7 +63,7 @@ class SweepResult:
     recipe: Recipe
     seconds: float
     passes: int
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_sheet(self, notes: Mapping[tuple[int, int], str] | None = None) -> Image.Image:
         """Return the figure: per target a row of sources, then a row for each S, a column per L.
@@ -73,8 +73,7 @@ class SweepResult:
         """
         rows: list[list[Tile]] = []
         head = [] if self.picture is None else [Tile(image=self.picture, caption="input")]
-        word = "source" if self.picture is None else "reconstruction"
-        head.append(Tile(image=self.source, caption=word))
+        head.append(Tile(image=self.source, caption=self._of_source()))
         for target in self.targets:
             plain = Tile(image=target.uncontrolled, caption=f"no control: {target.prompt}")
             rows.append([*head, plain])
@@ -82,34 +81,53 @@ class SweepResult:
                 cells = [(step, layer) for layer in self.axes.start_layers]
                 rows.append(
                     [
-                        Tile(image=target.cells[cell], caption=_caption(cell, notes))
+                        Tile(image=target.cells.get(cell), caption=_caption(cell, notes))
                         for cell in cells
                     ]
                 )
         return contact_sheet(rows)
 
-    def recipe_of(self, target: int, cell: tuple[int, int]) -> Recipe:
-        """Return the recipe of one cell: that of the plain run which makes this picture."""
-        request = dict(self.recipe.request)
-        request |= {"start_step": cell[0], "start_layer": cell[1]}
-        return replace(self.recipe, picture=f"target{target}-controlled", request=request)
+    def _of_source(self) -> str:
+        if self.picture is None:
+            return "source"
+        ratio = self.facts.get("psnr")
+        return "reconstruction" if ratio is None else f"reconstruction, {ratio:.1f} dB"
+
+    def _made(self, target: TargetSweep) -> list[tuple[int, int]]:
+        """The cells that were made, row by row."""
+        return [cell for cell in self.axes.cells() if cell in target.cells]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell was made."""
+        return all(len(target.cells) == len(self.axes.cells()) for target in self.targets)
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Return every cell under the name that `save` gives it."""
+        return {
+            cell_name(number, cell): target.cells[cell]
+            for number, target in enumerate(self.targets, start=1)
+            for cell in self._made(target)
+        }
+
+    def prompts(self) -> dict[str, str]:
+        """Return the prompt of every cell, under the names of `pictures`."""
+        return {
+            cell_name(number, cell): target.prompt
+            for number, target in enumerate(self.targets, start=1)
+            for cell in target.cells
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return what was run as values that JSON knows."""
-        run = self.recipe.to_json()
-        run["request"] = {
-            name: value
-            for name, value in run["request"].items()
-            if name not in ("start_step", "start_layer")
-        }
+        told = self.recipe.to_json()
+        asked = told.pop("request")
+        told.pop("picture")
         return {
-            "kind": SWEEP,
-            "of": run.pop("kind"),
-            **{name: value for name, value in run.items() if name != "picture"},
-            "axes": {
-                "start_step": list(self.axes.start_steps),
-                "start_layer": list(self.axes.start_layers),
-            },
+            **told,
+            "of": asked["of"],
+            "request": asked["run"],
+            "axes": asked["axes"],
             "seconds": round(self.seconds, 3),
             "passes": self.passes,
             **self.facts,
@@ -120,32 +138,31 @@ class SweepResult:
                     "start_layer": cell[1],
                     "picture": f"{cell_name(number, cell)}.png",
                 }
-                for number in range(1, len(self.targets) + 1)
-                for cell in self.axes.cells()
+                for number, target in enumerate(self.targets, start=1)
+                for cell in self._made(target)
             ],
         }
 
-    def save(self, folder: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
-        """Write the figure, its JSON and every cell with its own recipe; return their paths.
+    def save(
+        self, folder: Path, *, overwrite: bool = False, metadata: bool = True
+    ) -> tuple[Path, ...]:
+        """Write the figure and every cell as PNG; return their paths, the figure's first.
+
+        A sweep that was stopped has no figure, only the cells that were made.
+
+        Args:
+            folder: where to; made if it does not exist.
+            overwrite: whether files of these names may be replaced.
+            metadata: whether every picture carries its recipe, and the figure's lies beside it.
 
         Raises:
             OutputError: it cannot be written, or would replace a file.
         """
         names = sweep_names(len(self.targets), self.axes)
         prepare_folder(folder, names, overwrite=overwrite)
-        save_png(folder / f"{SWEEP}.png", self.to_sheet())
-        paths = [folder / f"{SWEEP}.png", folder / f"{SWEEP}.json"]
-        try:
-            paths[1].write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"{paths[1]} cannot be written: {error.strerror or error}."
-            ) from error
-        for number, target in enumerate(self.targets, start=1):
-            for cell, picture in target.cells.items():
-                paths.append(folder / f"{cell_name(number, cell)}.png")
-                save_png(paths[-1], picture, self.recipe_of(number, cell).to_json())
-        return tuple(paths)
+        pictures = {**({SWEEP: self.to_sheet()} if self.whole else {}), **self.pictures()}
+        recipe = self.recipe if metadata else None
+        return write_pictures(folder, pictures, recipe, prompts=self.prompts())
 
     def _repr_png_(self) -> bytes:
         """Show the figure in a notebook."""

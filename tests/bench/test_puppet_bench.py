@@ -217,9 +217,6 @@ def test_settings_out_of_range(model: LoadedModel, tmp_path: Path) -> None:
     tasks = puppet_tasks("tuning", "synthesised", limit=1)
     with pytest.raises(ConfigError, match="no method 'magic'"):
         run_puppets(model, Inspector(), tasks, settings, tmp_path)
-    rendered = puppet_tasks("tuning", "rendered", limit=1)
-    with pytest.raises(ConfigError, match="rendered source"):
-        run_puppets(model, Inspector(), rendered, settings, tmp_path)
     with pytest.raises(MasaCtrlError, match="nothing to report"):
         write_report([], tmp_path, title="t")
 

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from masactrl.cli import edit as command
 from masactrl.cli import main
-from masactrl.cli.edit import Fit, Keep, Method, Mode
+from masactrl.cli.edit_options import Fit, Keep, Mode
+from masactrl.cli.options import Inversion
 from masactrl.images import read_recipe
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 NAMES = ["input", "reconstruction", "sheet", "target1-controlled", "target1-uncontrolled"]
 
@@ -94,6 +100,10 @@ def test_a_plan_runs_nothing(
         (["--keep-background"], 2, "keep_background needs masks"),
         (["--pixel-limit", "100"], 2, "more than the limit of 100"),
         (["--mask-file", "none.png"], 2, "There is no file none.png"),
+        (["--mask-threshold", "0.3"], 2, "--mask-threshold belongs to --mask-word"),
+        (["--target-mask-file", "none.png"], 2, "There is no file none.png"),
+        (["--session", "no/folder/a.safetensors"], 1, "there is no folder no/folder"),
+        (["--model", "old.bin"], 2, "--allow-pickle"),
         (["-o", "/dev/null/out"], 1, "/dev/null/out cannot be written to"),
     ],
 )
@@ -112,12 +122,50 @@ def test_bad_input_is_one_sentence(
     assert sentence.lower() in shown.err.lower()
 
 
+def test_an_interrupt_finishes_the_edit_and_keeps_it(
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = command.run_edit
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(command, "run_edit", interrupted)
+    assert main(words) == 130
+    assert "Interrupted: the edit was finished first" in capsys.readouterr().err
+    assert (tmp_path / "out" / "sheet.png").is_file()
+
+
 def test_the_choices_are_those_of_the_package() -> None:
     from masactrl import picture_input
     from masactrl.editing import request
     from masactrl.inversion import INVERSIONS
 
-    assert [one.value for one in Method] == list(INVERSIONS)
+    assert [one.value for one in Inversion] == list(INVERSIONS)
     assert tuple(one.value for one in Mode) == get_args(request.Mode)
     assert tuple(one.value for one in Keep) == get_args(request.Keep)
     assert tuple(one.value for one in Fit) == get_args(picture_input.Fit)
+
+
+def test_the_defaults_that_are_shown_are_those_of_the_package() -> None:
+    from masactrl import scoring
+    from masactrl.cli import edit_options as options
+    from masactrl.editing import EditMasks
+    from masactrl.inversion import INVERSIONS
+    from masactrl.picture_input import PIXEL_LIMIT
+
+    def shown(option: Any) -> str:
+        (one,) = (part for part in option.__metadata__ if hasattr(part, "show_default"))
+        return str(one.show_default)
+
+    assert shown(options.JudgeClipOption) == scoring.CLIP
+    assert shown(options.JudgeDinoOption) == scoring.DINO
+    assert shown(options.ThresholdOption) == str(EditMasks(source="a", targets="a").threshold)
+    assert shown(options.PixelOption) == f"{PIXEL_LIMIT // 10**6} million"
+    rounds = [INVERSIONS[name]().iterations for name in ("fixed-point", "null-text")]
+    assert shown(options.IterationsOption) == f"{rounds[0]}; null-text: {rounds[1]}"
+    assert shown(options.FreshOption) == str(INVERSIONS["direct"]().fresh_steps)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
 class Last:
     """Likes the last candidate best."""
 
@@ -32,14 +35,18 @@ def words(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return [*words, "-o", str(tmp_path / "out")]
 
 
-def test_the_choice_is_told(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_choice_is_told_and_made_again(
+    words: list[str], model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*words, "--auto", "--no-compare"]) == 0
     shown = capsys.readouterr().out
     assert "S=0, L=12" in shown
     assert "S=0, L=12 scored best of 3" in shown
     assert (tmp_path / "out" / "auto.png").exists()
+    path = tmp_path / "out" / "target1-controlled.png"
+    given = ["--model", str(model_folder), "--input", str(tmp_path / "photo.png")]
+    assert main(["rerun", str(path), *given]) == 0
+    assert capsys.readouterr().out == "The picture is the same to the bit.\n"
     assert main([*words, "--auto", "--json", "--overwrite"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["auto"]["chosen"] == {"start_step": 0, "start_layer": 12}

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from masactrl import models
 from masactrl.cli import main
 from masactrl.images import read_recipe
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 NAMES = ["sheet", "source", "target1-controlled", "target1-uncontrolled"]
 
@@ -70,6 +74,9 @@ def test_existing_pictures_are_kept_unless_told(
     ("change", "code", "sentence"),
     [
         (["--to", " "], 2, "Target prompt 2 is empty"),
+        (["--start-step", "-1"], 2, "accepted is 0 and more"),
+        (["--strength", "1.5"], 2, "accepted is 0 to 1"),
+        (["--cfg", "0.5"], 2, "accepted is 1 (no guidance) and more"),
         (["--start-step", "2"], 2, "0 to 1"),
         (["--start-layer", "16"], 2, "0 to 15"),
         (["--size", "30x24"], 2, "width=30 was given; accepted is 8 to 4096 in multiples of 8"),
@@ -101,6 +108,23 @@ def test_a_size_that_is_none_is_a_usage_error(
 ) -> None:
     assert main([*words, "--size", "big"]) == 2
     assert "'big' is no size" in capsys.readouterr().err
+
+
+def test_unknown_words_are_named_with_some_that_the_model_knows(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = models.load_pipeline
+    monkeypatch.setattr(
+        models,
+        "load_pipeline",
+        lambda *args, **options: dataclasses.replace(load(*args, **options), family="puppets"),
+    )
+    words[1] = "a hors standing in the snow"
+    assert main(words) == 0
+    shown = capsys.readouterr().err
+    assert shown.startswith('Warning: The embedded model does not know "hors"')
+    for known in ("words that it knows are horse", "cat, dog", "standing", "meadow"):
+        assert known in shown
 
 
 def test_a_prompt_that_is_cut_is_a_warning(

@@ -33,7 +33,8 @@ def test_a_picture_is_made_again(
     assert read_recipe(again) == read_recipe(made / f"{name}.png")
     assert main([*words, "--json"]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert main([*words, "--json", "--overwrite"]) == 0
+    assert main([*words, "--json", "--overwrite", "--no-metadata"]) == 0
+    assert read_recipe(again) is None
     told = json.loads(capsys.readouterr().out)
     assert told["equal"] is True
     assert told["differences"] == []
@@ -56,6 +57,28 @@ def test_what_differs_is_said(
     assert "The pictures differ" in shown.out
     assert "made with torch 1.0" in shown.err
     assert "weights of tiny are not those" in shown.err
+
+
+def test_what_cannot_be_made_again_is_said_at_once(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made / "source.png"
+    assert main(["rerun", str(path), "-o", str(made / "no" / "a.png")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    recipe = read_recipe(path)
+    assert recipe is not None
+    for change, sentence in (
+        ({"schema": 99}, "has schema 99, and masactrl"),
+        ({"kind": "film"}, "kind 'film'; this version can make again"),
+        ({"model": {"name": "/etc/passwd", "kind": "hub"}}, "say where it is with --model PATH"),
+        ({"inputs": [{"name": "/etc/passwd", "hash": "0"}]}, "give one path for each"),
+    ):
+        with Image.open(path) as image:
+            save_png(made / "other.png", image.convert("RGB"), recipe | change)
+        assert main(["rerun", str(made / "other.png")]) == 2
+        shown = capsys.readouterr()
+        assert sentence in shown.err
+        assert len(shown.err.splitlines()) == 1
 
 
 def test_nothing_local_is_guessed(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 from masactrl.cli import main
 from masactrl.images import read_recipe, save_png
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def picture(path: Path, seed: int = 0) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 255, (44, 60, 3), dtype=np.uint8)
@@ -79,6 +81,19 @@ def test_an_edit_is_made_again_to_the_bit(
     assert main([*again, "-o", str(tmp_path / "again")]) == 0
     before, after = (tmp_path / one / path.name for one in ("out", "again"))
     assert before.read_bytes() == after.read_bytes()
+
+
+def test_an_edit_of_a_kept_session_is_made_again_to_the_bit(
+    words: list[str], model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words += ["--session", str(tmp_path / "photo.safetensors"), "--overwrite"]
+    for _ in range(2):  # that writes the session, and that reads it
+        assert main(words) == 0
+        capsys.readouterr()
+        path = str(tmp_path / "out" / "target1-controlled.png")
+        inputs = ["--input", str(tmp_path / "photo.png")]
+        assert main(["rerun", path, "--model", str(model_folder), *inputs]) == 0
+        assert capsys.readouterr().out == "The picture is the same to the bit.\n"
 
 
 def test_the_input_is_given_by_its_owner_and_compared(

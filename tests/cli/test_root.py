@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import inspect
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -54,6 +56,44 @@ def test_a_group_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr()
     assert "Usage: masactrl puppets" in shown.out
     assert shown.err == ""
+
+
+def leaves() -> list[tuple[str, typer.core.TyperCommand]]:
+    """Every command that runs something, with its words."""
+    found = []
+
+    def walk(command: typer.core.TyperCommand, name: str) -> None:
+        children = getattr(command, "commands", {})
+        for child_name, child in children.items():
+            walk(child, f"{name} {child_name}")
+        if not children:
+            found.append((name, command))
+
+    walk(typer.main.get_command(app), "masactrl")
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), leaves(), ids=lambda one: str(one))
+def test_the_examples_in_the_help_are_commands(name: str, command: typer.core.TyperCommand) -> None:
+    text = inspect.cleandoc(command.help or "").replace("\b", "")
+    examples = [part for part in text.split("\n\n") if part.startswith("Example: ")]
+    assert examples, name
+    for example in examples:
+        words = shlex.split(example.removeprefix("Example: "))
+        assert " ".join(words).startswith(f"{name}")
+        command.make_context(name, words[len(name.split()) :])  # refuses what is no option
+
+
+def test_options_mean_the_same_everywhere() -> None:
+    shared = "steps cfg size start-step start-layer form strength model revision lora device dtype"
+    shared += " offload allow-pickle out config json no-metadata overwrite"
+    said: dict[str, set[str]] = {}
+    for name, command in leaves():
+        if name.split()[1] in ("generate", "edit", "sweep", "compare"):
+            for one in command.params:
+                said.setdefault(one.opts[-1].lstrip("-"), set()).add(str(one.help))
+    for flag in shared.split():
+        assert len(said[flag]) == 1, flag
 
 
 def test_help_of_generate_names_ranges_and_defaults(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from PIL import Image
 import masactrl
 from masactrl.cli import generate as command
 from masactrl.cli import main
-from masactrl.cli.options import parse_seeds
+from masactrl.cli.parsing import parse_seeds
 from masactrl.images import read_recipe
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 SHORT = ["--steps", "2", "--start-step", "1", "--size", "16x16", "--device", "cpu"]
 
@@ -210,18 +214,32 @@ def test_bad_input_is_one_sentence(
 
 
 @pytest.mark.slow
-def test_progress_is_on_a_terminal_and_not_in_a_pipe(words: list[str]) -> None:
+def test_a_terminal_shows_progress_and_ctrl_c_keeps_what_is_done(
+    words: list[str], tmp_path: Path
+) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(masactrl.__file__).parents[1])}
-    run = [sys.executable, "-m", "masactrl", *words]
     ours, theirs = pty.openpty()
-    try:
-        done = subprocess.run(
-            run, stdout=subprocess.PIPE, stderr=theirs, timeout=300, check=False, env=environment
-        )
-    finally:
+    shown = ""
+    with subprocess.Popen(
+        [sys.executable, "-m", "masactrl", *words, "--seeds", "1-999"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as run:
         os.close(theirs)
-    shown = os.read(ours, 65536).decode()
+        while "steps" not in shown:  # until the first picture is on its way
+            shown += os.read(ours, 65536).decode()
+        os.write(ours, b"\x03")  # what the key sends
+        piped, _ = run.communicate(timeout=300)
+        while "are done" not in shown:
+            shown += os.read(ours, 65536).decode()
     os.close(ours)
-    assert done.returncode == 0
+    assert run.returncode == 130
     assert "Denoising" in shown
-    assert b"Denoising" not in done.stdout
+    assert "Finishing this picture" in shown
+    assert b"Denoising" not in piped
+    assert (tmp_path / "out" / "seed-1" / "sheet.png").is_file()
+    assert not (tmp_path / "out" / "seed-999" / "sheet.png").exists()

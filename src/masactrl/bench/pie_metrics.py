@@ -17,6 +17,7 @@ it to tensors then.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from masactrl.errors import MissingExtra, UnsupportedPipeline
+from masactrl.errors import MasaCtrlError, MissingExtra, UnsupportedPipeline
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -205,16 +206,17 @@ def load_pie_metrics(device: str | torch.device = "cpu") -> PieMetrics:
     """The published networks: CLIP ViT-L/14, LPIPS SqueezeNet, DINO ViT-B/8; fetched on first use.
 
     Raises:
-        MissingExtra: torchmetrics, or torchvision for LPIPS, is not installed.
+        MissingExtra: torchmetrics is not installed.
+        MasaCtrlError: torchvision is not, or does not fit torch.
     """
     from transformers import CLIPModel, CLIPProcessor, ViTModel
 
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        lpips: Any = LearnedPerceptualImagePatchSimilarity(net_type="squeeze").to(device)
-    except (ImportError, ModuleNotFoundError) as error:
-        raise MissingExtra("LPIPS of PIE-Bench (torchmetrics with torchvision)", "bench") from error
+    except ImportError as error:
+        raise MissingExtra("the evaluation of PIE-Bench", "bench") from error
+    _check_torchvision()
+    lpips: Any = LearnedPerceptualImagePatchSimilarity(net_type="squeeze").to(device)
     clip = CLIPModel.from_pretrained(_CLIP).to(device).eval()
     dino = ViTModel.from_pretrained(_DINO, add_pooling_layer=False).to(device).eval()
     return PieMetrics(
@@ -223,3 +225,19 @@ def load_pie_metrics(device: str | torch.device = "cpu") -> PieMetrics:
         dino=dino,
         device=device,
     )
+
+
+def _check_torchvision() -> None:
+    """Say how to get torchvision, which LPIPS needs.
+
+    It is in no extra: its build has to be that of torch, and an installer left to itself may
+    replace a CPU torch by one for CUDA.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as error:
+        raise MasaCtrlError(
+            f"LPIPS of PIE-Bench needs torchvision in the build of your torch {torch.__version__}, "
+            f"and it cannot be imported ({error}). Install it from where that torch came from: "
+            "pip install --no-deps torchvision, with the same --index-url."
+        ) from error

@@ -12,7 +12,7 @@ from PIL import Image
 
 from masactrl.bench.plots import Point, preservation_plot
 from masactrl.bench.puppet_figures import BOUNDS
-from masactrl.bench.puppet_run import picture_path
+from masactrl.bench.puppet_settings import picture_path
 from masactrl.bench.statistics import Estimate, bootstrap
 from masactrl.errors import MasaCtrlError
 from masactrl.images import Tile, contact_sheet, save_png
@@ -76,8 +76,8 @@ def summarise(rows: Iterable[dict[str, Any]]) -> tuple[ColumnSummary, ...]:
 def write_report(rows: Sequence[dict[str, Any]], folder: Path, *, title: str) -> tuple[Path, ...]:
     """Write the report as Markdown and HTML with its plot and its sheet; return the paths.
 
-    The files are `report.md`, `report.html`, `preservation.png` and `.svg`, and `sheet.png` where
-    pictures were kept.
+    The files are `report.md`, `report.html`, `preservation.png` and `.svg`, and where pictures were
+    kept `sheet.png` of synthesised and `sheet-rendered.png` of rendered sources.
 
     Raises:
         MasaCtrlError: there is no finished item.
@@ -87,13 +87,22 @@ def write_report(rows: Sequence[dict[str, Any]], folder: Path, *, title: str) ->
     if not any(one.items for one in summaries):
         raise MasaCtrlError("No item of this run is finished, so there is nothing to report.")
     kinds = sorted({row["kind"] for row in rows if "kind" in row})
+    halves = sorted({row["half"] for row in rows if "half" in row}, reverse=True)
     sections = [("All tasks", summaries)]
+    sections += [
+        (f"Sources {half}", summarise([row for row in rows if row.get("half") == half]))
+        for half in halves
+        if len(halves) > 1
+    ]
     sections += [
         (f"Only: {kind}", summarise([row for row in rows if row.get("kind") == kind]))
         for kind in kinds
         if len(kinds) > 1
     ]
-    paths = [*_plot(summaries, folder), *_sheet(rows, summaries, folder)]
+    paths = [
+        *_plot(summaries, folder),
+        *(path for half in halves for path in _sheet(rows, half, folder)),
+    ]
     pictures = [path.name for path in paths if path.suffix == ".png"]
     markdown, page = folder / "report.md", folder / "report.html"
     markdown.write_text(_markdown(title, sections, pictures), encoding="utf-8")
@@ -192,36 +201,31 @@ def _plot(summaries: Sequence[ColumnSummary], folder: Path) -> list[Path]:
     )
 
 
-def _sheet(
-    rows: Sequence[dict[str, Any]], summaries: Sequence[ColumnSummary], folder: Path
-) -> list[Path]:
-    """One row of pictures a task that has them all."""
-    labels = ["source", *(one.column for one in summaries if one.column != "nothing")]
-    keys = list(dict.fromkeys((row["task"], row["seed"]) for row in rows))
-    figures = {
-        (row["task"], row["seed"], row["column"]): row["figures"]
-        for row in rows
-        if "error" not in row
-    }
+def _sheet(rows: Sequence[dict[str, Any]], half: str, folder: Path) -> list[Path]:
+    """One row of pictures a task of a half whose pictures were kept; a gap where one failed."""
+    tasks = {row["task"] for row in rows if row.get("half") == half}
+    own = [row for row in rows if row["task"] in tasks]
+    columns = dict.fromkeys(row["column"] for row in own if row["column"] != "nothing")
+    labels = ["source", *columns]
+    figures = {(row["task"], row["seed"], row["column"]): row.get("figures") for row in own}
     lines = []
-    for task, seed in keys:
+    for task, seed in dict.fromkeys((row["task"], row["seed"]) for row in own):
         places = [picture_path(folder, task, seed, label) for label in labels]
-        if not all(place.exists() for place in places):
-            continue
-        tiles = []
-        for label, place in zip(labels, places, strict=True):
-            with Image.open(place) as image:
-                tiles.append(
-                    Tile(
-                        image=image.copy(), caption=_caption(figures.get((task, seed, label)), task)
-                    )
-                )
-        lines.append(tiles)
+        if places[0].exists():
+            captions = [_caption(figures.get((task, seed, label)), task) for label in labels]
+            lines.append([_tile(*one) for one in zip(places, captions, strict=True)])
     if not lines:
         return []
-    path = folder / "sheet.png"
+    path = folder / ("sheet.png" if half == "synthesised" else f"sheet-{half}.png")
     save_png(path, contact_sheet(lines, headers=labels))
     return [path]
+
+
+def _tile(path: Path, caption: str) -> Tile:
+    if not path.exists():
+        return Tile(image=None, caption=caption)
+    with Image.open(path) as image:
+        return Tile(image=image.copy(), caption=caption)
 
 
 def _caption(figures: dict[str, Any] | None, task: str) -> str:

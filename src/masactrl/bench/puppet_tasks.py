@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -19,7 +19,7 @@ from masactrl.errors import ConfigError
 from masactrl.puppets.captions import full_prompt
 from masactrl.puppets.scene import ACTIONS, FACINGS, Camera, Scene, sample_scene
 
-__all__ = ["KINDS", "TASKS", "Half", "Kind", "PuppetTask", "Split", "puppet_tasks"]
+__all__ = ["KINDS", "TASKS", "Half", "Kind", "PuppetTask", "Split", "halves_of", "puppet_tasks"]
 
 Kind = Literal["action", "facing", "look back", "close-up"]
 KINDS: tuple[Kind, ...] = ("action", "facing", "look back", "close-up")
@@ -85,6 +85,22 @@ def puppet_tasks(
         if task.split == split and task.half == half and (not kinds or task.kind in kinds)
     ]
     return tuple(chosen[:limit])
+
+
+def halves_of(
+    split: str, half: str, *, limit: int | None = None, kinds: Sequence[str] | None = None
+) -> tuple[PuppetTask, ...]:
+    """The tasks of a split, of one half or of "both", each limited alone; see `puppet_tasks`.
+
+    Raises:
+        ConfigError: a name is unknown, or no task would be left.
+    """
+    if half not in (*get_args(Half), "both"):
+        accepted = ", ".join((*get_args(Half), "both"))
+        raise ConfigError(f"half={half!r} was given; accepted are {accepted}.")
+    chosen = get_args(Half) if half == "both" else (half,)
+    found = [puppet_tasks(split, one, limit=limit, kinds=kinds) for one in chosen]  # type: ignore[arg-type]
+    return tuple(task for tasks in found for task in tasks)
 
 
 @cache

@@ -19,22 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from masactrl.bench.ledger import Ledger
+from masactrl.bench.real_tasks import (
+    BASELINES,
+    NEEDS_PROMPT,
+    RealSettings,
+    RealTask,
+    picture_path,
+    real_tasks,
+)
 from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.images import image_to_tensor, save_png, tensor_to_image
-from masactrl.inversion import INVERSIONS
 from masactrl.models.denoiser import Denoiser
-from masactrl.puppets.captions import full_prompt
 from masactrl.puppets.colour import lab_distance
-from masactrl.puppets.data import HELD_OUT_SEED
 from masactrl.puppets.judging import Shot, Studio, background_psnr
 from masactrl.puppets.measured import PATTERN_WEIGHT
 from masactrl.puppets.renderer import render
-from masactrl.puppets.scene import ACTIONS, Scene, sample_scenes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,84 +46,6 @@ if TYPE_CHECKING:
     from masactrl.puppets.inspector import Inspector
 
 __all__ = ["BASELINES", "RealSettings", "RealTask", "measure_real", "picture_path", "real_tasks"]
-
-BASELINES = ("doing nothing", "prompt only", "ground truth")
-"""Rows that are always there."""
-
-_NEEDS_PROMPT = ("negative-prompt", "null-text", "edit-friendly", "virtual")
-"""Inversions that mean little without the source's prompt; the others get none, as in the paper."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealSettings:
-    """How pictures are edited.
-
-    Attributes:
-        inversions: names of `masactrl.inversion.INVERSIONS`, a row each.
-        count: pictures, at least 1.
-        steps: of inversion and edit; None is the model's.
-        guidance: of the targets; None is the model's.
-        start_step, start_layer: S and L; None is the model's.
-        seed: of scenes and noise, 0 and more.
-        pictures: of how many scenes pictures are kept, 0 and more.
-    """
-
-    inversions: tuple[str, ...] = tuple(INVERSIONS)
-    count: int = 200
-    steps: int | None = None
-    guidance: float | None = None
-    start_step: int | None = None
-    start_layer: int | None = None
-    seed: int = 0
-    pictures: int = 8
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.inversions if name not in INVERSIONS]
-        if unknown:
-            raise ConfigError(
-                f"The inversion {unknown[0]!r} is not known; accepted are {', '.join(INVERSIONS)}."
-            )
-        if len(set(self.inversions)) < len(self.inversions):
-            raise ConfigError("An inversion is there twice; name each once.")
-        for name, least in (("count", 1), ("seed", 0), ("pictures", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} was given; accepted is {least} and more."
-                )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealTask:
-    """One scene and what it is edited to; both in the words of the model, too."""
-
-    key: str
-    source: Scene
-    target: Scene
-
-    @property
-    def source_prompt(self) -> str:
-        """What the picture shows."""
-        return _prompt(self.source)
-
-    @property
-    def target_prompt(self) -> str:
-        """What the edit is to show."""
-        return _prompt(self.target)
-
-
-def real_tasks(count: int, seed: int) -> tuple[RealTask, ...]:
-    """Scenes from seeds that were never trained on, none a close-up; another action for each.
-
-    Everything is drawn evenly. The first n of more tasks are the n tasks.
-    """
-    scenes = sample_scenes(count, seed=HELD_OUT_SEED + seed, close_up=0.0)
-    generator = torch.Generator().manual_seed(seed)
-    tasks = []
-    for number, scene in enumerate(scenes):
-        others = [action for action in ACTIONS if action != scene.pose.action]
-        action = others[int(torch.randint(len(others), (), generator=generator))]
-        tasks.append(RealTask(key=f"{number:04d}", source=scene, target=scene.acting(action)))
-    return tuple(tasks)
 
 
 def measure_real(
@@ -182,11 +107,6 @@ def measure_real(
     return ledger
 
 
-def picture_path(folder: Path, task: str, row: str) -> Path:
-    """Where the picture of a row is kept, where it is."""
-    return folder / "pictures" / f"{task}-{row.replace(' ', '-')}.png"
-
-
 @dataclass(frozen=True, slots=True)
 class _Bench:
     model: LoadedModel
@@ -246,7 +166,7 @@ class _Bench:
     def _inverted(self, task: RealTask, name: str, source: Image.Image) -> Any:
         asked = InversionRequest(
             method=name,
-            prompt=task.source_prompt if name in _NEEDS_PROMPT else "",
+            prompt=task.source_prompt if name in NEEDS_PROMPT else "",
             steps=self.steps,
             seed=self.settings.seed if name in ("edit-friendly", "virtual") else None,
         )
@@ -285,12 +205,6 @@ def _judge(task: RealTask, was: Shot, seen: Shot, animals: Tensor) -> Mapping[st
         "pattern": pattern,
         "background": float(background_psnr(was.pictures, seen.pictures, animals)),
     }
-
-
-def _prompt(scene: Scene) -> str:
-    return full_prompt(
-        scene.identity.species, scene.pose.action, scene.backdrop.place, scene.pose.facing
-    )
 
 
 def _tensor(picture: Image.Image) -> Tensor:

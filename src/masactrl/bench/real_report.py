@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from masactrl.bench.real import picture_path
+from masactrl.bench.real_tasks import picture_path
 from masactrl.bench.statistics import Estimate, bootstrap
 from masactrl.images import Tile, contact_sheet
 from masactrl.inversion import INVERSIONS
@@ -15,7 +15,7 @@ from masactrl.inversion import INVERSIONS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from masactrl.bench.real import RealTask
+    from masactrl.bench.real_tasks import RealTask
 
 __all__ = ["FIGURES", "real_markdown", "real_means", "real_sheet"]
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from masactrl.cli.console import quiet_libraries
+from masactrl.cli.model import load_model
 from masactrl.cli.options import (
     DeviceOption,
     Dtype,
@@ -28,7 +29,9 @@ LOCAL = "127.0.0.1"
 def app(
     port: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="Port of the page, 1 to 65535; 0 takes a free one."),
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Of the page, 1 to 65535; 0 takes a free one."
+        ),
     ] = 7860,
     host: Annotated[
         str,
@@ -39,7 +42,9 @@ def app(
     ] = LOCAL,
     share: Annotated[
         bool,
-        typer.Option("--share", help="Ask Gradio for a public address of the page, for a week."),
+        typer.Option(
+            "--share", help="Ask Gradio for a public address of the page, which works for a week."
+        ),
     ] = False,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     model: ModelOption = "puppets",
@@ -50,9 +55,9 @@ def app(
     offload: OffloadOption = Offload.NONE,
     allow_pickle: PickleOption = False,
 ) -> None:
-    """Open the studio: the same runs as on the command line, in a page of the browser.
+    r"""Open the studio: the same runs as on the command line, in a page of the browser.
 
-    Ends with Ctrl-C. Needs the extra app: pip install 'masactrl[app]'.
+    Ends with Ctrl-C. Needs the extra app: pip install 'masactrl\[app]'.
 
     Example: masactrl app --model puppets --port 7860
     """
@@ -64,15 +69,14 @@ def app(
         _check_port(host, port)
         from masactrl.app.page import build, serve
         from masactrl.app.studio import Studio
-        from masactrl.models import Lora, load_pipeline
 
-        loaded = load_pipeline(
+        loaded = load_model(
             model,
             device=device,
-            dtype=dtype.value,
+            dtype=dtype,
             revision=revision,
-            loras=[Lora.parse(one) for one in lora or ()],
-            offload=offload.value,
+            lora=lora,
+            offload=offload,
             allow_pickle=allow_pickle,
         )
         page = build(Studio(model=loaded, words=model, loras=tuple(lora or ())))

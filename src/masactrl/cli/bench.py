@@ -12,13 +12,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from masactrl.cli.console import output, quiet_libraries, said
 from masactrl.cli.options import (
-    OF_MODEL,
+    MODEL,
+    OUTPUT,
+    CfgOption,
     DeviceOption,
     Dtype,
     DtypeOption,
+    Inversion,
+    InversionOption,
     ModelOption,
-    parse_options,
 )
+from masactrl.cli.parsing import parse_options
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +38,13 @@ DEFAULT_COLUMNS = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit")
 
 OutFolder = Annotated[
     Path,
-    typer.Option("-o", "--out", help="Folder of the run; a run that was stopped goes on in it."),
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="FOLDER",
+        help="Of the run; a run that was stopped goes on in it.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
@@ -53,30 +63,47 @@ def puppets(
     split: Annotated[
         str, typer.Option(help="reporting, or tuning for choosing settings.")
     ] = "reporting",
-    limit: Annotated[int | None, typer.Option(help="Only the first so many tasks.")] = None,
+    half: Annotated[
+        str,
+        typer.Option(
+            help="rendered (sources drawn exactly and inverted), synthesised (sources made from "
+            "prompts), or both."
+        ),
+    ] = "both",
+    inversion: InversionOption = Inversion.DIRECT,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Only the first so many tasks of a half, 1 and more.", show_default="all"
+        ),
+    ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="Only action, facing, 'look back' or close-up; repeat for more."),
+        typer.Option(
+            help="Only action, facing, 'look back' or close-up; repeat for more.",
+            show_default="all",
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Start noises per task, 1 to 16.")] = 4,
-    steps: Annotated[int, typer.Option(help="Denoising steps, 1 to 1000.")] = 20,
-    cfg: Annotated[
-        float | None, typer.Option(help="Guidance scale, 1 and more.", show_default=OF_MODEL)
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Tasks at once.")] = 8,
-    pictures: Annotated[int, typer.Option(help="Of how many tasks pictures are kept.")] = 12,
+    seeds: Annotated[int, typer.Option(min=1, max=16, help="Start noises per task.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 20,
+    cfg: CfgOption = None,
+    batch: Annotated[int, typer.Option(min=1, help="Tasks at once.")] = 8,
+    pictures: Annotated[int, typer.Option(min=0, help="Of how many tasks pictures are kept.")] = 12,
     model: ModelOption = "puppets",
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.AUTO,
 ) -> None:
     """Run PuppetBench: non-rigid edits of the embedded world, judged against right answers.
 
-    Doing nothing and following the prompt alone are always in the table.
+    Doing nothing and following the prompt alone are always in the table. A second run of the same
+    command goes on where the first was stopped.
+
+    Example: masactrl bench puppets --limit 10 --seeds 1 --method masactrl --method sdedit -o bench
     """
     with quiet_libraries():
         from masactrl.bench.puppet_report import write_report
         from masactrl.bench.puppet_run import PuppetSettings, run_puppets
-        from masactrl.bench.puppet_tasks import puppet_tasks
+        from masactrl.bench.puppet_tasks import halves_of
         from masactrl.models import load_pipeline
         from masactrl.puppets.inspector import Inspector
 
@@ -87,8 +114,9 @@ def puppets(
             seeds=seeds,
             batch=batch,
             pictures=pictures,
+            inversion=inversion.value,
         )
-        tasks = puppet_tasks(split, "synthesised", limit=limit, kinds=kind)  # type: ignore[arg-type]
+        tasks = halves_of(split, half, limit=limit, kinds=kind)
         loaded = load_pipeline(model, device=device, dtype=dtype.value)
         inspector = Inspector.load(device=loaded.pipeline.device)
         with _items("Editing") as on_progress:
@@ -108,14 +136,18 @@ def puppets(
 
 @app.command("pie")
 def pie(
-    data: Annotated[Path, typer.Argument(help="Folder with mapping_file.json.")],
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="The data: mapping_file.json and annotation_images."),
+    ],
     out: OutFolder = Path("pie"),
     editor: Annotated[
         list[str] | None,
         typer.Option(
             "--editor",
-            help="pie-ddim+masactrl, pie-directinversion+masactrl, prompt-only or nothing; repeat "
-            "for more.",
+            help="pie-ddim+masactrl, pie-directinversion+masactrl, pie-ddim+p2p, "
+            "pie-directinversion+p2p, prompt-only, nothing, or INVERSION+METHOD such as "
+            "direct+plug-and-play; repeat for more.",
             show_default="nothing, and the first two where --model is given",
         ),
     ] = None,
@@ -124,14 +156,24 @@ def pie(
         typer.Option(
             "--pictures",
             metavar="LABEL=FOLDER",
-            help="Score pictures that are there already, under the sources' paths.",
+            help="Score pictures that are there, under the sources' paths; repeat for more.",
+            show_default="none",
         ),
     ] = None,
     types: Annotated[
-        list[str] | None, typer.Option("--type", help="Only this editing type, 0 to 9; repeat.")
+        list[str] | None,
+        typer.Option(
+            "--type", help="Only this editing type, 0 to 9; repeat for more.", show_default="all"
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Stable Diffusion 1.4 for the published rows.")
+        str | None,
+        typer.Option(
+            "--model",
+            help="As elsewhere; Stable Diffusion 1.4 for the published rows.",
+            show_default="none",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.AUTO,
@@ -139,6 +181,8 @@ def pie(
     """Run or score PIE-Bench as published (Ju et al., 2024), for people who have the data.
 
     Rows that cannot be used are named and left out; the exit code says whether there were any.
+
+    Example: masactrl bench pie PIE-Bench_v1 --model CompVis/stable-diffusion-v1-4 -o pie
     """
     with quiet_libraries():
         from masactrl.bench.pie_data import read_pie

@@ -10,8 +10,9 @@ import signal
 import threading
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from masactrl.generate import StepRecord
+
+INTERRUPTED = 130
+"""Exit code of a command that was stopped by Ctrl-C, whether it kept something or not."""
 
 _PAGE = 120  # letters a line in a file or pipe
 _STYLES = {"Error": "bold red", "Warning": "bold yellow"}
@@ -113,6 +117,16 @@ def progress(console: Console, label: str, total: int) -> Iterator[Callable[[Ste
     with bar:
         task = bar.add_task(label, total=total)
         yield lambda _: bar.advance(task)
+
+
+def interrupted(done: str) -> NoReturn:
+    """Say on standard error what was done before Ctrl-C, and end with its exit code.
+
+    Args:
+        done: for example "2 of 5 runs are done".
+    """
+    Console(stderr=True).print(f"Interrupted: {done}.", highlight=False, soft_wrap=True)
+    raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from masactrl.cli.console import output, progress, quiet_libraries
+from masactrl.cli.console import finishing, interrupted, output, progress, quiet_libraries
 from masactrl.cli.options import (
     DeviceOption,
     JsonOption,
@@ -75,6 +75,8 @@ def demo(
     Each row shows a source, then another action of the same animal from the same start noise:
     first without control, which draws another animal, then with mutual self-attention.
 
+    Ctrl-C finishes the row at hand and keeps what is done; a second Ctrl-C stops at once.
+
     Example: masactrl demo -o out
     """
     names = [f"row{row}-{kind}" for row in range(1, len(ROWS) + 1) for kind in KINDS]
@@ -84,15 +86,15 @@ def demo(
         from masactrl.models import load_pipeline
 
         model = load_pipeline("puppets", device=device)
-        with progress(Console(stderr=True), "Drawing", len(ROWS) * model.preset.steps) as on_step:
-            results = [
-                generate(
-                    model,
-                    GenerateRequest(source_prompt=source, target_prompts=(target,), seed=seed),
-                    on_step=on_step,
-                )
-                for source, target, seed in ROWS
-            ]
+        errors, total = Console(stderr=True), len(ROWS) * model.preset.steps
+        results: list[GenerateResult] = []
+        with finishing(errors) as stopping, progress(errors, "Drawing", total) as on_step:
+            for source, target, seed in ROWS:
+                asked = GenerateRequest(source_prompt=source, target_prompts=(target,), seed=seed)
+                results.append(generate(model, asked, on_step=on_step))
+                if stopped := stopping():
+                    break
+    names = names[: len(results) * len(KINDS)]
     pictures = [picture for result in results for picture in result.pictures().values()]
     _save(results, names, out, metadata=not no_metadata)
     figures = read_figures(pictures)
@@ -101,6 +103,8 @@ def demo(
         typer.echo(json.dumps(_described(results, names, figures, out, seconds), indent=2))
     else:
         _report(results, figures, out, seconds)
+    if stopped:
+        interrupted(f"{len(results)} of {len(ROWS)} rows are done")
 
 
 def _save(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 
 from masactrl.cli.console import output, progress
-from masactrl.errors import ConfigError
+from masactrl.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ def masks_from(
     *,
     words: tuple[str | None, tuple[str, ...]],
     files: tuple[Path | None, tuple[Path, ...]],
-    threshold: float,
+    threshold: float | None,
     limit: int,
 ) -> EditMasks | None:
     """Return the masks of an edit; None where neither words nor files say any.
@@ -37,8 +38,11 @@ def masks_from(
     Args:
         words: of the source, and of the targets.
         files: the same.
-        threshold: of words.
+        threshold: of words; None is the usual one.
         limit: pixels above which a file is refused.
+
+    Raises:
+        ConfigError: both are given, or a threshold without words; a file cannot be read.
     """
     from masactrl.edit import EditMasks
     from masactrl.models.origin import file_hash
@@ -49,7 +53,10 @@ def masks_from(
     if (source or targets) and (drawn or drawn_targets):
         raise ConfigError("Masks come from files or from words; give one of them.")
     if source or targets:
-        return EditMasks(source=source, targets=targets or None, threshold=threshold)
+        named = EditMasks(source=source, targets=targets or None)
+        return named if threshold is None else replace(named, threshold=threshold)
+    if threshold is not None:
+        raise ConfigError("--mask-threshold belongs to --mask-word; name a word or leave it out.")
     paths = [one for one in (drawn, *drawn_targets) if one is not None]
     if not paths:
         return None
@@ -59,6 +66,20 @@ def masks_from(
         targets=tuple(pictures[one] for one in drawn_targets) or None,
         stated=tuple(InputStated(name=one.name, hash=file_hash(one)) for one in paths),
     )
+
+
+def check_session_place(file: Path | None) -> None:
+    """Make sure, before minutes are spent, that a new session can be kept.
+
+    Raises:
+        OutputError: its folder is not there or cannot be written to.
+    """
+    if file is None or file.exists():
+        return
+    if not file.parent.is_dir():
+        raise OutputError(f"The session {file} cannot be kept: there is no folder {file.parent}.")
+    if not os.access(file.parent, os.W_OK):
+        raise OutputError(f"The session {file} cannot be kept: {file.parent} cannot be written to.")
 
 
 def run_edit(
@@ -167,11 +188,15 @@ def report(result: EditResult) -> None:
     """Print how the pictures were made, and how well the source came back."""
     console = output()
     made, quality = result.request, result.quality
+    control = f"S={made.start_step}, L={made.start_layer}"
+    if made.method != "masactrl":
+        options = [f"{name}={value}" for name, value in made.method_options]
+        control = " ".join([made.method, *options])
     width, height = result.picture.size
     console.print(
         f"{result.model} on {result.device} ({result.dtype}): {width}x{height}, "
         f"{result.inversion.method} inversion, {made.steps} steps, guidance "
-        f"{made.guidance_scale:g}, S={made.start_step}, L={made.start_layer}, "
+        f"{made.guidance_scale:g}, {control}, "
         f"{sum(result.seconds.values()):.1f} s",
         highlight=False,
         soft_wrap=True,

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from masactrl.cli.console import finishing, output, progress, quiet_libraries
+from masactrl.cli.console import finishing, interrupted, output, progress, quiet_libraries
 from masactrl.cli.job import ConfigOption
+from masactrl.cli.model import load_model
 from masactrl.cli.options import (
-    OF_MODEL,
+    CfgOption,
     DeviceOption,
     Dtype,
     DtypeOption,
     Form,
+    FormOption,
     JsonOption,
     LoraOption,
     MethodOption,
     MethodOptions,
     ModelOption,
+    NegativeOption,
     NoMetadataOption,
     Offload,
     OffloadOption,
@@ -31,11 +34,16 @@ from masactrl.cli.options import (
     PickleOption,
     PlanOption,
     RevisionOption,
+    SeedOption,
     SizeOption,
-    parse_options,
-    parse_seeds,
-    parse_size,
+    SourceArgument,
+    StartLayerOption,
+    StartStepOption,
+    StepsOption,
+    StrengthOption,
+    ToOption,
 )
+from masactrl.cli.parsing import parse_options, parse_seeds, parse_size
 from masactrl.cli.plan import show_plan
 from masactrl.generate import generate as run
 from masactrl.request import GenerateRequest
@@ -44,25 +52,12 @@ from masactrl.result import SHEET, GenerateResult, picture_names, prepare_folder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERRUPTED = 130
-
 
 def generate(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What the source shows.")],
-    to: Annotated[
-        list[str],
-        typer.Option(
-            "--to", metavar="PROMPT", help="What a target shows; repeat for more targets."
-        ),
-    ],
-    out: OutOption = Path("out"),
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the start noise that all pictures share; 0 to 2**63 - 1.", show_default="0"
-        ),
-    ] = None,
+    source: SourceArgument,
+    to: ToOption,
+    seed: SeedOption = None,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -72,49 +67,24 @@ def generate(
             show_default="one run",
         ),
     ] = None,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    negative: NegativeOption = "",
+    size: SizeOption = None,
+    start_step: StartStepOption = None,
+    start_layer: StartLayerOption = None,
+    form: FormOption = Form.REPLACE,
+    strength: StrengthOption = 1.0,
+    method: MethodOption = "masactrl",
+    method_option: MethodOptions = None,
     model: ModelOption = "puppets",
     revision: RevisionOption = None,
     lora: LoraOption = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Denoising steps, 1 to 1000.", show_default=OF_MODEL)
-    ] = None,
-    cfg: Annotated[
-        float | None,
-        typer.Option(
-            help="Guidance scale, 1 and more; 1 switches guidance off.", show_default=OF_MODEL
-        ),
-    ] = None,
-    start_step: Annotated[
-        int | None,
-        typer.Option(
-            help="S, the first controlled step: 0 (noisiest) to steps - 1. Earlier keeps more of "
-            "the source, layout included.",
-            show_default=OF_MODEL,
-        ),
-    ] = None,
-    start_layer: Annotated[
-        int | None,
-        typer.Option(
-            help="L, the first controlled self-attention layer: 0 to 15 for Stable Diffusion and "
-            "the embedded model, 0 to 69 for SDXL. Lower keeps more of the source.",
-            show_default=OF_MODEL,
-        ),
-    ] = None,
-    form: Annotated[
-        Form,
-        typer.Option(help="Targets read the source only (replace), or also themselves (union)."),
-    ] = Form.REPLACE,
-    strength: Annotated[float, typer.Option(help="Of the control, 0 (none) to 1 (full).")] = 1.0,
-    method: MethodOption = "masactrl",
-    method_option: MethodOptions = None,
-    negative: Annotated[
-        str, typer.Option(metavar="PROMPT", help="What no picture should show.")
-    ] = "",
-    size: SizeOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.AUTO,
     offload: OffloadOption = Offload.NONE,
     allow_pickle: PickleOption = False,
+    out: OutOption = Path("out"),
     config: ConfigOption = None,
     plan: PlanOption = False,
     as_json: JsonOption = False,
@@ -160,15 +130,13 @@ def generate(
     done: list[tuple[GenerateResult, tuple[Path, ...]]] = []
     errors = Console(stderr=True)
     with quiet_libraries():
-        from masactrl.models import Lora, load_pipeline
-
-        loaded = load_pipeline(
+        loaded = load_model(
             model,
             device=device,
-            dtype=dtype.value,
+            dtype=dtype,
             revision=revision,
-            loras=[Lora.parse(one) for one in lora or ()],
-            offload=offload.value,
+            lora=lora,
+            offload=offload,
             allow_pickle=allow_pickle,
         )
         total = request.resolve(loaded.preset).steps * len(runs)
@@ -177,7 +145,7 @@ def generate(
                 result = run(loaded, one, on_step=on_step)
                 paths = result.save(folder, overwrite=overwrite, metadata=not no_metadata)
                 done.append((result, paths))
-                if interrupted := stopping():
+                if stopped := stopping():
                     break
     if as_json:
         told = [_described(*each) for each in done]
@@ -185,9 +153,8 @@ def generate(
     else:
         for each in done:
             _report(*each)
-    if interrupted:
-        errors.print(f"Interrupted: {len(done)} of {len(runs)} runs are done.", highlight=False)
-        raise typer.Exit(INTERRUPTED)
+    if stopped:
+        interrupted(f"{len(done)} of {len(runs)} runs are done")
 
 
 def _seeds(context: typer.Context, seed: int | None, seeds: str | None) -> tuple[int, ...]:

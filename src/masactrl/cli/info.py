@@ -18,7 +18,10 @@ from masactrl.recipe import Recipe, find_recipe
 
 def info(
     picture: Annotated[
-        Path, typer.Argument(help="A PNG made by masactrl, or the .json file beside a sheet.")
+        Path,
+        typer.Argument(
+            metavar="PICTURE", help="A PNG made by masactrl, or the .json file beside a sheet."
+        ),
     ],
     as_json: JsonOption = False,
     cli: Annotated[
@@ -26,6 +29,8 @@ def info(
     ] = False,
 ) -> None:
     """Show how a picture was made, as it says itself.
+
+    Nothing in it is run, and no path is looked for.
 
     Example: masactrl info out/sheet.png --cli
     """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from masactrl.cli.options import OUTPUT
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ ConfigOption = Annotated[
         help="A TOML file with options of this command, such as start-step = 6; an option on the "
         "command line wins over the file.",
         show_default="none",
+        rich_help_panel=OUTPUT,
     ),
 ]
 

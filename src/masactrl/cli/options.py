@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
 
 from masactrl.request import LARGEST_SIDE, MethodName
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 OF_MODEL = "the model's"
 """Shown as the default of what the model's preset decides."""
+
+CONTROL, MODEL, OUTPUT = "Control", "Model and device", "Output"
+"""Headings of --help, beside the command's own options."""
+
+SEEDS = "0 to 2**63 - 1"
+STEPS = "1 to 1000"
+SCALES = "1 and more; 1 switches guidance off"
 
 
 class Form(StrEnum):
@@ -24,6 +26,18 @@ class Form(StrEnum):
 
     REPLACE = "replace"
     UNION = "union"
+
+
+class Inversion(StrEnum):
+    """Choices of --inversion; the words are those of `masactrl.inversion.INVERSIONS`."""
+
+    DIRECT = "direct"
+    DDIM = "ddim"
+    FIXED_POINT = "fixed-point"
+    NEGATIVE_PROMPT = "negative-prompt"
+    NULL_TEXT = "null-text"
+    EDIT_FRIENDLY = "edit-friendly"
+    VIRTUAL = "virtual"
 
 
 class Offload(StrEnum):
@@ -43,107 +57,47 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return width and height of a size written WIDTHxHEIGHT in pixels.
+# What the pictures show.
 
-    Raises:
-        typer.BadParameter: it is not written like that.
-    """
-    match = re.fullmatch(r"(\d+)[x\u00d7](\d+)", text.strip().lower())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no size; write width x height, like 512x768.")
-    return int(match[1]), int(match[2])
-
-
-MOST_SEEDS = 1000
-"""More than anyone means by one command; a slip of the pen like 1-80000 is caught."""
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds written as numbers and spans between commas: 1,2,5-8.
-
-    Raises:
-        typer.BadParameter: it is not written like that, a seed is there twice, or there are more
-            than `MOST_SEEDS`.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if match is None:
-            raise typer.BadParameter(f"{text!r} are no seeds; write numbers and spans: 1,2,5-8.")
-        first = int(match[1])
-        last = first if match[2] is None else int(match[2])
-        if last < first:
-            raise typer.BadParameter(f"The span {part.strip()} ends before it begins.")
-        if last - first + 1 + len(seeds) > MOST_SEEDS:
-            raise typer.BadParameter(f"{text!r} are more than {MOST_SEEDS} seeds.")
-        seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds):
-        raise typer.BadParameter(f"A seed is there twice in {text!r}; name each once.")
-    return tuple(seeds)
-
-
-def parse_options(words: Sequence[str]) -> dict[str, Any]:
-    """Return the options written NAME=VALUE; values are JSON, or words where they are none.
-
-    Raises:
-        typer.BadParameter: there is no equals sign, or one name twice.
-    """
-    options: dict[str, Any] = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        name = name.strip().replace("-", "_")
-        if not sign or not name:
-            raise typer.BadParameter(f"{word!r} is no option; write NAME=VALUE, like features=0.6.")
-        if name in options:
-            raise typer.BadParameter(f"{name} is given twice; give it once.")
-        try:
-            options[name] = _frozen(json.loads(value))
-        except ValueError:
-            options[name] = value
-    return options
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
-
-
-MethodOption = Annotated[
-    str,
-    typer.Option("--method", help=f"Who controls the targets: {', '.join(get_args(MethodName))}."),
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="What the source picture shows.")
 ]
-MethodOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method-option",
-        metavar="NAME=VALUE",
-        help="An option of another method than masactrl, such as features=0.6; repeat for more.",
-    ),
+ToOption = Annotated[
+    list[str],
+    typer.Option("--to", metavar="PROMPT", help="What a target shows; repeat for more targets."),
 ]
-ModelOption = Annotated[
+FromOption = Annotated[
+    str, typer.Option("--from", metavar="PROMPT", help="What the picture shows; may be empty.")
+]
+NegativeOption = Annotated[
     str,
     typer.Option(
-        "--model",
-        help="The embedded model (puppets), a folder in diffusers format, a .safetensors file or a "
-        "Hub id (owner/name).",
+        "--negative", metavar="PROMPT", help="What no picture should show.", show_default="nothing"
     ),
 ]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps; auto takes the fastest.")
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        help=f"Of the start noise that all pictures share; {SEEDS}.",
+        show_default="0",
+    ),
 ]
-DtypeOption = Annotated[
-    Dtype,
-    typer.Option("--dtype", help="Precision; auto is float16 on CUDA and float32 elsewhere."),
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        help=f"Denoising steps, {STEPS}.",
+        show_default=OF_MODEL,
+    ),
 ]
-OutOption = Annotated[
-    Path,
-    typer.Option("-o", "--out", help="Folder for the pictures; made if it does not exist."),
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace pictures that are there already.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+CfgOption = Annotated[
+    float | None,
+    typer.Option(
+        "--cfg",
+        help=f"Guidance scale of the prompts, {SCALES}.",
+        show_default=OF_MODEL,
+    ),
 ]
 SizeOption = Annotated[
     str | None,
@@ -154,12 +108,86 @@ SizeOption = Annotated[
         show_default=OF_MODEL,
     ),
 ]
+InversionOption = Annotated[
+    Inversion, typer.Option("--inversion", help="How the picture is traced back to noise.")
+]
+
+# Who controls the targets, and where.
+
+StartStepOption = Annotated[
+    int | None,
+    typer.Option(
+        "--start-step",
+        help="S, the first controlled step: 0 (noisiest) to steps - 1. Earlier keeps more of the "
+        "source, layout included.",
+        show_default=OF_MODEL,
+        rich_help_panel=CONTROL,
+    ),
+]
+StartLayerOption = Annotated[
+    int | None,
+    typer.Option(
+        "--start-layer",
+        help="L, the first controlled self-attention layer: 0 to 15 for Stable Diffusion and the "
+        "embedded model, 0 to 69 for SDXL. Lower keeps more of the source.",
+        show_default=OF_MODEL,
+        rich_help_panel=CONTROL,
+    ),
+]
+FormOption = Annotated[
+    Form,
+    typer.Option(
+        "--form",
+        help="Targets read the source only (replace), or also themselves (union).",
+        rich_help_panel=CONTROL,
+    ),
+]
+StrengthOption = Annotated[
+    float,
+    typer.Option(
+        "--strength",
+        help="Of the control, 0 (none) to 1 (full).",
+        rich_help_panel=CONTROL,
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help=f"Who controls the targets: {', '.join(get_args(MethodName))}. S, L, --form and "
+        "--strength are masactrl's.",
+        rich_help_panel=CONTROL,
+    ),
+]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method-option",
+        metavar="NAME=VALUE",
+        help="An option of another method than masactrl, such as features=0.6; repeat for more.",
+        show_default="none",
+        rich_help_panel=CONTROL,
+    ),
+]
+
+# The model, and where it runs.
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="The embedded model (puppets), a folder in diffusers format, a .safetensors file or a "
+        "Hub id (owner/name).",
+        rich_help_panel=MODEL,
+    ),
+]
 RevisionOption = Annotated[
     str | None,
     typer.Option(
         "--revision",
         help="Branch, tag or commit of a Hub id.",
         show_default="its main branch",
+        rich_help_panel=MODEL,
     ),
 ]
 LoraOption = Annotated[
@@ -170,6 +198,23 @@ LoraOption = Annotated[
         help="A LoRA in a .safetensors file and its weight, such as style.safetensors:0.8; 1 where "
         "none is given; repeat for more.",
         show_default="none",
+        rich_help_panel=MODEL,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda, cuda:1, mps; auto takes the fastest.",
+        rich_help_panel=MODEL,
+    ),
+]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option(
+        "--dtype",
+        help="Precision; auto is float16 on CUDA and float32 elsewhere.",
+        rich_help_panel=MODEL,
     ),
 ]
 OffloadOption = Annotated[
@@ -178,6 +223,7 @@ OffloadOption = Annotated[
         "--offload",
         help="On a GPU with little memory: model keeps one part of the model there at a time, "
         "sequential one layer at a time (slow).",
+        rich_help_panel=MODEL,
     ),
 ]
 PickleOption = Annotated[
@@ -186,15 +232,48 @@ PickleOption = Annotated[
         "--allow-pickle",
         help="Read pickled weights (.ckpt, .bin) too, weights only. They can carry code: only from "
         "people you trust.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+# What is written.
+
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="FOLDER",
+        help="Where the pictures go; made if it does not exist.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace pictures that are there already.", rich_help_panel=OUTPUT
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON on standard output.", rich_help_panel=OUTPUT
     ),
 ]
 NoMetadataOption = Annotated[
     bool,
-    typer.Option("--no-metadata", help="Write pixels only: no recipe in or beside the pictures."),
+    typer.Option(
+        "--no-metadata",
+        help="Write pixels only: no recipe in or beside the pictures.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 PlanOption = Annotated[
     bool,
     typer.Option(
-        "--plan", "--dry-run", help="Say what would be made, where and in how many steps; stop."
+        "--plan",
+        "--dry-run",
+        help="Say what would be made, where and in how many steps; stop.",
+        rich_help_panel=OUTPUT,
     ),
 ]

@@ -35,7 +35,9 @@ class Stage(StrEnum):
 
 @app.command()
 def world(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG to write.")] = Path("world.png"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="The PNG to write.")
+    ] = Path("world.png"),
     columns: Annotated[int, typer.Option(min=1, max=32, help="Pictures in a row.")] = 8,
     rows: Annotated[int, typer.Option(min=1, max=32, help="Rows.")] = 6,
     size: Annotated[int, typer.Option(min=16, max=2048, help="Side of a picture, pixels.")] = 128,
@@ -44,6 +46,8 @@ def world(
     """Render scenes of the puppet world (no model involved): what the embedded model has learned.
 
     Seeds from 1000000 on were never trained on.
+
+    Example: masactrl puppets world --columns 6 --rows 4 -o world.png
     """
     with quiet_libraries():
         from masactrl.images import Tile, contact_sheet, tensor_to_images
@@ -90,8 +94,7 @@ def train(
         typer.Option(help="Folder of a trained model to begin with.", show_default="from scratch"),
     ] = None,
 ) -> None:
-    """Train the embedded model: pictures, autoencoder and its decoder, inspector, text encoder with
-    U-Net.
+    """Train the embedded model: pictures, autoencoder, its decoder, inspector, text and U-Net.
 
     An interrupted run goes on where its last checkpoint was (every five minutes) when the same
     command is given again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,15 +14,19 @@ from PIL import Image
 from rich.console import Console
 
 from masactrl.cli.console import output, progress, quiet_libraries, said
+from masactrl.cli.model import load_model
 from masactrl.cli.options import (
+    MODEL,
+    OUTPUT,
     DeviceOption,
     JsonOption,
     LoraOption,
+    NoMetadataOption,
     Offload,
     OffloadOption,
     PickleOption,
 )
-from masactrl.errors import ConfigError
+from masactrl.errors import ConfigError, OutputError
 from masactrl.images import save_png
 from masactrl.recipe import Recipe, find_recipe, stated_model, versions
 
@@ -32,16 +37,24 @@ if TYPE_CHECKING:
 
 
 def rerun(
-    picture: Annotated[Path, typer.Argument(help="A PNG that masactrl made.")],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG that masactrl made.")],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Where to write the new PNG.", show_default="nowhere"),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="Where to write the new PNG.",
+            show_default="nowhere",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="Path of the model, where it was a folder or a file.",
             show_default="the recipe's, if it is the embedded one or a Hub id",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     lora: LoraOption = None,
@@ -58,8 +71,10 @@ def rerun(
     offload: OffloadOption = Offload.NONE,
     allow_pickle: PickleOption = False,
     as_json: JsonOption = False,
+    no_metadata: NoMetadataOption = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file of --out.")
+        bool,
+        typer.Option("--overwrite", help="Replace the file of --out.", rich_help_panel=OUTPUT),
     ] = False,
 ) -> None:
     """Make a picture again from the recipe inside it, and say how close the new one came.
@@ -67,19 +82,19 @@ def rerun(
     On the same machine, with the same versions, it is the same to the bit. Nothing that a recipe
     names is looked for on this machine: a model folder, a LoRA or an input picture has to be given.
 
-    Example: masactrl rerun out/target1-controlled.png
+    Example: masactrl rerun out/target1-controlled.png --input photo.png
     """
     recipe = Recipe.parse(find_recipe(picture))
     before = _opened(picture)
-    if out is not None and out.exists() and not overwrite:
-        raise ConfigError(f"{out} is there already; choose another name or give --overwrite.")
+    if out is not None:
+        _check_place(out, overwrite=overwrite)
     errors = Console(stderr=True)
     with quiet_libraries():
         from masactrl.again import Given, compare, kind_of, run_again
 
         kind = kind_of(recipe)
-        paths, changed = _inputs(recipe, inputs or ())
-        loaded = _load(recipe, model, lora or (), device, offload.value, allow_pickle)
+        paths, changed = given_inputs(recipe, inputs or ())
+        loaded = load_stated(recipe, model, lora or (), device, offload.value, allow_pickle)
         apart = [*changed, *differences(recipe, loaded)]
         for sentence in apart:
             said(errors, "Warning", sentence)
@@ -87,7 +102,7 @@ def rerun(
             after = run_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
     close = compare(before, after)
     if out is not None:
-        save_png(out, after, recipe.to_json())
+        save_png(out, after, None if no_metadata else recipe.to_json())
     if as_json:
         told: dict[str, Any] = asdict(close)
         told["psnr"] = None if math.isinf(close.psnr) else close.psnr
@@ -97,6 +112,16 @@ def rerun(
         output().print(close.sentence(), highlight=False, soft_wrap=True)
 
 
+def _check_place(out: Path, *, overwrite: bool) -> None:
+    """Make sure, before minutes are spent, that the new picture can be written."""
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} is there already; choose another name or give --overwrite.")
+    if not out.parent.is_dir():
+        raise OutputError(f"{out} cannot be written: there is no folder {out.parent}.")
+    if not os.access(out.parent, os.W_OK):
+        raise OutputError(f"{out} cannot be written: {out.parent} cannot be written to.")
+
+
 def _opened(path: Path) -> Image.Image:
     if path.suffix.lower() == ".json":
         raise ConfigError(f"{path} is a recipe without a picture; give the PNG to compare with.")
@@ -104,7 +129,7 @@ def _opened(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[tuple[Path, ...], list[str]]:
+def given_inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[tuple[Path, ...], list[str]]:
     """Return the paths of the inputs, and a sentence for each that is not the recipe's."""
     from masactrl.models.origin import file_hash
 
@@ -126,7 +151,7 @@ def _inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[tuple[Path, ...], li
     return tuple(given), changed
 
 
-def _load(
+def load_stated(
     recipe: Recipe,
     model: str | None,
     loras: Sequence[str],
@@ -136,7 +161,7 @@ def _load(
 ) -> LoadedModel:
     """Load the recipe's model; what is local is taken from the command line only."""
     from masactrl.again import hub_id
-    from masactrl.models import Lora, choose_device, load_pipeline
+    from masactrl.models import choose_device
 
     stated = recipe.model
     named = model or hub_id(recipe)
@@ -154,12 +179,12 @@ def _load(
     # The recipe's precision, unless this device lacks it: then the difference is said.
     chosen = choose_device(device)
     dtype = "auto" if recipe.dtype == "float16" and chosen.type == "cpu" else recipe.dtype
-    return load_pipeline(
+    return load_model(
         named,
         device=device,
         dtype=dtype,
         revision=stated.revision if model is None and stated.kind == "hub" else None,
-        loras=[Lora.parse(one) for one in loras],
+        lora=loras,
         offload=offload,
         allow_pickle=allow_pickle,
     )

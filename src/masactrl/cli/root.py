@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +16,19 @@ from typer.exceptions import TyperException
 
 from masactrl._version import __version__
 from masactrl.cli import app as studio
-from masactrl.cli import bench, compare, demo, doctor, edit, generate, info, puppets, rerun, sweep
+from masactrl.cli import (
+    attention,
+    bench,
+    compare,
+    demo,
+    doctor,
+    edit,
+    generate,
+    info,
+    puppets,
+    rerun,
+    sweep,
+)
 from masactrl.cli.console import said, warnings_said
 from masactrl.errors import ConfigError, MasaCtrlError
 
@@ -34,16 +47,18 @@ app = typer.Typer(
     "for diffusion models, without training.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(bench.app, name="bench")
-app.command("compare")(compare.compare)
+# In the order in which people meet them, which is that of --help.
 app.command("demo")(demo.demo)
-app.command("edit")(edit.edit)
-app.command("app")(studio.app)
-app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)
+app.command("edit")(edit.edit)
+app.command("sweep")(sweep.sweep)
+app.command("compare")(compare.compare)
+app.command("attention")(attention.attention)
 app.command("info")(info.info)
 app.command("rerun")(rerun.rerun)
-app.command("sweep")(sweep.sweep)
+app.command("app")(studio.app)
+app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(puppets.app, name="puppets")
 
 
@@ -65,20 +80,26 @@ def _root(
     """Hold the options that belong to no verb."""
 
 
+@cache
+def _command() -> Any:
+    """Return the command itself.
+
+    Not the Typer object, which would replace this process's way of showing errors.
+    """
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     Args:
         arguments: the words after the command's name; None takes those of this process.
     """
-    # The command itself and not the Typer object, which would replace this process's way of
-    # showing errors.
-    command = typer.main.get_command(app)
     errors = Console(stderr=True)
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with warnings_said(errors):
-            code = command.main(words or ["--help"], prog_name=NAME, standalone_mode=False)
+            code = _command().main(words or ["--help"], prog_name=NAME, standalone_mode=False)
     except TyperException as error:  # what the words on the command line cannot mean
         sentence = error.format_message().strip().rstrip(".")
         if sentence:  # there is none where the help was shown instead

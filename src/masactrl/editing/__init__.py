@@ -1,6 +1,6 @@
 """Editing real pictures: requests, sessions, the run itself, and its results."""
 
-from masactrl.editing.inversion_request import InversionRequest
+from masactrl.editing.inversion_request import InversionRequest, draws_noise
 from masactrl.editing.measure import Reconstruction, psnr
 from masactrl.editing.plan import EditPlan, plan_edit
 from masactrl.editing.request import EditMasks, EditRequest, ResolvedEdit
@@ -18,6 +18,7 @@ __all__ = [
     "InversionRequest",
     "Reconstruction",
     "ResolvedEdit",
+    "draws_noise",
     "edit_names",
     "load_session",
     "plan_edit",

@@ -13,7 +13,7 @@ from masactrl.picture_input import Fit
 if TYPE_CHECKING:
     from masactrl.models import ModelPreset
 
-__all__ = ["InversionRequest", "check_guidance"]
+__all__ = ["InversionRequest", "check_guidance", "draws_noise"]
 
 _OPTIONS = {
     "iterations": ("fixed-point", "null-text"),
@@ -68,7 +68,7 @@ class InversionRequest:
         for name, methods in _OPTIONS.items():
             if getattr(self, name) is None or self.method in methods:
                 continue
-            if name == "seed" and self.fresh_steps:
+            if name == "seed" and draws_noise(self.method, self.fresh_steps):
                 continue
             raise ConfigError(
                 f"{name} belongs to {' and '.join(methods)} inversion; {self.method} has no use "
@@ -99,6 +99,11 @@ class InversionRequest:
         if self.guidance_scale is not None:
             return float(self.guidance_scale)
         return preset.guidance_scale if self.method == "null-text" else 1.0
+
+
+def draws_noise(method: str, fresh_steps: int | None = None) -> bool:
+    """Whether an inversion draws noise, and so has a seed."""
+    return method in _OPTIONS["seed"] or bool(fresh_steps)
 
 
 def check_guidance(scale: float | None) -> None:

@@ -2,6 +2,7 @@
 
     joint    source | targets | the same targets without control
     cached            targets | the same targets without control        the source was recorded
+    alone             targets                                           they read no source
 
 A source whose two guidance branches are the same takes one row in either: joint, the rows are laid
 out flat (see `masactrl.models.guided`) and count as one branch; cached, one recorded branch serves
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from masactrl.editing.request import ResolvedEdit
     from masactrl.models.denoiser import Denoiser
 
-__all__ = ["Layout", "cached_layout", "joint_layout", "source_layout"]
+__all__ = ["Layout", "alone_layout", "cached_layout", "joint_layout", "source_layout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,6 +76,19 @@ def cached_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedE
         rows=Rows(images=images, reads=reads, cached=1),
         images=tuple(_twin(image + 1, count) for image in range(images)),
         source=images,
+        targets=tuple(range(count)),
+    )
+
+
+def alone_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit) -> Layout:
+    """Return the batch of targets that read nobody, without their uncontrolled twins."""
+    count = len(request.target_prompts)
+    conditions = target_conditions(denoiser, trajectory, request)[:count]
+    return Layout(
+        guided=Guided(denoiser, conditions, trajectory.schedule),
+        rows=Rows.plain(images=count),
+        images=tuple(range(1, count + 1)),
+        source=count,
         targets=tuple(range(count)),
     )
 

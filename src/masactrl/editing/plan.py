@@ -8,20 +8,24 @@ guidance takes 2 N of them.
     source, joint     N                   with every edit
     a target          2 N                 with guidance
     its twin          2 N                 the same without control, for comparison
+
+    other methods than masactrl           joint; the source takes both branches, 2 N
+    sdedit, a target  2 int(s N)          the source runs only where it is not replayed
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from masactrl.attention import find_sites
 from masactrl.attention.schedule import Schedule
+from masactrl.editing.control import check_words, flat_rows, method_of
 
 if TYPE_CHECKING:
     from masactrl.editing.inversion_request import InversionRequest
-    from masactrl.editing.request import ResolvedEdit
-    from masactrl.inversion import Inversion
+    from masactrl.editing.request import Features, ResolvedEdit
+    from masactrl.methods import Start
     from masactrl.models import LoadedModel
 
 __all__ = ["EditPlan", "plan_edit"]
@@ -39,6 +43,8 @@ class EditPlan:
         calls: U-Net calls of recording and edit together, for a progress bar.
         trajectory_bytes: of the stored latents.
         cache_bytes: of the recorded features, 0 where joint.
+        method: who controls the targets.
+        features: how they come by the source's features, see `masactrl.editing.request.Features`.
     """
 
     inversion: int
@@ -48,11 +54,18 @@ class EditPlan:
     calls: int
     trajectory_bytes: int
     cache_bytes: int
+    method: str = "masactrl"
+    features: Features = "cached"
 
     def lines(self) -> tuple[str, ...]:
         """Return the plan as sentences."""
         first = self.inversion + self.source + self.edit
         later = self.edit
+        reads = {
+            "cached": "reads the source's features from one recording",
+            "joint": "runs the source with every edit",
+            "none": "reads nothing of the source",
+        }
         return (
             f"rows through the U-Net: inversion {self.inversion}, source features {self.source}, "
             f"targets {self.edit}; plain generation of one picture: {self.plain}",
@@ -60,6 +73,7 @@ class EditPlan:
             f"{later / self.plain:.2f} times",
             f"kept: trajectory {_mebibytes(self.trajectory_bytes)}, source features "
             f"{_mebibytes(self.cache_bytes)}",
+            f"{self.method} {reads[self.features]}",
         )
 
 
@@ -81,23 +95,27 @@ def plan_edit(
         branches: guidance branches of the source, 1 where both are the same.
 
     Raises:
-        ScheduleError: S or L is beyond the run or the model.
+        ScheduleError: S or L is beyond the run or the model, or no step is left to a target.
+        ConfigError: the method has no such option, or it is out of its range.
+        PromptError: the method aligns words, and the source has none.
     """
+    control = method_of(request)
+    check_words(control, inversion.prompt)
     steps, unet = request.steps, model.pipeline.unet
     sites = Schedule(start_layer=request.start_layer).resolve_layers(find_sites(unet))
     Schedule(start_step=request.start_step).resolve_steps([0.0] * steps)
     factor = model.pipeline.vae_scale_factor
     grid = size[1] // factor, size[0] // factor
     of_target = 1 if request.guidance_scale == 1 else 2
-    twins = 2 if request.compare else 1
-    images = twins * len(request.target_prompts)
-    words = request.masks is not None and request.masks.by_words
     method = inversion.build()
     cached = request.mode == "cached"
-    visited = _visited(method, inversion, request, free=method.name == "virtual")
-    # In branches every image takes as many rows as the one that needs most.
-    even = max(branches, of_target)
-    joint = steps * (even * (1 + images) if branches > 1 or words else 1 + of_target * images)
+    visited = _visited(inversion, request, free=method.name == "virtual")
+    if control.start is not None:
+        edit, calls = _late(control.start, inversion, request, branches, model)
+    elif cached:
+        edit, calls = steps * of_target * _images(request), steps + visited
+    else:
+        edit, calls = _joint(request, branches), steps
     channels = unet.config.in_channels
     features = sum(site.module.query_dim * grid_size(site.grid(*grid)) for site in sites)
     bytes_each = 2 if request.half else unet.dtype.itemsize
@@ -105,14 +123,50 @@ def plan_edit(
     return EditPlan(
         inversion=method.passes(steps, _branches_up(inversion, model)),
         source=visited * branches if cached else 0,
-        edit=steps * of_target * images if cached else joint,
+        edit=edit,
         plain=2 * steps if of_target == 2 else steps,
-        calls=steps + (visited if cached else 0),
+        calls=calls,
         trajectory_bytes=4 * channels * grid_size(grid) * (steps + 1 + noise),
         cache_bytes=(
             features * bytes_each * branches * (steps - request.start_step) if cached else 0
         ),
+        method=request.method,
+        features=request.features,
     )
+
+
+def _images(request: ResolvedEdit) -> int:
+    """Targets and their twins."""
+    return (2 if request.compare else 1) * len(request.target_prompts)
+
+
+def _joint(request: ResolvedEdit, branches: int) -> int:
+    """Rows of a batch that the source is in."""
+    of_target, images = 1 if request.guidance_scale == 1 else 2, _images(request)
+    if branches > 1 or not flat_rows(request):
+        # In branches every image takes as many rows as the one that needs most.
+        return request.steps * max(branches, of_target) * (1 + images)
+    return request.steps * (1 + of_target * images)
+
+
+def _late(
+    start: Start,
+    inversion: InversionRequest,
+    request: ResolvedEdit,
+    branches: int,
+    model: LoadedModel,
+) -> tuple[int, int]:
+    """Rows and calls where targets begin on the way; see `masactrl.editing.late`."""
+    steps, of_target = request.steps, 1 if request.guidance_scale == 1 else 2
+    left = steps - start.first_step(steps)
+    rows = left * of_target * len(request.target_prompts)
+    if request.compare:
+        plain = replace(request, method="fixed-seed", method_options=(), compare=False)
+        return rows + _joint(plain, branches), left + steps
+    if _replays(inversion):
+        return rows, left
+    single = inversion.one_branch or inversion.guidance(model.preset) == 1
+    return rows + steps * (1 if single else 2), left + steps
 
 
 def grid_size(grid: tuple[int, int]) -> int:
@@ -120,14 +174,16 @@ def grid_size(grid: tuple[int, int]) -> int:
     return grid[0] * grid[1]
 
 
-def _visited(
-    method: Inversion, inversion: InversionRequest, request: ResolvedEdit, *, free: bool
-) -> int:
+def _visited(inversion: InversionRequest, request: ResolvedEdit, *, free: bool) -> int:
     """Steps of the recording."""
-    replay = method.replay if inversion.replay is None else inversion.replay
-    if not replay or free:
+    if not _replays(inversion) or free:
         return request.steps
     return len({0, *range(request.start_step, request.steps)})
+
+
+def _replays(inversion: InversionRequest) -> bool:
+    """Whether the source is put back on its trajectory."""
+    return inversion.build().replay if inversion.replay is None else inversion.replay
 
 
 def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:

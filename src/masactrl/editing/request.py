@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from masactrl.attention.masks import MaskLike, Words
 from masactrl.editing.inversion_request import check_guidance
 from masactrl.errors import ConfigError, MaskError, PromptError
 from masactrl.recipe import InputStated
-from masactrl.request import Form
+from masactrl.request import Form, check_method, sorted_pairs
 
 if TYPE_CHECKING:
     from masactrl.models import ModelPreset
 
-__all__ = ["EditMasks", "EditRequest", "Keep", "Mode", "ResolvedEdit"]
+__all__ = ["EditMasks", "EditRequest", "Features", "Keep", "Mode", "ResolvedEdit"]
 
 Mode = Literal["cached", "joint"]
 """Source features recorded once and read by every edit, or source and targets in one batch."""
 
 Keep = Literal["device", "memory", "disk"]
 """Where recorded source features are kept: beside the model, in the host's memory, in files."""
+
+Features = Literal["cached", "joint", "none"]
+"""How targets come by the source's features: as in `Mode`, or they read none."""
+
+_ALONE = ("fixed-seed", "sdedit")
+"""Methods whose targets read nothing of the source while they are made."""
+
+_ALSO_MASACTRLS = MappingProxyType(
+    {"masks": None, "keep_background": False, "keep": "memory", "half": True}
+)
+"""What beside S, L, form and strength no other method reads, with what is usual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,9 +123,15 @@ class EditRequest:
         masks: keep subject and background apart (Eq. 6 to 8 of the paper); None is one for all.
         keep_background: put the source back outside the union of source and target mask.
         compare: make every target without control, too.
-        mode: see `Mode`; both give the same pictures.
+        mode: see `Mode`; both give the same pictures. Only masactrl reads recorded features: the
+            source of another method runs with every edit, whatever is said here.
         keep: where recorded features are kept, in cached mode.
         half: whether they are kept in half precision.
+        method: who controls the targets, see `masactrl.request.MethodName`; S, L, form, strength,
+            masks and how features are kept are masactrl's and must be left alone with another.
+        method_options: fields of another method by name, for example {"features": 0.6}; kept as
+            sorted pairs.
+        seed: of the noise that sdedit puts on the source, 0 to 2**63 - 1; None is 0.
 
     Raises:
         PromptError: a prompt is empty, or there is no target.
@@ -133,6 +151,9 @@ class EditRequest:
     mode: Mode = "cached"
     keep: Keep = "memory"
     half: bool = True
+    method: str = "masactrl"
+    method_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         given: object = self.target_prompts
@@ -157,10 +178,25 @@ class EditRequest:
                     f"{name}={getattr(self, name)!r} was given; accepted are "
                     f"{', '.join(get_args(choices))}."
                 )
+        object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
+        check_method(self, _ALSO_MASACTRLS)
+        self._check_seed()
         if self.keep_background and self.masks is None:
             raise MaskError("keep_background needs masks that say where the background is.")
         if self.masks is not None:
             self.masks.of_targets(len(self.target_prompts))
+
+    def _check_seed(self) -> None:
+        if self.seed is None:
+            return
+        if self.method != "sdedit":
+            raise ConfigError(
+                f"seed={self.seed} was given, and the method {self.method} draws no noise: the "
+                "inversion gave it. Leave it out; inversions that draw noise have a seed of their "
+                "own."
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} was given; accepted is 0 to 2**63 - 1.")
 
     def resolve(self, preset: ModelPreset, steps: int) -> ResolvedEdit:
         """Return the request with nothing left open, for a run of that many steps."""
@@ -182,9 +218,12 @@ class EditRequest:
             masks=self.masks,
             keep_background=self.keep_background,
             compare=self.compare,
-            mode=self.mode,
+            mode=self.mode if self.method == "masactrl" else "joint",
             keep=self.keep,
             half=self.half,
+            method=self.method,
+            method_options=sorted_pairs(self.method_options),
+            seed=(self.seed or 0) if self.method == "sdedit" else None,
         )
 
 
@@ -206,6 +245,14 @@ class ResolvedEdit:
     mode: Mode
     keep: Keep
     half: bool
+    method: str = "masactrl"
+    method_options: tuple[tuple[str, Any], ...] = ()
+    seed: int | None = None
+
+    @property
+    def features(self) -> Features:
+        """How targets come by the source's features."""
+        return "none" if self.method in _ALONE else self.mode
 
     def recipe(self) -> Mapping[str, Any]:
         """Return the request as values that JSON knows; of masks the kind, not the pixels."""

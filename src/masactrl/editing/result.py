@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.images import Tile, contact_sheet
 from masactrl.recipe import InputStated, ModelStated, Recipe
-from masactrl.result import SHEET, prepare_folder, write_pictures
+from masactrl.result import SHEET, TITLES, prepare_folder, write_pictures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from masactrl.editing.inversion_request import InversionRequest
     from masactrl.editing.measure import Reconstruction
-    from masactrl.editing.request import ResolvedEdit
+    from masactrl.editing.request import Features, ResolvedEdit
 
 __all__ = ["EditResult", "EditedTarget", "edit_names"]
 
@@ -30,7 +30,7 @@ class EditedTarget:
 
     Attributes:
         prompt: the target prompt.
-        controlled: the picture with mutual self-attention.
+        controlled: the picture with control.
         uncontrolled: the same without; None where no comparison was asked for.
         mask: the target's mask, white for the subject; None where none was used.
     """
@@ -86,6 +86,11 @@ class EditResult:
     stated: ModelStated | None = None
     inputs: tuple[InputStated, ...] = ()
 
+    @property
+    def features(self) -> Features:
+        """How targets came by the source's features, see `masactrl.editing.request.Features`."""
+        return self.request.features
+
     def to_sheet(self) -> Image.Image:
         """Return one picture: per target a row of input, reconstruction, without, with control."""
         twins = self.request.compare
@@ -99,7 +104,7 @@ class EditResult:
             if target.uncontrolled is not None:
                 row.append(Tile(image=target.uncontrolled, caption=target.prompt))
             rows.append([*row, Tile(image=target.controlled, caption=target.prompt)])
-        return contact_sheet(rows, headers=[*headers, "MasaCtrl"])
+        return contact_sheet(rows, headers=[*headers, TITLES[self.request.method]])
 
     def pictures(self) -> dict[str, Image.Image]:
         """Return every single picture under the name that `save` gives it."""
@@ -146,6 +151,7 @@ class EditResult:
             },
             "seconds": {part: round(value, 3) for part, value in self.seconds.items()},
             "passes": dict(self.passes),
+            "features": self.features,
             "cache_bytes": self.cache_bytes,
             "peak_bytes": self.peak_bytes,
         }

@@ -1,4 +1,4 @@
-"""One edit: the loop with its control, joint or from recorded features."""
+"""One edit: the loop with its method, joint or from recorded features."""
 
 from __future__ import annotations
 
@@ -9,45 +9,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from masactrl.attention import Schedule
+from masactrl.attention import Attached
 from masactrl.diffusion import denoise
+from masactrl.editing.control import flat_rows, method_of
+from masactrl.editing.late import late_targets
 from masactrl.editing.layout import Layout, cached_layout, joint_layout
+from masactrl.editing.outcome import Outcome
 from masactrl.methods import MasaCtrl
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from contextlib import AbstractContextManager
 
-    from masactrl.attention import Attached, GivenMasks, WordMasks
+    from masactrl.attention import GivenMasks, WordMasks
     from masactrl.diffusion import Adjust, OnStep, Steer, Trajectory
     from masactrl.editing.masks import MaskPlan
     from masactrl.editing.request import ResolvedEdit
     from masactrl.editing.source import Recording
+    from masactrl.methods import Handle
     from masactrl.models.denoiser import Denoiser
     from masactrl.models.loading import Pipeline
     from masactrl.picture_input import Framing
 
 __all__ = ["EditRun", "Outcome"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Outcome:
-    """What a run leaves.
-
-    Attributes:
-        source: final latents of the source (1, c, h, w).
-        controlled: of the targets (targets, c, h, w).
-        uncontrolled: of the targets without control, or None.
-        masks: pictures of the source's and every target's mask, or None.
-        passes: rows that went through the U-Net.
-        seconds: that it took.
-    """
-
-    source: Tensor
-    controlled: Tensor
-    uncontrolled: Tensor | None
-    masks: tuple[Image.Image, ...] | None
-    passes: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,27 +48,21 @@ class EditRun:
 
     def __call__(self) -> Outcome:
         """Make the targets."""
+        start = method_of(self.request).start
+        if start is not None:
+            return late_targets(self, start)
         started, before = time.perf_counter(), self.denoiser.passes
         layout = self._layout()
-        method = MasaCtrl(
-            schedule=Schedule(
-                start_step=self.request.start_step, start_layer=self.request.start_layer
-            ),
-            form=self.request.form,
-            strength=self.request.strength,
-            masks=self._masks_of(layout),
-        )
-        source = None if self.recording is None else self.recording.serving(layout.guided.branches)
         with (
             torch.no_grad(),
             self.denoiser.timetable(self.trajectory.schedule),
-            method.attach(self.pipeline, layout.rows, source=source) as attached,
+            self._attach(layout) as handle,
         ):
-            z = self._denoise(layout, attached)
+            z = self._denoise(layout, handle)
         count, first = len(self.request.target_prompts), self._first_target
         used = None
-        if self.masks is not None:
-            used = self.masks.used(attached, (layout.source, layout.targets), self.framing)
+        if self.masks is not None and isinstance(handle, Attached):
+            used = self.masks.used(handle, (layout.source, layout.targets), self.framing)
         return Outcome(
             source=z[:1] if self.recording is None else self.recording.path[-1],
             controlled=z[first : first + count],
@@ -103,10 +80,17 @@ class EditRun:
     def _layout(self) -> Layout:
         if self.recording is not None:
             return cached_layout(self.denoiser, self.trajectory, self.request)
-        # Masks by words are read from the branch of the prompts, so there have to be branches.
-        words = self.masks is not None and self.masks.by_words
-        flat = self.trajectory.one_branch and not words
+        flat = self.trajectory.one_branch and flat_rows(self.request)
         return joint_layout(self.denoiser, self.trajectory, self.request, flat=flat)
+
+    def _attach(self, layout: Layout) -> AbstractContextManager[Handle]:
+        method = method_of(self.request, self._masks_of(layout))
+        if isinstance(method, MasaCtrl) and self.recording is not None:
+            source = self.recording.serving(layout.guided.branches)
+            return method.attach(self.pipeline, layout.rows, source=source)
+        said = (self.trajectory.prompt, *self.request.target_prompts)
+        prompts = [said[image] for image in layout.images]
+        return method.attach(self.pipeline, layout.rows, prompts=prompts)
 
     def _masks_of(self, layout: Layout) -> GivenMasks | WordMasks | None:
         if self.masks is None:
@@ -115,7 +99,7 @@ class EditRun:
             return self.masks.joint(layout.images)
         return self.masks.cached(layout.images)
 
-    def _denoise(self, layout: Layout, attached: Attached) -> Tensor:
+    def _denoise(self, layout: Layout, handle: Handle) -> Tensor:
         trajectory = self.trajectory
         path = trajectory.latents.to(self.denoiser.device)
         images = self._first_target + len(self.request.target_prompts) * (
@@ -130,7 +114,7 @@ class EditRun:
             noise=trajectory.noise,
             path=path if joint and trajectory.replay else None,
             steer=self._steer(path) if trajectory.corrected else None,
-            adjust=self._keep_background(layout, attached),
+            adjust=self._adjust(layout, handle),
             on_step=self.on_step,
         )
 
@@ -144,6 +128,13 @@ class EditRun:
             return eps + (schedule.noise_between(z[:1], path[-1], step) - eps[:1])
 
         return steer
+
+    def _adjust(self, layout: Layout, handle: Handle) -> Adjust | None:
+        """What happens to the latents after every step: a method's own doing, or masactrl's."""
+        if isinstance(handle, Attached):
+            return self._keep_background(layout, handle)
+        after = handle.after_step
+        return None if after is None else lambda _level, z: after(z)
 
     def _keep_background(self, layout: Layout, attached: Attached) -> Adjust | None:
         """Put the source back outside the union of the masks, after every step."""

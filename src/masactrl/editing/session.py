@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,24 +67,34 @@ class EditSession:
     _recordings: list[Recording] = field(default_factory=list, repr=False)
 
     def edit(
-        self, request: EditRequest, *, on_step: Callable[[StepRecord], None] | None = None
+        self,
+        request: EditRequest,
+        *,
+        method: str | None = None,
+        on_step: Callable[[StepRecord], None] | None = None,
     ) -> EditResult:
-        """Make every target, with and without mutual self-attention.
+        """Make every target, with and without control.
 
         Args:
             request: what to make; what it leaves open comes from the model's preset.
+            method: who controls the targets, instead of the method that the request names; with
+                that method's own defaults.
             on_step: called after each U-Net call, first those that record the source; an exception
                 raised there ends the edit.
 
         Raises:
             ScheduleError: S or L is beyond the steps of the run or the layers of the model.
             MaskError: a mask cannot be used.
+            PromptError: the method aligns words, and the picture was inverted without a prompt.
+            ConfigError: the method has no such option, or it is out of its range.
             UnsupportedPipeline: the model cannot be controlled.
             MasaCtrlError: the model made no numbers, as some do in float16.
 
         Warns:
             ControlWarning: the model will not see a prompt as it was written.
         """
+        if method is not None and method != request.method:
+            request = replace(request, method=method, method_options=())
         settings = request.resolve(self.model.preset, self.trajectory.steps)
         self.plan(request)  # refuses what cannot be
         notes = self._notes(settings)
@@ -155,6 +165,8 @@ class EditSession:
 
         Raises:
             ScheduleError: S or L is beyond the steps of the run or the layers of the model.
+            PromptError: the method aligns words, and the picture was inverted without a prompt.
+            ConfigError: the method has no such option, or it is out of its range.
         """
         settings = request.resolve(self.model.preset, self.trajectory.steps)
         guided = settings.guidance_scale != 1 or self.trajectory.guidance != 1

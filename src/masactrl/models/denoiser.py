@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from masactrl.attention.support import denoiser_of
 from masactrl.diffusion.noise import NoiseSchedule, Spacing
 from masactrl.errors import MasaCtrlError
-from masactrl.models.loading import _ddim_like
+from masactrl.models.loading import ddim_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,7 +62,8 @@ class Text:
 class Denoiser:
     """The networks of one pipeline; `passes` counts the rows that went through the U-Net.
 
-    A row is one picture in one guidance branch at one step.
+    A row is one picture in one guidance branch at one step. For one run: make another one when the
+    pipeline was moved to another device.
 
     Args:
         pipeline: a Stable Diffusion or SDXL pipeline; is left as it is.
@@ -75,9 +77,9 @@ class Denoiser:
         self._pipeline: Any = pipeline
         self.passes = 0
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        """Where the networks run."""
+        """Where the networks run, found once: diffusers walks through every module to say it."""
         device: torch.device = self._pipeline._execution_device
         return device
 
@@ -99,7 +101,7 @@ class Denoiser:
 
     def schedule(self, steps: int, *, spacing: Spacing | None = None) -> NoiseSchedule:
         """Return the noise levels of a run of that many DDIM steps; see `NoiseSchedule`."""
-        scheduler = _ddim_like(self._pipeline.scheduler)
+        scheduler = ddim_like(self._pipeline.scheduler)
         return NoiseSchedule.from_scheduler(scheduler, steps, spacing=spacing)
 
     @contextmanager
@@ -111,7 +113,7 @@ class Denoiser:
         """
         pipeline = self._pipeline
         own = pipeline.scheduler
-        shown = _ddim_like(own)
+        shown = ddim_like(own)
         shown.num_inference_steps = schedule.steps
         shown.timesteps = torch.tensor(schedule.timesteps)
         pipeline.scheduler = shown

@@ -128,7 +128,7 @@ def load_pipeline(
     found = read_preset(Path(place.source)) if place.kind == "folder" else None
     stated, preset = found or (None, default_preset(family, **_native_size(pipeline)))
     if preset.scheduler == "ddim":
-        pipeline.scheduler = _ddim_like(pipeline.scheduler)
+        pipeline.scheduler = ddim_like(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     made = LoadedModel(
         pipeline=pipeline if offload != "none" else pipeline.to(target),
@@ -203,8 +203,13 @@ def _native_size(pipeline: Pipeline) -> dict[str, int]:
     return {"height": rows * factor, "width": columns * factor}
 
 
-def _ddim_like(scheduler: Any) -> DDIMScheduler:
-    """Return DDIM with the noise schedule and the prediction type of the model's own scheduler."""
+def ddim_like(scheduler: Any) -> DDIMScheduler:
+    """Return DDIM with the noise schedule and the prediction type of another scheduler.
+
+    Args:
+        scheduler: the model's own; it is left as it is. What it has no word for is what DDIM of
+            Stable Diffusion has, and not a default of diffusers.
+    """
     own = dict(scheduler.config)
     # Values that were nobody's choice, only the default of the model's own scheduler class.
     nobodys = {*own.pop("_use_default_values", ())}

@@ -1,0 +1,141 @@
+"""What PuppetBench compares, and how much of it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from masactrl.attention import Schedule
+from masactrl.editing import EditRequest
+from masactrl.errors import ConfigError
+from masactrl.inversion import INVERSIONS
+from masactrl.methods import method_named
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from masactrl.methods import Method
+    from masactrl.models import LoadedModel
+
+__all__ = ["BASELINES", "RIGHT", "Column", "PuppetSettings", "picture_path"]
+
+BASELINES = ("nothing", "prompt-only", "fixed-seed")
+"""Columns that are always there."""
+
+RIGHT = "right answer"
+"""The exact target through the VAE, where the source is rendered: what no edit can exceed."""
+
+_MASACTRLS = ("start_step", "start_layer", "form", "strength")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One row of the table: a method with its options, under a label."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The method's name, with its options where there are any."""
+        named = ", ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
+        return f"{self.method} ({named})" if named else self.method
+
+    def build(self, model: LoadedModel, steps: int) -> Method:
+        """The method; MasaCtrl takes its start from the model's preset where none is given.
+
+        Raises:
+            ConfigError: there is no such method, or it has no such option.
+        """
+        if self.method != "masactrl":
+            return method_named(self.method, **dict(self.options))
+        options = dict(self.options)
+        preset = model.preset
+        usual = min(round(preset.start_step * steps / preset.steps), steps - 1)
+        schedule = Schedule(
+            start_step=int(options.pop("start_step", usual)),
+            start_layer=int(options.pop("start_layer", preset.start_layer)),
+        )
+        return method_named("masactrl", schedule=schedule, **options)
+
+    def request(self, prompt: str, *, guidance: float, seed: int) -> EditRequest:
+        """The same as an edit of a picture.
+
+        Raises:
+            ConfigError: an edit has no such option.
+        """
+        return EditRequest(
+            target_prompts=(prompt,),
+            guidance_scale=guidance,
+            compare=False,
+            method=self.method,
+            **self._own(seed),
+        )
+
+    def _own(self, seed: int) -> dict[str, Any]:
+        if self.method != "masactrl":
+            drawn = {"seed": seed} if self.method == "sdedit" else {}
+            return {"method_options": dict(self.options), **drawn}
+        for name in self.options:
+            if name not in _MASACTRLS:
+                raise ConfigError(
+                    f"masactrl has no option {name!r} on pictures; accepted are "
+                    f"{', '.join(_MASACTRLS)}."
+                )
+        return dict(self.options)
+
+    def draws(self) -> bool:
+        """Whether an edit of a picture depends on a seed of its own."""
+        return self.method == "sdedit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PuppetSettings:
+    """How the tasks are run.
+
+    Attributes:
+        columns: what is compared, beside `BASELINES`.
+        steps: denoising steps, 1 to 1000.
+        guidance: guidance scale; None is the model's.
+        seeds: start noises per task, 1 to 16. A rendered source has its noise from the inversion:
+            there only what draws noise is run with more than one.
+        batch: tasks in one batch, at least 1.
+        pictures: of how many tasks pictures are kept, 0 and more.
+        inversion: of rendered sources, a name of `masactrl.inversion.INVERSIONS`.
+    """
+
+    columns: tuple[Column, ...]
+    steps: int = 20
+    guidance: float | None = None
+    seeds: int = 4
+    batch: int = 8
+    pictures: int = 12
+    inversion: str = "direct"
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("steps", 1, 1000),
+            ("seeds", 1, 16),
+            ("batch", 1, 1024),
+            ("pictures", 0, 1000),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} was given; accepted is {least} to {most}."
+                )
+        if self.inversion not in INVERSIONS:
+            raise ConfigError(
+                f"inversion={self.inversion!r} was given; accepted are {', '.join(INVERSIONS)}."
+            )
+        labels = [column.label for column in self.columns]
+        if len({*labels, *BASELINES, RIGHT}) != len(labels) + len(BASELINES) + 1:
+            raise ConfigError(
+                "A column is there twice; nothing, prompt-only and fixed-seed always are."
+            )
+
+
+def picture_path(folder: Path, task: str, seed: int, label: str) -> Path:
+    """Where the picture of an item is kept, where it is."""
+    safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in label)
+    return folder / "pictures" / f"{task}-{seed}-{safe}.png"

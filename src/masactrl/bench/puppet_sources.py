@@ -1,0 +1,246 @@
+"""Batches of PuppetBench: sources, and what a column makes of them.
+
+    synthesised    sources from their prompts; source and target of all tasks in one batch of rows
+    rendered       sources drawn exactly; each is inverted, and edited as a photograph is
+
+A rendered source is inverted with a null prompt, as in the paper; for methods that align words, and
+for inversions that live on the prompt, with the prompt of its scene.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from masactrl.bench.puppet_settings import RIGHT, Column, PuppetSettings
+from masactrl.bench.real_tasks import NEEDS_PROMPT
+from masactrl.edit import InversionRequest, invert
+from masactrl.editing import draws_noise
+from masactrl.editing.control import aligns_words
+from masactrl.errors import ControlWarning, MasaCtrlError
+from masactrl.images import image_to_tensor, tensor_to_image
+from masactrl.methods import FixedSeed
+from masactrl.methods.running import run_method
+from masactrl.models.denoiser import Denoiser
+from masactrl.puppets.renderer import render
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.bench.puppet_tasks import PuppetTask
+    from masactrl.editing import EditSession
+    from masactrl.methods import Method
+    from masactrl.models import LoadedModel
+
+__all__ = ["Batch", "Edited", "Kitchen", "Rendered", "Synthesised"]
+
+Item = tuple["PuppetTask", int]  # and its seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edited:
+    """What a column made.
+
+    Attributes:
+        pictures: (n, 3, h, w) in [0, 1], of the items that went well.
+        numbers: which items of the batch they are of.
+        seconds: per picture.
+        failed: by item, why there is none.
+    """
+
+    pictures: Tensor
+    numbers: tuple[int, ...]
+    seconds: float
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+
+class Batch(Protocol):
+    """Several (task, seed) with their sources."""
+
+    sources: Tensor
+    """(n, 3, h, w) in [0, 1]."""
+    masks: Tensor | None
+    """(n, 1, h, w) exact foreground of the sources, where it is known."""
+
+    def make(self, label: str, numbers: Sequence[int]) -> Edited:
+        """Let a column edit the items of these numbers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kitchen:
+    """The model, set up for one run; `methods` and `columns` are by label."""
+
+    model: LoadedModel
+    settings: PuppetSettings
+    guidance: float
+    methods: Mapping[str, Method]
+    columns: Mapping[str, Column]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of all pictures."""
+        return self.model.preset.height, self.model.preset.width
+
+    def noise(self, seed: int) -> Tensor:
+        """(c, h, w) start noise, drawn on the CPU."""
+        pipeline = self.model.pipeline
+        factor = pipeline.vae_scale_factor
+        shape = (pipeline.unet.config.in_channels, *(side // factor for side in self.size))
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(shape, generator=generator).to(pipeline.device, pipeline.unet.dtype)
+
+    def call(self, prompts: Sequence[str], latents: Tensor, callback: Any) -> Tensor:
+        """Pictures (n, 3, h, w) in [0, 1] of the plain pipeline, on the CPU."""
+        result: Any = self.model.pipeline(
+            prompt=list(prompts),
+            height=self.size[0],
+            width=self.size[1],
+            num_inference_steps=self.settings.steps,
+            guidance_scale=self.guidance,
+            latents=latents,
+            output_type="pt",
+            callback_on_step_end=callback,
+        )
+        pictures: Tensor = result.images
+        return pictures.float().cpu()
+
+    def prompt_only(self, items: Sequence[Item]) -> Tensor:
+        """The target prompts from noise that no source has."""
+        others = [self.noise(task.noise_seed + 16 + seed) for task, seed in items]
+        return self.call([task.target_prompt for task, _ in items], torch.stack(others), None)
+
+
+class Synthesised:
+    """Sources from their prompts; made at once, with the targets of the fixed seed beside them."""
+
+    masks: Tensor | None = None
+
+    def __init__(self, kitchen: Kitchen, items: Sequence[Item]) -> None:
+        self._kitchen, self._items = kitchen, items
+        self._noise = torch.stack([kitchen.noise(task.noise_seed + seed) for task, seed in items])
+        started = time.perf_counter()
+        made = self._run(FixedSeed(), None)
+        if made.sources is None:
+            raise MasaCtrlError("The sources were not made.")
+        self._seconds = (time.perf_counter() - started) / (2 * len(items))
+        self.sources: Tensor = made.sources
+        self._plain: Tensor = made.targets
+        self._z_0: Tensor = made.source_latents
+
+    def make(self, label: str, numbers: Sequence[int]) -> Edited:
+        """Edit the whole batch, whichever items are asked for: batches of one size agree."""
+        started = time.perf_counter()
+        try:
+            pictures = self._pictures(label)
+        except MasaCtrlError as error:
+            failed = dict.fromkeys(numbers, str(error))
+            return Edited(pictures=self.sources[:0], numbers=(), seconds=0.0, failed=failed)
+        seconds = (time.perf_counter() - started) / len(self._items)
+        chosen = tuple(numbers)
+        return Edited(
+            pictures=pictures[list(chosen)],
+            numbers=chosen,
+            seconds=self._seconds if label == "fixed-seed" else seconds,
+        )
+
+    def _pictures(self, label: str) -> Tensor:
+        if label == "nothing":
+            return self.sources
+        if label == "fixed-seed":
+            return self._plain
+        if label == "prompt-only":
+            return self._kitchen.prompt_only(self._items)
+        targets: Tensor = self._run(self._kitchen.methods[label], self._z_0).targets
+        return targets
+
+    def _run(self, method: Method, z_0: Tensor | None) -> Any:
+        kitchen = self._kitchen
+        return run_method(
+            kitchen.model.pipeline,
+            method,
+            source_prompts=[task.source_prompt for task, _ in self._items],
+            target_prompts=[task.target_prompt for task, _ in self._items],
+            noise=self._noise,
+            steps=kitchen.settings.steps,
+            call=kitchen.call,
+            source_latents=z_0,
+        )
+
+
+class Rendered:
+    """Sources drawn exactly, inverted when the first column asks for them."""
+
+    def __init__(self, kitchen: Kitchen, items: Sequence[Item]) -> None:
+        self._kitchen, self._items = kitchen, items
+        tasks = {task.key: task for task, _ in items}
+        drawn = render([task.source for task in tasks.values()], kitchen.size)
+        found = list(tasks)
+        self._pictures = {
+            key: tensor_to_image(drawn.image[n], signed=False) for n, key in enumerate(found)
+        }
+        self.sources = torch.stack([_tensor(self._pictures[task.key]) for task, _ in items])
+        self.masks: Tensor | None = drawn.mask[[found.index(task.key) for task, _ in items]]
+        self._sessions: dict[tuple[str, str, int | None], EditSession] = {}
+
+    def make(self, label: str, numbers: Sequence[int]) -> Edited:
+        """Edit one picture after the other."""
+        started = time.perf_counter()
+        made: dict[int, Tensor] = {}
+        failed: dict[int, str] = {}
+        with warnings.catch_warnings():
+            # About words that a model does not know: the same for every picture.
+            warnings.simplefilter("ignore", ControlWarning)
+            for number in numbers:
+                try:
+                    made[number] = self._one(label, *self._items[number])
+                except MasaCtrlError as error:
+                    failed[number] = str(error)
+        spent = time.perf_counter() - started
+        pictures = torch.stack(list(made.values())) if made else self.sources[:0]
+        each = 0.0 if label == "nothing" else spent / max(1, len(made))
+        return Edited(pictures=pictures, numbers=tuple(made), seconds=each, failed=failed)
+
+    def _one(self, label: str, task: PuppetTask, seed: int) -> Tensor:
+        kitchen = self._kitchen
+        if label == "nothing":
+            return _tensor(self._pictures[task.key])
+        if label == "prompt-only":
+            return kitchen.prompt_only([(task, seed)])[0]
+        if label == RIGHT:
+            answer = render([task.target], kitchen.size).image * 2 - 1
+            denoiser = Denoiser(kitchen.model.pipeline)
+            back = denoiser.decode_image(denoiser.encode_image(answer))[0].cpu()
+            picture: Tensor = (back / 2 + 0.5).clamp(0, 1)
+            return picture
+        column = kitchen.columns.get(label, Column(method="fixed-seed"))
+        request = column.request(
+            task.target_prompt, guidance=kitchen.guidance, seed=task.noise_seed + seed
+        )
+        method = kitchen.methods.get(label)
+        session = self._session(task, seed, words=method is not None and aligns_words(method))
+        return _tensor(session.edit(request).targets[0].controlled)
+
+    def _session(self, task: PuppetTask, seed: int, *, words: bool) -> EditSession:
+        name = self._kitchen.settings.inversion
+        drawn = task.noise_seed + seed if draws_noise(name) else None
+        prompt = task.source_prompt if words or name in NEEDS_PROMPT else ""
+        key = (task.key, prompt, drawn)
+        if key not in self._sessions:
+            asked = InversionRequest(
+                method=name, prompt=prompt, steps=self._kitchen.settings.steps, seed=drawn
+            )
+            picture = self._pictures[task.key]
+            self._sessions[key] = invert(self._kitchen.model, picture, asked)
+        return self._sessions[key]
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    """(3, h, w) in [0, 1]."""
+    return image_to_tensor(picture, signed=False)

@@ -1,0 +1,166 @@
+"""`masactrl attention`: where does a point of a target look in its source?"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from masactrl.cli.console import output, progress, quiet_libraries, said
+from masactrl.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LoraOption,
+    NoMetadataOption,
+    Offload,
+    OffloadOption,
+    OutOption,
+    OverwriteOption,
+    PickleOption,
+)
+from masactrl.cli.rerun import differences, given_inputs, load_stated
+from masactrl.errors import ConfigError
+from masactrl.recipe import Recipe, find_recipe
+from masactrl.result import prepare_folder, write_pictures
+
+if TYPE_CHECKING:
+    from masactrl.again_attention import Question
+    from masactrl.attention_view import AttentionView
+
+NAME = "attention"
+
+
+def attention(
+    picture: Annotated[
+        Path, typer.Argument(help="A PNG that generate or edit made, such as target1-controlled.")
+    ],
+    at: Annotated[
+        list[str],
+        typer.Option(
+            "--at",
+            metavar="X,Y",
+            help="A point of the target in pixels from its upper left corner, such as 64,40; "
+            "repeat for a row each.",
+        ),
+    ],
+    out: OutOption = Path("out"),
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            help="A controlled self-attention layer, L to the model's last.",
+            show_default="the mean over all",
+        ),
+    ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(help="A controlled step, S to steps - 1.", show_default="the mean over all"),
+    ] = None,
+    target: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which target, 1 for the first.", show_default="the picture's"),
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            metavar="PATH",
+            help="Path of a picture that went in; repeat in the recipe's order.",
+            show_default="none",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Path of the model, where it was a folder or a file.",
+            show_default="the recipe's, if it is the embedded one or a Hub id",
+        ),
+    ] = None,
+    lora: LoraOption = None,
+    device: DeviceOption = "auto",
+    offload: OffloadOption = Offload.NONE,
+    allow_pickle: PickleOption = False,
+    no_metadata: NoMetadataOption = False,
+    as_json: JsonOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Make a picture again and show where points of it looked in the source.
+
+    Writes attention.png: the target with the point, the source with the weights of attention over
+    it, and the source lit by them. Weights are the mean over heads of the softmax in the controlled
+    layers.
+
+    Example: masactrl attention out/target1-controlled.png --at 64,40 --layer 13
+    """
+    points = [_point(words) for words in at]
+    made = Recipe.parse(find_recipe(picture))
+    prepare_folder(out, [NAME], overwrite=overwrite)
+    errors = Console(stderr=True)
+    with quiet_libraries():
+        from masactrl.again import Given
+        from masactrl.again_attention import (
+            attention_recipe,
+            attention_steps,
+            question_of,
+            watch_again,
+        )
+
+        number = _target(made.picture) if target is None else target
+        recipe = attention_recipe(made, points, target=number, step=step, layer=layer)
+        total = attention_steps(recipe)
+        paths, changed = given_inputs(made, inputs or ())
+        loaded = load_stated(made, model, lora or (), device, offload.value, allow_pickle)
+        for sentence in (*changed, *differences(made, loaded)):
+            said(errors, "Warning", sentence)
+        with progress(errors, "Denoising", total) as on_step:
+            view = watch_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
+    figure = view.figure(*points, target=number - 1, step=step, layer=layer)
+    (path,) = write_pictures(out, {NAME: figure}, None if no_metadata else recipe)
+    _tell(view, question_of(recipe), path, as_json=as_json)
+
+
+def _point(words: str) -> tuple[float, float]:
+    """Return x and y of a point written X,Y."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", words)
+    if match is None:
+        raise typer.BadParameter(f"{words!r} is no point; write X,Y in pixels, like 64,40.")
+    return float(match[1]), float(match[2])
+
+
+def _target(picture: str) -> int:
+    """Return which target a picture of that name shows."""
+    match = re.fullmatch(r"target(\d+)-(?:controlled|mask)", picture)
+    if match is None:
+        raise ConfigError(
+            f"The picture is the {picture!r} of its run, no target with control; say which "
+            "target's points are meant with --target 1."
+        )
+    return int(match[1])
+
+
+def _tell(view: AttentionView, asked: Question, path: Path, *, as_json: bool) -> None:
+    """Print for every point where most of the weight lies, and where the figure is."""
+    found: list[dict[str, Any]] = []
+    for x, y in asked.points:
+        look = view.look(x, y, target=asked.target - 1, step=asked.step, layer=asked.layer)
+        weights = view.weights(look)
+        row, column = divmod(int(weights.argmax()), weights.shape[1])
+        found.append(
+            {
+                "at": [x, y],
+                "most": [column, row],
+                "share_of_source": round(float(look.map.sum()), 4),
+                "steps": list(look.steps),
+                "layers": list(look.layers),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps({"points": found, "picture": str(path)}, indent=2))
+        return
+    for one, (x, y) in zip(found, asked.points, strict=True):
+        column, row = one["most"]
+        output().print(f"{x:g},{y:g} looks most at {column},{row} of the source", highlight=False)
+    output().print(str(path), highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,76 @@
+"""Values of options that are written in a few signs of their own: sizes, seeds, NAME=VALUE."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_SEEDS = 1000
+"""More than anyone means by one command; a slip of the pen like 1-80000 is caught."""
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of a size written WIDTHxHEIGHT in pixels.
+
+    Raises:
+        typer.BadParameter: it is not written like that.
+    """
+    match = re.fullmatch(r"(\d+)[x\u00d7](\d+)", text.strip().lower())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size; write width x height, like 512x768.")
+    return int(match[1]), int(match[2])
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds written as numbers and spans between commas: 1,2,5-8.
+
+    Raises:
+        typer.BadParameter: it is not written like that, a seed is there twice, or there are more
+            than `MOST_SEEDS`.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise typer.BadParameter(f"{text!r} are no seeds; write numbers and spans: 1,2,5-8.")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first:
+            raise typer.BadParameter(f"The span {part.strip()} ends before it begins.")
+        if last - first + 1 + len(seeds) > MOST_SEEDS:
+            raise typer.BadParameter(f"{text!r} are more than {MOST_SEEDS} seeds.")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise typer.BadParameter(f"A seed is there twice in {text!r}; name each once.")
+    return tuple(seeds)
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return the options written NAME=VALUE; values are JSON, or words where they are none.
+
+    Raises:
+        typer.BadParameter: there is no equals sign, or one name twice.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not sign or not name:
+            raise typer.BadParameter(f"{word!r} is no option; write NAME=VALUE, like features=0.6.")
+        if name in options:
+            raise typer.BadParameter(f"{name} is given twice; give it once.")
+        try:
+            options[name] = _frozen(json.loads(value))
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

@@ -1,0 +1,146 @@
+"""Joint and cached edits, and what both have to keep: source, background, the plain picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tiny_models
+import torch
+from editing_parts import (
+    HEIGHT,
+    MASKS,
+    STEPS,
+    TARGETS,
+    WORDS,
+    half_mask,
+    loaded,
+    outcome,
+    random_picture,
+    relative,
+)
+
+from masactrl.edit import EditMasks, EditRequest, invert
+from masactrl.editing import EditSession
+from masactrl.editing.source import FileCache
+
+if TYPE_CHECKING:
+    from editing_parts import Inverted
+
+
+# Tiny maps make masks without background now and then.
+pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
+
+
+@pytest.mark.parametrize(
+    ("inversion", "change"),
+    [
+        ({}, {}),
+        ({}, {"guidance_scale": 1.0}),
+        ({}, {"form": "union", "strength": 0.6, "negative_prompt": "a bird"}),
+        ({}, {"masks": MASKS, "keep_background": True}),
+        ({"prompt": "a cat"}, {"masks": WORDS, "keep_background": True}),
+        ({"prompt": "a cat", "method": "ddim", "guidance_scale": 2.0}, {}),
+        ({"prompt": "a cat", "method": "ddim", "guidance_scale": 2.0}, {"guidance_scale": 1.0}),
+        ({"method": "ddim"}, {"masks": MASKS, "keep_background": True}),
+        ({"method": "edit-friendly"}, {}),
+        ({"method": "virtual", "prompt": "a cat"}, {}),
+        ({"method": "null-text", "prompt": "a cat", "iterations": 1}, {}),
+        ({"method": "negative-prompt", "prompt": "a cat"}, {}),
+    ],
+    ids=lambda value: ",".join(value) or "default",
+)
+def test_joint_is_cached(
+    inverted: Inverted, inversion: dict[str, Any], change: dict[str, Any]
+) -> None:
+    session = inverted(**inversion)
+    found = [
+        outcome(session, EditRequest(target_prompts=TARGETS, mode=mode, half=False, **change))
+        for mode in ("joint", "cached")
+    ]
+    joint, cached = found
+    assert joint.uncontrolled is not None
+    assert cached.uncontrolled is not None
+    assert relative(cached.controlled, joint.controlled) < 1e-4
+    assert relative(cached.uncontrolled, joint.uncontrolled) < 1e-4
+    assert relative(cached.source, joint.source) < 1e-4
+    assert relative(joint.controlled, joint.uncontrolled) > 1e-3
+    request = EditRequest(target_prompts=TARGETS, **change)
+    for run, mode in zip(found, ("joint", "cached"), strict=True):
+        assert run.passes == session.plan(replace(request, mode=mode)).edit
+
+
+def test_sdxl(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = invert(loaded(tiny_models.sdxl(), layer=44), random_picture())
+    joint, cached = (
+        outcome(session, EditRequest(target_prompts=TARGETS[:1], mode=mode, half=False))
+        for mode in ("joint", "cached")
+    )
+    assert relative(cached.controlled, joint.controlled) < 1e-4
+    assert relative(joint.controlled, joint.uncontrolled) > 1e-3
+
+
+def test_the_uncontrolled_picture_is_the_pipeline_s(session: EditSession) -> None:
+    made = outcome(session, EditRequest(target_prompts=TARGETS[:1]))
+    plain = tiny_models.run(
+        session.model.pipeline,
+        list(TARGETS[:1]),
+        size=(HEIGHT // 8, 64 // 8),
+        steps=STEPS,
+        latents=session.trajectory.start.clone(),
+    )
+    assert made.uncontrolled is not None
+    assert relative(made.uncontrolled, plain) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["direct", "edit-friendly", "virtual"])
+@pytest.mark.parametrize("mode", ["joint", "cached"])
+def test_the_source_comes_back_as_the_vae_gives_it(
+    inverted: Inverted, method: str, mode: str
+) -> None:
+    session = inverted(method=method)
+    made = outcome(session, EditRequest(target_prompts=TARGETS[:1], mode=mode, compare=False))
+    assert relative(made.source, session.trajectory.latents[-1]) < 1e-4
+    assert made.uncontrolled is None
+
+
+def test_the_background_stays_exactly(session: EditSession) -> None:
+    masks = EditMasks(source=half_mask("left"))
+    request = EditRequest(target_prompts=TARGETS[:1], masks=masks, keep_background=True)
+    for mode in ("joint", "cached"):
+        made = outcome(session, replace(request, mode=mode)).controlled  # type: ignore[arg-type]
+        source = session.trajectory.latents[-1]
+        assert torch.equal(made[..., 3:], source[..., 3:])
+        assert not torch.allclose(made[..., :2], source[..., :2])
+
+
+def test_recordings_serve_every_edit_that_they_cover(session: EditSession) -> None:
+    session.forget()
+    first = EditRequest(target_prompts=TARGETS[:1], start_step=0, start_layer=8)
+    assert session.edit(first).passes["source"] > 0
+    for change in ({}, {"start_step": 2}, {"start_layer": 12}, {"guidance_scale": 1.0}):
+        request = replace(first, **change)  # type: ignore[arg-type]
+        assert session.edit(request).passes["source"] == 0
+    assert session.edit(replace(first, start_layer=7)).passes["source"] > 0
+
+
+@pytest.mark.parametrize("keep", ["device", "memory", "disk"])
+def test_wherever_features_are_kept_the_picture_is_the_same(
+    session: EditSession, keep: str
+) -> None:
+    request = EditRequest(target_prompts=TARGETS[:1], compare=False)
+    wanted = outcome(session, replace(request, half=False)).controlled
+    for half in (False, True):
+        found = outcome(session, replace(request, keep=keep, half=half)).controlled  # type: ignore[arg-type]
+        assert relative(found, wanted) < (1e-2 if half else 1e-6)
+
+
+def test_files_of_a_recording_go_with_it() -> None:
+    cache = FileCache(dtype=torch.float16)
+    cache.put(0, 999.0, 10, torch.randn(1, 12, 8), images=1)
+    folder = cache._folder
+    assert len(list(folder.iterdir())) == 1
+    assert cache.get(0, 999.0, 10).shape == (1, 1, 12, 8)
+    del cache
+    assert not folder.exists()
