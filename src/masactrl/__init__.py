@@ -38,6 +38,8 @@ from masactrl.generate import GenerateRequest, GenerateResult, generate
 
 if TYPE_CHECKING:
     from masactrl.attention import Rows, Schedule
+    from masactrl.auto import AutoResult, edit_auto
+    from masactrl.compare import Comparison, compare_generated
     from masactrl.edit import (
         EditMasks,
         EditRequest,
@@ -49,8 +51,13 @@ if TYPE_CHECKING:
     )
     from masactrl.methods import MasaCtrl
     from masactrl.models import LoadedModel, ModelPreset, load_pipeline
+    from masactrl.scoring import load_scorer
+    from masactrl.sweep import Axes, SweepResult, parse_axes, sweep_edit, sweep_generate
 
 __all__ = [
+    "AutoResult",
+    "Axes",
+    "Comparison",
     "ConfigError",
     "ControlNotApplied",
     "ControlWarning",
@@ -74,28 +81,45 @@ __all__ = [
     "RowsError",
     "Schedule",
     "ScheduleError",
+    "SweepResult",
     "UnsupportedPipeline",
     "__version__",
+    "compare_generated",
+    "edit_auto",
     "generate",
     "invert",
     "load_pipeline",
+    "load_scorer",
     "load_session",
+    "parse_axes",
+    "sweep_edit",
+    "sweep_generate",
 ]
 
 _HOMES = {
+    "AutoResult": "masactrl.auto",
+    "Axes": "masactrl.sweep",
+    "Comparison": "masactrl.compare",
     "EditMasks": "masactrl.edit",
     "EditRequest": "masactrl.edit",
     "EditResult": "masactrl.edit",
     "EditSession": "masactrl.edit",
     "InversionRequest": "masactrl.edit",
-    "invert": "masactrl.edit",
-    "load_session": "masactrl.edit",
     "LoadedModel": "masactrl.models",
     "MasaCtrl": "masactrl.methods",
     "ModelPreset": "masactrl.models",
     "Rows": "masactrl.attention",
     "Schedule": "masactrl.attention",
+    "SweepResult": "masactrl.sweep",
+    "compare_generated": "masactrl.compare",
+    "edit_auto": "masactrl.auto",
+    "invert": "masactrl.edit",
     "load_pipeline": "masactrl.models",
+    "load_scorer": "masactrl.scoring",
+    "load_session": "masactrl.edit",
+    "parse_axes": "masactrl.sweep",
+    "sweep_edit": "masactrl.sweep",
+    "sweep_generate": "masactrl.sweep",
 }
 
 

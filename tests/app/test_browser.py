@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -97,12 +99,26 @@ def small(page: Page, steps: int = 2) -> None:
     for label, value in (("Width", 16), ("Height", 16), ("Steps", steps)):
         number(page, label).fill(str(value))
         number(page, label).press("Tab")
+    if not page.get_by_label("Start step S").first.is_visible():
+        return  # the grid has a list of them
     expected = min(round(4 * steps / 50), steps - 1)  # S moves along
     page.wait_for_function(
         "s => [...document.querySelectorAll('input[type=number]')].some(e => e.value == s && "
         "(e.ariaLabel || e.labels[0]?.innerText || '').includes('Start step'))",
         arg=str(expected),
     )
+
+
+def choose(panel: Locator, label: str, value: str) -> None:
+    panel.get_by_label(label).click()
+    panel.page.get_by_role("option", name=value, exact=True).click()
+
+
+def recipe_of(page: Page, address: str) -> dict[str, Any]:
+    with Image.open(io.BytesIO(page.request.get(address).body())) as image:
+        image.load()
+        found: dict[str, Any] = json.loads(image.info["masactrl"])
+        return found
 
 
 def pictures(page: Page, tab: str, count: int) -> list[str]:
@@ -116,21 +132,97 @@ def pictures(page: Page, tab: str, count: int) -> list[str]:
     return found
 
 
-def test_a_set_is_drawn_and_its_png_holds_the_recipe(page: Page, tmp_path: Path) -> None:
+def test_a_set_is_drawn_and_its_png_holds_the_recipe(page: Page) -> None:
     kept(page, "1-first")
     page.get_by_label("What the source shows").first.fill("a small dog")
     small(page)
     page.click("#set-run")
     shown = pictures(page, "set", 5)
     kept(page, "2-set")
-    response = page.request.get(shown[0])
-    (tmp_path / "a.png").write_bytes(response.body())
-    with Image.open(tmp_path / "a.png") as image:
-        image.load()
-        recipe = json.loads(image.info["masactrl"])
+    recipe = recipe_of(page, shown[0])
     assert recipe["request"]["source_prompt"] == "a small dog"
     assert recipe["request"]["steps"] == 2
     assert "tiny on cpu" in page.inner_text("#set-note")
+
+
+def test_a_click_on_the_result_shows_where_it_looked(page: Page) -> None:
+    page.get_by_label("What the source shows").first.fill("a small cat")
+    small(page, steps=3)
+    page.click("#set-run")
+    pictures(page, "set", 5)
+    page.locator("#set-click img").wait_for()
+    page.locator("#set-click img").click(position={"x": 40, "y": 60})
+    page.locator("#set-attention img").wait_for()
+    first = page.locator("#set-attention img").get_attribute("src")
+    kept(page, "7-looked")
+    panel = page.locator("#set-looking")
+    choose(panel, "Layer", "13")
+    page.wait_for_function(
+        "before => document.querySelector('#set-attention img')?.src != before", arg=first
+    )
+    src = page.locator("#set-attention img").get_attribute("src") or ""
+    recipe = recipe_of(page, src)
+    assert (recipe["kind"], recipe["request"]["layer"]) == ("attention", 13)
+    ((x, y),) = recipe["request"]["points"]
+    assert 0 <= x < 16
+    assert 0 <= y < 16
+    kept(page, "8-looked-layer")
+
+
+def test_a_painted_mask_is_the_subject(page: Page, tmp_path: Path) -> None:
+    panel = photo(page, tmp_path)
+    panel.get_by_role("button", name="Subject: keep it apart").click()
+    canvas = page.locator("#edit-paint canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(2000)  # until the canvas shows the picture
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    for _ in range(6):  # until the canvas is ready to be painted on
+        page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.35 * box["height"])
+        page.mouse.down()
+        for part in range(8):
+            place = (0.4 + 0.02 * part, 0.35 + 0.03 * part)
+            page.mouse.move(box["x"] + place[0] * box["width"], box["y"] + place[1] * box["height"])
+            page.wait_for_timeout(50)
+        page.mouse.up()
+        with contextlib.suppress(driver.TimeoutError):
+            page.locator("#edit-subject img").wait_for(timeout=WAIT / 6)
+            break
+    page.locator("#edit-subject img").wait_for()
+    kept(page, "9-painted")
+    short(page, panel)
+    page.click("#edit-run")
+    shown = pictures(page, "edit", 5)
+    recipe = recipe_of(page, shown[1])
+    assert recipe["request"]["masks"]["by"] == "pictures"
+    assert recipe["inputs"][1]["name"] == "painted-mask.png"
+    kept(page, "10-masked")
+
+
+def test_a_mask_file_lies_over_the_picture(page: Page, tmp_path: Path) -> None:
+    panel = photo(page, tmp_path)
+    drawn = Image.new("L", (64, 64))
+    drawn.paste(255, (10, 10, 40, 50))
+    drawn.save(tmp_path / "mask.png")
+    panel.get_by_role("button", name="Subject: keep it apart").click()
+    page.wait_for_timeout(1000)
+    files = panel.locator("input[type=file]")
+    files.nth(files.count() - 1).set_input_files(str(tmp_path / "mask.png"))
+    page.locator("#edit-subject img").wait_for()
+    kept(page, "11-mask-file")
+
+
+def test_a_grid_states_its_cost_first(page: Page) -> None:
+    page.get_by_role("tab", name="Grid").click()
+    page.wait_for_selector("#grid-run:visible")
+    page.get_by_label("Start steps S").fill("0, 1")
+    page.get_by_label("Start layers L").fill("10, 12")
+    small(page)
+    page.wait_for_selector("text=4 runs of 2 steps: 8 steps in all.")
+    page.click("#grid-run")
+    assert len(pictures(page, "grid", 4)) == 4
+    kept(page, "12-grid")
 
 
 def test_stop_stops_and_the_page_goes_on(page: Page) -> None:
@@ -181,21 +273,35 @@ def test_what_is_no_picture_is_said(page: Page, tmp_path: Path) -> None:
     page.wait_for_selector("text=/a.png cannot be read as a picture/")
 
 
-def test_a_photo_is_edited(page: Page, tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64), (200, 40, 40)).save(tmp_path / "photo.png")
+def photo(page: Page, folder: Path) -> Locator:
+    """Upload a picture on the tab of photos; return the tab."""
+    made = Image.new("RGB", (64, 64), (90, 150, 90))
+    made.paste((200, 40, 40), (16, 20, 48, 52))
+    made.save(folder / "photo.png")
     page.get_by_role("tab", name="Edit a photo").click()
     page.locator("input[type=file]:visible, input[type=file]").first.wait_for(state="attached")
     panel = page.get_by_role("tabpanel").filter(has=page.locator("#edit-run"))
-    panel.locator("input[type=file]").first.set_input_files(str(tmp_path / "photo.png"))
+    panel.locator("input[type=file]").first.set_input_files(str(folder / "photo.png"))
     panel.get_by_label("What you want instead, one a line").fill("a running dog")
+    return panel
+
+
+def short(page: Page, panel: Locator) -> None:
     panel.get_by_role("button", name="Advanced").click()
     for label, value in (("Steps", 2), ("Start step", 1)):
         number(page, label).fill(str(value))
         number(page, label).press("Tab")
         page.wait_for_timeout(2000)  # until S has moved along with the steps
+
+
+def test_a_photo_is_edited(page: Page, tmp_path: Path) -> None:
+    panel = photo(page, tmp_path)
+    short(page, panel)
     page.click("#edit-run")
     assert len(pictures(page, "edit", 4)) >= 4
     assert "Reconstruction" in page.inner_text("#edit-note")
+    page.locator("#edit-click img").click(position={"x": 30, "y": 30})
+    page.locator("#edit-attention img").wait_for()
     kept(page, "6-edit")
 
 
@@ -210,8 +316,9 @@ def test_two_people_see_their_own_pictures(browser: Browser, address: str) -> No
     seen = [pictures(page, "set", 5) for page in (one, two)]
     assert not set(seen[0]) & set(seen[1])
     for page, words, other in ((one, "a red cat", "a blue dog"), (two, "a blue dog", "a red cat")):
-        text = page.inner_text("body")
-        assert f"'{words}'" in text or words in text
-        assert other not in text
+        page.wait_for_selector("#set-command")
+        command = page.locator("#set-command textarea").input_value()
+        assert f"'{words}'" in command
+        assert other not in command + page.inner_text("body")
     for visit in (first, second):
         next(visit, None)

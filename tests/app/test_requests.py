@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from masactrl.app import fields, requests
 from masactrl.app.edit_fields import edit_fields
 from masactrl.app.fields import Field, Limits
+from masactrl.app.painting import backdrop, painted_mask, subject_over
 from masactrl.errors import ConfigError, MaskError
 from masactrl.models import default_preset
 from masactrl.request import GenerateRequest
@@ -32,6 +34,7 @@ OTHER = {  # a value that is another one, and allowed beside the tab's first val
     "width": 128,
     "height": 128,
 }
+OF_WORDS = ("source_word", "target_word", "keep_background", "mask_threshold")
 CASES = [(tab, one.name) for tab, (table, _) in TABS.items() for one in table(LIMITS)]
 
 
@@ -41,7 +44,10 @@ def pictures(tmp_path: Path) -> dict[str, str]:
     for number, name in enumerate(("picture", "mask", "other")):
         Image.new("RGB", (16, 16), (number, number, number)).save(tmp_path / f"{name}.png")
         found[name] = str(tmp_path / f"{name}.png")
-    return found
+    layer = Image.new("RGBA", (16, 16))
+    layer.paste((255, 60, 60, 255), (0, 0, 8, 16))
+    layer.save(tmp_path / "layer.png")
+    return found | {"layer": str(tmp_path / "layer.png")}
 
 
 def first_values(tab: str, pictures: Mapping[str, str]) -> dict[str, Any]:
@@ -56,6 +62,8 @@ def moved(one: Field, value: Any, pictures: Mapping[str, str]) -> Any:
         return OTHER[one.name]
     if one.widget == "picture":
         return pictures["other" if one.name == "picture" else "mask"]
+    if one.widget == "paint":
+        return {"background": None, "layers": [pictures["layer"]], "composite": None}
     if one.widget == "tick":
         return not value
     if one.widget in ("whole", "slider"):
@@ -69,20 +77,22 @@ def moved(one: Field, value: Any, pictures: Mapping[str, str]) -> Any:
 def test_moving_a_control_moves_the_request(tab: str, name: str, pictures: dict[str, str]) -> None:
     table, build = TABS[tab]
     values = first_values(tab, pictures)
-    if tab == "edit" and name in ("source_word", "target_word", "keep_background"):
-        # Both words belong together, and a background to a mask.
+    if tab == "edit" and name in OF_WORDS:
+        # Both words belong together, and a background and a threshold to them.
         values |= {"prompt": "a cat", "source_word": "cat", "target_word": "cat"}
-        other = {"keep_background": True}.get(name, "running")
+        other = {"keep_background": True, "mask_threshold": 0.5}.get(name, "running")
     else:
         (one,) = (one for one in table(LIMITS) if one.name == name)
         other = moved(one, values[name], pictures)
     before, after = build(values), build({**values, name: other})
-    if name == "mask":  # requests with pictures are compared by being, not by value
+    if name in ("mask", "painted"):  # requests with pictures are compared by being, not by value
         assert before[2].masks is None
         assert after[2].masks is not None
     elif name in ("source_word", "target_word"):
         side = name.partition("_")[0].replace("target", "targets")
         assert getattr(before[2].masks, side) != getattr(after[2].masks, side)
+    elif name == "mask_threshold":
+        assert (before[2].masks.threshold, after[2].masks.threshold) == (0.1, 0.5)
     elif name == "keep_background":
         assert before[2].keep_background is not after[2].keep_background
     else:
@@ -108,6 +118,7 @@ def test_values_come_back_from_a_request(pictures: dict[str, str]) -> None:
         ("edit", {"picture": None}, "choose one first"),
         ("edit", {"keep_background": True}, "needs masks"),
         ("edit", {"source_word": "cat"}, "Name the subject of the targets"),
+        ("edit", {"method": "sdedit", "form": "union"}, "belongs to the method masactrl"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(
@@ -118,10 +129,51 @@ def test_what_cannot_be_is_a_sentence(
         TABS[tab][1](values)
 
 
-def test_a_mask_and_words_exclude_each_other(pictures: dict[str, str]) -> None:
-    values = first_values("edit", pictures) | {"mask": pictures["mask"], "source_word": "cat"}
-    with pytest.raises(ConfigError, match="choose one of them"):
-        requests.edit_requests(values)
+def test_ways_to_say_the_subject_exclude_each_other(pictures: dict[str, str]) -> None:
+    values = first_values("edit", pictures)
+    painted = {"layers": [pictures["layer"]]}
+    for given, said in (
+        ({"mask": pictures["mask"], "source_word": "cat"}, "words and by a mask file"),
+        ({"painted": painted, "target_word": "cat"}, "words and by a painted mask"),
+        ({"painted": painted, "mask": pictures["mask"]}, "a mask file and by a painted mask"),
+    ):
+        with pytest.raises(ConfigError, match=f"by {said}; choose one of them"):
+            requests.edit_requests(values | given)
+
+
+def test_what_is_painted_is_the_mask(pictures: dict[str, str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.png"
+    Image.new("RGBA", (16, 16)).save(empty)
+    for nothing in (None, {}, {"layers": []}, {"layers": [None]}, {"layers": [str(empty)]}):
+        assert painted_mask(nothing) is None
+    values = first_values("edit", pictures)
+    _, _, request = requests.edit_requests(
+        values | {"painted": {"layers": [str(empty), pictures["layer"]]}}
+    )
+    assert request.masks is not None
+    drawn = np.asarray(request.masks.source)
+    assert (drawn[:, :8] == 255).all()
+    assert (drawn[:, 8:] == 0).all()
+    assert request.masks.stated[0].name == "painted-mask.png"
+    Image.new("RGBA", (8, 8), (255, 0, 0, 255)).save(empty)
+    with pytest.raises(ConfigError, match="differ in size"):
+        painted_mask({"layers": [pictures["layer"], str(empty)]})
+    empty.write_text("no picture")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        painted_mask({"layers": [str(empty)]})
+
+
+def test_the_canvas_is_the_picture_and_masks_lie_over_it(pictures: dict[str, str]) -> None:
+    assert backdrop(None) is None
+    canvas = backdrop(pictures["picture"])
+    assert canvas is not None
+    assert canvas["background"].size == (512, 512)
+    painted = {"layers": [pictures["layer"]]}
+    assert subject_over(None, None, painted) is None
+    assert subject_over(pictures["picture"], None, None) is None
+    over = subject_over(pictures["picture"], None, painted)
+    assert over is not None
+    assert over.getpixel((10, 100)) != over.getpixel((200, 100))
 
 
 def test_limits_are_those_of_the_model() -> None:

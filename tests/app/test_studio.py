@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageChops
 
 from masactrl.app import fields
 from masactrl.app.edit_fields import edit_fields
-from masactrl.app.studio import Stopped, Studio
+from masactrl.app.studio import Studio
+from masactrl.app.visit import Stopped
 from masactrl.errors import ConfigError
 from masactrl.generate import generate
 from masactrl.images import read_recipe, save_png
 from masactrl.models import LoadedModel
+from masactrl.models.origin import file_hash
 from masactrl.recipe import Recipe
 from masactrl.request import GenerateRequest
 
@@ -53,8 +56,6 @@ def test_a_set_is_what_generate_makes(studio: Studio, model: LoadedModel) -> Non
             height=16,
         ),
     )
-    from PIL import Image, ImageChops
-
     with Image.open(made.files[2]) as shown:
         difference = ImageChops.difference(shown.convert("RGB"), expected.targets[0].controlled)
     assert difference.getbbox() is None
@@ -108,6 +109,8 @@ def test_a_grid_has_a_picture_for_every_s_and_l(studio: Studio) -> None:
     steps: list[tuple[int, int]] = []
     made = studio.make_grid("one", asked, lambda done, total: steps.append((done, total)))
     assert steps[-1] == (8, 8)
+    assert made.columns == 2
+    assert [caption for _, caption in made.shown] == ["S0, L9", "S0, L10", "S1, L9", "S1, L10"]
     assert [Path(path).stem for path in made.files] == [
         "grid",
         "S0-L9",
@@ -128,8 +131,6 @@ def test_opening_a_result_fills_the_fields_and_runs_nothing(studio: Studio, tmp_
     assert "tiny" in found.told
     other = Recipe.parse(read_recipe(Path(made.files[1]))).to_json()
     other["kind"] = "demo"
-    from PIL import Image
-
     save_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), other)
     with pytest.raises(ConfigError, match="of a run of 'demo'"):
         studio.open_result(tmp_path / "a.png", tabs)
@@ -146,8 +147,6 @@ def test_opening_a_result_fills_the_fields_and_runs_nothing(studio: Studio, tmp_
 def test_an_edit_says_its_command_and_fills_the_fields_again(
     studio: Studio, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
     asked = {one.name: one.value for one in edit_fields(studio.limits)}
     asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1, "form": "union"}
@@ -162,15 +161,13 @@ def test_an_edit_says_its_command_and_fills_the_fields_again(
     assert json.loads(made.recipe)["inputs"][0]["name"] == "a.png"
     found = studio.open_result(Path(made.files[-1]), {"edit": tuple(asked)})
     pictures = {name: one for name, one in asked.items() if name not in found.values}
-    assert pictures == {"picture": str(tmp_path / "a.png"), "mask": None}
+    assert pictures == {"picture": str(tmp_path / "a.png"), "mask": None, "painted": None}
     assert {**pictures, **found.values} == asked
     assert "choose a.png again" in found.told
     assert "no fields" not in found.told
 
 
 def test_a_mask_and_what_has_no_field_are_said(studio: Studio, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
     drawn = Image.new("L", (64, 64))
     drawn.paste(255, (0, 0, 32, 64))
@@ -179,6 +176,9 @@ def test_a_mask_and_what_has_no_field_are_said(studio: Studio, tmp_path: Path) -
     asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1}
     asked |= {"mask": str(tmp_path / "m.png"), "target_prompts": "a dog", "keep_background": True}
     made = studio.make_edit("one", asked, quiet)
+    assert [Path(path).stem for path, _ in made.shown][-1] == "subject-over-pictures"
+    assert not any("mask" in Path(path).stem for path, _ in made.shown), "they lie over pictures"
+    assert {"mask", "target1-mask"} <= {Path(path).stem for path in made.files}
     assert "--mask-file m.png" in made.command
     recipe = Recipe.parse(read_recipe(Path(made.files[-1]))).to_json()
     recipe["request"]["inversion"]["replay"] = False
@@ -201,8 +201,6 @@ def test_a_comparison_says_its_command_and_fills_the_fields_again(studio: Studio
 
 
 def test_an_edit_inverts_once_for_many_prompts(studio: Studio, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
     asked = {one.name: one.value for one in edit_fields(studio.limits)}
     asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1}
@@ -213,3 +211,61 @@ def test_an_edit_inverts_once_for_many_prompts(studio: Studio, tmp_path: Path) -
     assert "Reconstruction" in first.note
     assert first.files[0] != second.files[0]
     assert first.before_after is not None
+
+
+def test_a_painted_mask_is_kept_beside_the_pictures(studio: Studio, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
+    layer = Image.new("RGBA", (512, 512))
+    layer.paste((255, 60, 60, 255), (0, 0, 256, 512))
+    layer.save(tmp_path / "layer.png")
+    asked = {one.name: one.value for one in edit_fields(studio.limits)}
+    asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1}
+    asked |= {"painted": {"layers": [str(tmp_path / "layer.png")]}, "target_prompts": "a dog"}
+    made = studio.make_edit("one", asked, quiet)
+    assert "--mask-file painted-mask.png" in made.command
+    kept = Path(made.files[-2])
+    assert kept.name == "painted-mask.png"
+    stated = json.loads(made.recipe)["inputs"][1]
+    assert (stated["name"], stated["hash"]) == ("painted-mask.png", file_hash(kept))
+
+
+def test_a_click_shows_where_the_target_looked(studio: Studio) -> None:
+    asked = values(studio, target_prompts="a dog\na bird", steps=3)
+    made = studio.make_set("one", asked, quiet)
+    found = studio.watched("one", "set")
+    assert found is not None
+    assert studio.watched("two", "set") is None
+    assert found.targets() == ("target 1", "target 2")
+    assert found.view.steps == (1, 2)
+    assert found.view.layers[0] == asked["start_layer"]
+    with Image.open(found.clickable(1)) as large, Image.open(made.files[4]) as own:
+        factor = large.width // own.width
+        assert (factor > 1, large.width) == (True, factor * own.width)
+    figures = [
+        found.figure((x, 5), target=1, step=step, layer=None)
+        for x, step in ((5, None), (large.width - 1, 2))
+    ]
+    assert figures[0] != figures[1]
+    recipe = Recipe.parse(read_recipe(figures[1]))
+    assert (recipe.kind, recipe.request["target"]) == ("attention", 2)
+    assert recipe.request["points"] == [[own.width - 1, 5 // factor]]
+    with pytest.raises(ConfigError, match="watched were steps 1, 2"):
+        found.figure((5, 5), target=1, step=0, layer=None)
+    with pytest.raises(ConfigError, match="outside"):
+        found.figure((large.width, 5), target=1, step=None, layer=None)
+    studio.make_set("one", values(studio, method="style-aligned"), quiet)
+    assert studio.watched("one", "set") is None, "its targets look elsewhere"
+
+
+def test_an_edit_is_watched_too(studio: Studio, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "a.png")
+    asked = {one.name: one.value for one in edit_fields(studio.limits)}
+    asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1}
+    studio.make_edit("one", asked | {"target_prompts": "a dog"}, quiet)
+    found = studio.watched("one", "edit")
+    assert found is not None
+    figure = found.figure((300, 200), target=0, step=1, layer=15)
+    assert Recipe.parse(read_recipe(figure)).request["of"] == "edit"
+    other = asked | {"target_prompts": "a dog", "method": "fixed-seed"}
+    assert "--method fixed-seed" in studio.make_edit("one", other, quiet).command
+    assert studio.watched("one", "edit") is None

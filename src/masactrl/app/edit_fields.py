@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from masactrl.app.fields import Field, Limits, control_fields, run_fields
+from masactrl.app.fields import SUBJECT, Field, Limits, control_fields, method_field, run_fields
 from masactrl.inversion import INVERSIONS
 
 
@@ -32,33 +32,7 @@ def edit_fields(limits: Limits) -> tuple[Field, ...]:
             value="",
             fold=False,
         ),
-        Field(
-            name="source_word",
-            label="Subject, by a word of the first text",
-            info="With the word below: keeps subject and background apart.",
-            widget="text",
-            value="",
-        ),
-        Field(
-            name="target_word",
-            label="Subject, by a word of the second text",
-            info="Must stand in every line of what you want.",
-            widget="text",
-            value="",
-        ),
-        Field(
-            name="mask",
-            label="Subject, by a mask",
-            info="White is the subject; of the picture's proportions. Instead of words.",
-            widget="picture",
-        ),
-        Field(
-            name="keep_background",
-            label="Keep the background as it is",
-            info="Needs a mask or words; outside of both subjects nothing changes.",
-            widget="tick",
-            value=False,
-        ),
+        *_subject_fields(),
         Field(
             name="inversion",
             label="Inversion",
@@ -75,5 +49,61 @@ def edit_fields(limits: Limits) -> tuple[Field, ...]:
             info="Guidance leads away from it; empty is what the inversion has.",
             widget="text",
             value="",
+        ),
+        method_field("Masks belong to masactrl alone."),
+    )
+
+
+def _subject_fields() -> tuple[Field, ...]:
+    """Return the fields that say where the subject is: painted, by a file, or by words."""
+    return (
+        Field(
+            name="painted",
+            label="Paint the subject",
+            info="Paint over the subject of the picture above.",
+            widget="paint",
+            group=SUBJECT,
+        ),
+        Field(
+            name="mask",
+            label="Or a mask file",
+            info="White is the subject; of the picture's proportions.",
+            widget="picture",
+            group=SUBJECT,
+        ),
+        Field(
+            name="source_word",
+            label="Or a word of what is in the picture",
+            info="Together with the word below: the model finds the subject by itself.",
+            widget="text",
+            value="",
+            group=SUBJECT,
+        ),
+        Field(
+            name="target_word",
+            label="The word of what you want",
+            info="Must stand in every line of what you want.",
+            widget="text",
+            value="",
+            group=SUBJECT,
+        ),
+        Field(
+            name="mask_threshold",
+            label="Threshold of the words",
+            info="Attention above it is the subject, 0 to 1; lower makes the subject larger.",
+            widget="slider",
+            value=0.1,
+            low=0.01,
+            high=1,
+            step=0.01,
+            group=SUBJECT,
+        ),
+        Field(
+            name="keep_background",
+            label="Keep the background as it is",
+            info="Needs a mask or words; outside of both subjects nothing changes.",
+            widget="tick",
+            value=False,
+            group=SUBJECT,
         ),
     )

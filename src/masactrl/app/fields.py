@@ -15,8 +15,11 @@ from masactrl.request import LARGEST_SIDE, Form, MethodName
 if TYPE_CHECKING:
     from masactrl.models import ModelPreset
 
-Widget = Literal["text", "lines", "whole", "number", "slider", "choice", "tick", "picture"]
+Widget = Literal["text", "lines", "whole", "number", "slider", "choice", "tick", "picture", "paint"]
 """How a field is drawn; `lines` is one entry a line, `whole` a number without a point."""
+
+SUBJECT = "Subject: keep it apart from the background"
+"""The fold of masks."""
 
 LARGEST_SEED = 2**31 - 1
 """Of what the page draws by chance; a seed that is typed may be larger."""
@@ -34,7 +37,8 @@ class Field:
         value: what it shows at first.
         low, high, step: of numbers.
         choices: of a choice.
-        fold: whether it is in the closed fold of a tab.
+        fold: whether it is in a closed fold of a tab.
+        group: name of that fold.
         many: whether several choices may be made.
     """
 
@@ -48,6 +52,7 @@ class Field:
     step: float = 1
     choices: tuple[str, ...] = ()
     fold: bool = True
+    group: str = "Advanced"
     many: bool = False
 
 
@@ -204,15 +209,20 @@ def set_fields(limits: Limits) -> tuple[Field, ...]:
         *run_fields(limits),
         *control_fields(limits),
         *_picture_fields(limits),
-        Field(
-            name="method",
-            label="Method",
-            info="Who controls the targets. S and L take no part with another than masactrl; form "
-            "and strength have to be left as they are.",
-            widget="choice",
-            value="masactrl",
-            choices=get_args(MethodName),
-        ),
+        method_field(),
+    )
+
+
+def method_field(also: str = "") -> Field:
+    """Return the field of the method; `also` is said after the rest."""
+    return Field(
+        name="method",
+        label="Method",
+        info="Who controls the targets. S and L take no part with another than masactrl; form "
+        f"and strength have to be left as they are. {also}".strip(),
+        widget="choice",
+        value="masactrl",
+        choices=get_args(MethodName),
     )
 
 

@@ -78,7 +78,8 @@ def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     inversion, request, masks = edit_of(recipe)
     values = {
         name: getattr(request, name)
-        for name in ("guidance_scale", "start_step", "start_layer", "form", "strength")
+        for name in ("guidance_scale", "start_step", "start_layer", "form", "strength", "method")
+        if getattr(request, name) is not None
     }
     values |= {
         "prompt": inversion.prompt,
@@ -99,10 +100,11 @@ def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     return values, told
 
 
-def _words(masks: AskedMasks) -> dict[str, str]:
+def _words(masks: AskedMasks) -> dict[str, Any]:
     source, target = masks.source, masks.targets[0] if masks.targets else ""
     words = {"source_word": source, "target_word": target}
-    return {name: one for name, one in words.items() if isinstance(one, str)}
+    shown: dict[str, Any] = {name: one for name, one in words.items() if isinstance(one, str)}
+    return shown | {"mask_threshold": masks.threshold}
 
 
 def _missing(
@@ -114,11 +116,13 @@ def _missing(
     if inversion.method != "null-text" and inversion.guidance_scale not in (None, 1):
         found.append("guidance of the source")
     found += [] if request.compare else ["compare"]
-    found += [] if request.mode == "cached" else ["mode"]
+    # The source of another method runs with every edit, whatever is asked for.
+    found += ["mode"] if request.method == "masactrl" and request.mode != "cached" else []
+    found += ["the method's options"] if request.method_options else []
+    found += ["seed of the method"] if request.seed else []
     if masks is not None and masks.by == "words":
         plain = all(isinstance(one, str) for one in (*masks.targets, masks.source or ""))
         found += [] if plain and len(set(masks.targets)) == 1 else ["words of every target"]
-        found += [] if masks.threshold == 0.1 else ["threshold of the words"]
     if masks is not None and masks.by == "pictures" and masks.files > 1:
         found.append("masks of targets")
     return found

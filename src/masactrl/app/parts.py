@@ -1,4 +1,4 @@
-"""The parts of a tab: the component of a field, and the place where results are shown."""
+"""The parts of a tab: the component of a field, and the places where results are shown."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 import gradio as gr
 
 from masactrl.app.fields import Field
+from masactrl.app.visit import Made
 
-__all__ = ["draw", "results"]
-
-_WIDE = 4  # columns of a gallery
+__all__ = ["draw", "filled", "keepsakes", "pictures"]
 
 
 def draw(one: Field) -> Any:
@@ -18,6 +17,19 @@ def draw(one: Field) -> Any:
     common: dict[str, Any] = {"label": one.label, "elem_id": None}
     if one.widget == "picture":
         return gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], **common)
+    if one.widget == "paint":
+        return gr.ImageEditor(
+            type="filepath",
+            format="png",
+            sources=(),
+            transforms=(),
+            layers=False,
+            brush=gr.Brush(colors=["#ff3c3c"], color_mode="fixed", default_color="#ff3c3c"),
+            buttons=[],
+            height=420,
+            elem_id="edit-paint",
+            label=one.label,
+        )
     common["info"] = one.info
     common["value"] = one.value
     if one.widget in ("text", "lines"):
@@ -36,36 +48,58 @@ def draw(one: Field) -> Any:
     return gr.Dropdown(choices=list(one.choices), **common)
 
 
-def results(name: str) -> list[Any]:
-    """Draw what a run fills: pictures, slider, figures, files, command, recipe."""
+def pictures(name: str) -> list[Any]:
+    """Draw what a run fills first: pictures, slider, figures."""
     gallery = gr.Gallery(
         label="Pictures",
-        columns=_WIDE,
         format="png",
         elem_id=f"{name}-pictures",
-        height="auto",
+        height="fit-content",  # left alone it would cut off what is lower than half of the window
         object_fit="contain",
         interactive=False,
     )
     slider = gr.ImageSlider(
         label="Without and with" if name != "edit" else "Before and after",
         format="png",
-        visible=name in ("set", "edit"),
+        visible=False,
         elem_id=f"{name}-slider",
         interactive=False,
     )
-    note = gr.Markdown(elem_id=f"{name}-note")
-    files = gr.Files(
-        label="PNG files, recipes inside", elem_id=f"{name}-files", interactive=False, height=150
-    )
-    command = gr.Code(
-        label="The command that makes it again",
-        language="shell",
-        wrap_lines=True,
-        lines=2,
-        max_lines=6,
-        interactive=False,
-    )
-    with gr.Accordion("Recipe", open=False):
-        recipe = gr.Code(label="Recipe", language="json", max_lines=30, interactive=False)
-    return [gallery, slider, note, files, command, recipe]
+    return [gallery, slider, gr.Markdown(elem_id=f"{name}-note")]
+
+
+def keepsakes(name: str) -> list[Any]:
+    """Draw what is kept of a run: a fold that appears with it, its files, command and recipe."""
+    with gr.Accordion(
+        "Keep it: files, command, recipe", open=True, visible=False, elem_id=f"{name}-kept"
+    ) as fold:
+        files = gr.Files(
+            label="PNG files, recipes inside",
+            elem_id=f"{name}-files",
+            interactive=False,
+            height=150,
+        )
+        command = gr.Textbox(
+            label="The command that makes it again",
+            lines=1,
+            max_lines=6,
+            buttons=["copy"],
+            interactive=False,
+            elem_id=f"{name}-command",
+        )
+        with gr.Accordion("Recipe", open=False):
+            recipe = gr.Code(label="Recipe", language="json", max_lines=30, interactive=False)
+    return [fold, files, command, recipe]
+
+
+def filled(made: Made) -> list[Any]:
+    """Return what `pictures` and then `keepsakes` show for a run."""
+    return [
+        gr.Gallery(value=list(made.shown), columns=made.columns),
+        gr.ImageSlider(value=made.before_after, visible=made.before_after is not None),
+        made.note,
+        gr.Accordion(visible=True),
+        list(made.files),
+        gr.Textbox(value=made.command, visible=bool(made.command)),
+        made.recipe,
+    ]

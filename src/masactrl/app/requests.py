@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masactrl.app.painting import painted_mask
 from masactrl.errors import ConfigError, PromptError
 from masactrl.request import GenerateRequest
 
@@ -21,6 +22,7 @@ __all__ = [
     "shown_values",
 ]
 
+_FRACTIONS = ("guidance_scale", "strength", "mask_threshold")
 _MOST_CELLS = 12  # of a row or a column of a grid
 
 
@@ -31,9 +33,7 @@ def set_request(values: Mapping[str, Any]) -> GenerateRequest:
         ConfigError: a value is out of its range.
     """
     asked = {**_plain(values), "target_prompts": _lines(values["target_prompts"])}
-    if asked["method"] != "masactrl":  # whose these two are; the fields always show numbers
-        asked = {name: one for name, one in asked.items() if not name.startswith("start_")}
-    return GenerateRequest(**asked)
+    return GenerateRequest(**_without_control(asked))
 
 
 def grid_requests(values: Mapping[str, Any]) -> tuple[tuple[GenerateRequest, ...], ...]:
@@ -77,12 +77,16 @@ def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, Ed
         prompt=asked.pop("prompt"), method=asked.pop("inversion"), steps=asked.pop("steps")
     )
     source, target = asked.pop("source_word").strip(), asked.pop("target_word").strip()
-    mask = asked.pop("mask")
-    if mask and (source or target):
-        raise ConfigError("The subject is given by words and by a mask; choose one of them.")
-    masks = _drawn(Path(mask)) if mask else None
+    mask, painted = asked.pop("mask"), painted_mask(asked.pop("painted"))
+    threshold = asked.pop("mask_threshold")
+    ways = {"words": source or target, "a mask file": mask, "a painted mask": painted}
+    given = [name for name, one in ways.items() if one]
+    if len(given) > 1:
+        raise ConfigError(f"The subject is given by {' and by '.join(given)}; choose one of them.")
+    masks = _drawn(Path(mask or painted)) if mask or painted else None
     if source or target:
-        masks = EditMasks(source=source or None, targets=target or None)
+        masks = EditMasks(source=source or None, targets=target or None, threshold=threshold)
+    asked = _without_control(asked)
     return (
         picture,
         inversion,
@@ -121,12 +125,19 @@ def shown_values(names: Sequence[str], request: GenerateRequest) -> dict[str, An
     return {name: found[name] for name in names if name in found and found[name] is not None}
 
 
+def _without_control(asked: dict[str, Any]) -> dict[str, Any]:
+    """Leave S and L out with another method than masactrl, whose they are."""
+    if asked["method"] == "masactrl":
+        return asked
+    return {name: one for name, one in asked.items() if not name.startswith("start_")}
+
+
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as requests want them: whole numbers whole, no field without a value."""
     found = {}
     for name, value in values.items():
-        whole = isinstance(value, float) and value.is_integer() and name != "guidance_scale"
-        found[name] = int(value) if whole and name != "strength" else value
+        whole = isinstance(value, float) and value.is_integer() and name not in _FRACTIONS
+        found[name] = int(value) if whole else value
     return found
 
 

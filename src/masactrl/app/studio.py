@@ -11,64 +11,33 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masactrl.again import command_line
 from masactrl.app import fields, requests
 from masactrl.app.opening import Opened, opened
-from masactrl.errors import ConfigError, MasaCtrlError
+from masactrl.app.painting import PAINTED, painted_mask
+from masactrl.app.visit import Made, Report, Running, Visit
+from masactrl.app.watched import Watched
+from masactrl.errors import ConfigError
 from masactrl.generate import generate
 from masactrl.images import Tile, contact_sheet, save_png
+from masactrl.overlays import MaskedPicture, masks_figure
 from masactrl.recipe import Recipe, find_recipe
 from masactrl.result import SHEET, write_pictures
 
 if TYPE_CHECKING:
-    from masactrl.edit import EditSession
+    from masactrl.attention_view import AttentionView
+    from masactrl.edit import EditRequest, EditResult
     from masactrl.models import LoadedModel
-
-Report = Callable[[int, int], None]
-"""Called after every step with how many are done and how many there are."""
+    from masactrl.request import GenerateRequest
+    from masactrl.result import GenerateResult
 
 POOR_DB = 20.0
 """PSNR of a reconstruction below which the page says that it is poor."""
-
-
-class Stopped(MasaCtrlError):  # noqa: N818
-    """The run was stopped by who asked for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What a run gives back to the page.
-
-    Attributes:
-        shown: (path, caption) of every picture, in order.
-        files: all that can be downloaded, recipes inside.
-        recipe: as JSON text.
-        command: that makes it again; empty where there is none.
-        note: a line of figures and warnings.
-        before_after: two paths for the slider; None where there is nothing to compare.
-    """
-
-    shown: tuple[tuple[str, str], ...]
-    files: tuple[str, ...]
-    recipe: str
-    command: str
-    note: str
-    before_after: tuple[str, str] | None = None
-
-
-@dataclass(slots=True)
-class _Visit:
-    """What belongs to one visitor: a folder, a way to stop, the last inverted picture."""
-
-    folder: Path
-    stop: threading.Event = field(default_factory=threading.Event)
-    runs: int = 0
-    inverted: tuple[tuple[Any, ...], EditSession] | None = None
 
 
 class Studio:
@@ -92,7 +61,7 @@ class Studio:
             preset=model.preset, layers=len(find_sites(model.pipeline.unet))
         )
         self._root = Path(tempfile.mkdtemp(prefix="masactrl-studio-"))
-        self._visits: dict[str, _Visit] = {}
+        self._visits: dict[str, Visit] = {}
         self._device = threading.Lock()
 
     def close(self) -> None:
@@ -112,15 +81,23 @@ class Studio:
 
     def make_set(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Consistent set"."""
+        from masactrl.attention_view import generate_watched
+
         request = requests.set_request(values)
         with self._running(session) as (visit, folder):
             total = request.resolve(self.model.preset).steps
-            result = generate(self.model, request, on_step=self._told(visit, report, total))
+            told = visit.told(report, total)
+            visit.watched.pop("set", None)
+            if _looks(request):
+                result, view = generate_watched(self.model, request, on_step=told)
+                visit.watched["set"] = _watched(result, view, folder)
+            else:
+                result = generate(self.model, request, on_step=told)
             paths = result.save(folder)
         recipe = result.recipe(SHEET)
         captions = ["source"]
-        for target in result.targets:
-            captions += [f"without: {target.prompt}", f"with: {target.prompt}"]
+        for number, target in enumerate(result.targets, start=1):
+            captions += [f"{number} without: {target.prompt}", f"{number} with: {target.prompt}"]
         control = folder / "target1-controlled.png"
         return Made(
             shown=tuple(zip(map(str, paths[:-1]), captions, strict=True)),
@@ -135,9 +112,11 @@ class Studio:
         """Run the tab "Grid"; every cell carries its own recipe."""
         rows = requests.grid_requests(values)
         total = sum(one.resolve(self.model.preset).steps for row in rows for one in row)
-        tiles, files, seconds = [], [], 0.0
+        tiles: list[list[Tile]] = []
+        cells: list[tuple[str, str]] = []
+        seconds = 0.0
         with self._running(session) as (visit, folder):
-            told = self._told(visit, report, total)
+            told = visit.told(report, total)
             for row in rows:
                 line = []
                 for request in row:
@@ -147,14 +126,17 @@ class Studio:
                     picture = result.targets[0].controlled
                     recipe = result.recipe("target1-controlled")
                     save_png(folder / f"{name}.png", picture, recipe.to_json())
-                    files.append(str(folder / f"{name}.png"))
-                    line.append(Tile(image=picture, caption=name.replace("-", ", ")))
+                    caption = name.replace("-", ", ")
+                    cells.append((str(folder / f"{name}.png"), caption))
+                    line.append(Tile(image=picture, caption=caption))
                 tiles.append(line)
             sheet = folder / "grid.png"
             save_png(sheet, contact_sheet(tiles))
         return Made(
-            shown=((str(sheet), "rows: S, columns: L"),),
-            files=(str(sheet), *files),
+            shown=tuple(cells),
+            files=(str(sheet), *(path for path, _ in cells)),
+            # One layer alone needs no column of its own.
+            columns=len(rows[0]) if len(rows[0]) > 1 else 3,
             recipe=json.dumps(recipe.to_json(), indent=2),
             command=self._command(recipe),
             note=f"{self._note(seconds, ())} Recipe and command are those of the last cell.",
@@ -167,7 +149,7 @@ class Studio:
         request, methods = requests.compare_request(values)
         steps = request.resolve(self.model.preset).steps
         with self._running(session) as (visit, folder):
-            told = self._told(visit, report, steps * len(methods))
+            told = visit.told(report, steps * len(methods))
             found = compare_generated(self.model, request, methods=methods, on_step=told)
             recipe = comparison_recipe(self.model, request, methods=methods)
             pictures = {one.method: one.image for one in found.columns}
@@ -187,32 +169,48 @@ class Studio:
 
     def make_edit(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Edit a photo"; the same picture is inverted once for many prompts."""
+        from masactrl.attention_view import edit_watched
         from masactrl.edit import invert
         from masactrl.models.origin import file_hash
 
         picture, inversion, request = requests.edit_requests(values)
         steps = inversion.steps or self.model.preset.steps
         with self._running(session) as (visit, folder):
-            told = self._told(visit, report, 3 * steps)
+            told = visit.told(report, 3 * steps)
             key = (file_hash(picture), inversion)
             if visit.inverted is None or visit.inverted[0] != key:
                 visit.inverted = None
                 inverted = invert(self.model, picture, inversion, on_step=lambda *_: told(None))
                 visit.inverted = (key, inverted)
-            result = visit.inverted[1].edit(request, on_step=told)
+            visit.watched.pop("edit", None)
+            if _looks(request):
+                result, view = edit_watched(visit.inverted[1], request, on_step=told)
+                visit.watched["edit"] = _watched(result, view, folder)
+            else:
+                result = visit.inverted[1].edit(request, on_step=told)
             paths = result.save(folder)
+            more = _mask_files(result, folder, values)
         quality = result.quality.psnr
         poor = " This is poor: expect parts of the picture to change." if quality < POOR_DB else ""
         recipe = result.recipe(SHEET)
+        masks = [path for path in paths if path.stem.endswith("mask")]
+        shown = [path for path in (*paths[:-1], *more[:1]) if path not in masks]
         return Made(
-            shown=tuple((str(path), path.stem.replace("-", " ")) for path in paths[:-1]),
-            files=tuple(map(str, paths)),
+            shown=tuple((str(path), path.stem.replace("-", " ")) for path in shown),
+            files=tuple(map(str, (*paths[:-1], *more, paths[-1]))),
             recipe=json.dumps(recipe.to_json(), indent=2),
             command=self._command(recipe),
             note=f"Reconstruction {quality:.1f} dB.{poor} "
             f"{self._note(sum(result.seconds.values()), result.warnings)}",
             before_after=(str(folder / "input.png"), str(folder / "target1-controlled.png")),
         )
+
+    def watched(self, session: str, tab: str) -> Watched | None:
+        """Return the visitor's last run of a tab, to be asked where its targets looked.
+
+        None where there was none, or where its targets looked into no source.
+        """
+        return self._visit(session).watched.get(tab)
 
     def open_result(self, path: Path, tabs: Mapping[str, Sequence[str]]) -> Opened:
         """Return which tab shows a picture's settings, what its fields show, and a line about it.
@@ -237,44 +235,38 @@ class Studio:
         preset = f"{self.model.name} on {self.model.pipeline._execution_device.type}"
         return " ".join([f"{preset}, {seconds:.1f} s.", *warnings])
 
-    def _visit(self, session: str) -> _Visit:
+    def _visit(self, session: str) -> Visit:
         visit = self._visits.get(session)
         if visit is None:
             # A name of our own: what a browser sends never becomes part of a path.
-            visit = _Visit(folder=Path(tempfile.mkdtemp(dir=self._root)))
+            visit = Visit(folder=Path(tempfile.mkdtemp(dir=self._root)))
             visit = self._visits.setdefault(session, visit)
         return visit
 
-    def _running(self, session: str) -> _Run:
-        return _Run(self._visit(session), self._device)
-
-    def _told(self, visit: _Visit, report: Report, total: int) -> Callable[[Any], None]:
-        done = 0
-
-        def told(_: Any) -> None:
-            nonlocal done
-            done += 1
-            report(min(done, total), total)
-            if visit.stop.is_set():
-                raise Stopped("Stopped.")
-
-        return told
+    def _running(self, session: str) -> Running:
+        return Running(self._visit(session), self._device)
 
 
-class _Run:
-    """Holds the device for one run, in a folder of its own."""
+def _looks(request: GenerateRequest | EditRequest) -> bool:
+    """Whether targets of the request look into their source."""
+    return request.method == "masactrl" and request.strength > 0
 
-    def __init__(self, visit: _Visit, device: threading.Lock) -> None:
-        self._visit = visit
-        self._device = device
 
-    def __enter__(self) -> tuple[_Visit, Path]:
-        self._visit.stop.clear()
-        self._device.acquire()
-        self._visit.runs += 1
-        folder = self._visit.folder / f"run{self._visit.runs}"
-        folder.mkdir(parents=True)
-        return self._visit, folder
+def _watched(result: GenerateResult | EditResult, view: AttentionView, folder: Path) -> Watched:
+    return Watched(view=view, recipe=result.recipe(SHEET), folder=folder)
 
-    def __exit__(self, *error: object) -> None:
-        self._device.release()
+
+def _mask_files(result: EditResult, folder: Path, values: Mapping[str, Any]) -> list[Path]:
+    """Write the masks over their pictures, and keep what was painted; nothing without masks."""
+    if result.mask is None:
+        return []
+    pictures = [MaskedPicture(picture=result.picture, mask=result.mask, caption="in the input")]
+    for number, target in enumerate(result.targets, start=1):
+        words = f"in target {number}"
+        pictures.append(MaskedPicture(picture=target.controlled, mask=target.mask, caption=words))
+    files = [folder / "subject-over-pictures.png"]
+    save_png(files[0], masks_figure(pictures))
+    painted = painted_mask(values.get("painted"))
+    if painted is not None:
+        files.append(Path(shutil.copy(painted, folder / PAINTED)))
+    return files

@@ -1,0 +1,195 @@
+"""One tab of the page: its controls, Run and Stop, and where the results go."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from masactrl.app import fields, parts
+from masactrl.app.fields import Field
+from masactrl.app.looking import Looking
+from masactrl.app.painting import backdrop, subject_over
+from masactrl.app.studio import Studio
+from masactrl.app.visit import Made, Report, Stopped
+from masactrl.app.watched import Watched
+from masactrl.errors import ConfigError, MasaCtrlError
+
+__all__ = ["Runner", "draw_tab", "session_of"]
+
+_DEVICE = "device"  # one job at a time: a controlled pipeline is mutable state
+
+Runner = Callable[[str, Mapping[str, Any], Report], Made]
+
+
+def draw_tab(
+    studio: Studio,
+    name: str,
+    shown: Sequence[Field],
+    runner: Runner,
+    *,
+    cost: Callable[..., str] | None = None,
+) -> dict[str, Any]:
+    """Draw one tab: controls left, results right; return the controls by name."""
+    controls: dict[str, Any] = {}
+    with gr.Row():
+        with gr.Column(scale=2):
+            for one in (one for one in shown if not one.fold):
+                controls[one.name] = parts.draw(one)
+            if cost is not None:
+                told = gr.Markdown(cost(*(one.value for one in shown)))
+            with gr.Row():
+                run = gr.Button("Run", variant="primary", elem_id=f"{name}-run")
+                halt = gr.Button("Stop", variant="stop", elem_id=f"{name}-stop")
+            if "seed" in controls:
+                dice = gr.Button("Another seed", size="sm")
+                dice.click(
+                    _any_seed, outputs=controls["seed"], queue=False, api_visibility="private"
+                )
+            for group in dict.fromkeys(one.group for one in shown if one.fold):
+                with gr.Accordion(group, open=False):
+                    for one in (one for one in shown if one.fold and one.group == group):
+                        controls[one.name] = parts.draw(one)
+                    if group == fields.SUBJECT:
+                        _follow_subject(controls)
+        with gr.Column(scale=3):
+            results = parts.pictures(name)
+            looking = _looking(studio, name) if name in ("set", "edit") else None
+            results += parts.keepsakes(name)
+    ordered = [controls[one.name] for one in shown]
+    names = tuple(one.name for one in shown)
+    if cost is not None:
+        gr.on(
+            [one.change for one in ordered],
+            cost,
+            ordered,
+            told,
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+    if {"steps", "start_step"} <= controls.keys():
+        controls["steps"].input(
+            _scaled_start(studio),
+            controls["steps"],
+            controls["start_step"],
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+    made = run.click(
+        _handler(runner, names),
+        ordered,
+        results,
+        concurrency_id=_DEVICE,
+        concurrency_limit=1,
+        api_name=name,
+    )
+    if looking is not None:
+        looking.after(made)
+    halt.click(_stopper(studio), queue=False, api_visibility="private")
+    return controls
+
+
+def _looking(studio: Studio, name: str) -> Looking:
+    """Draw what shows attention, below the results."""
+
+    def watched(request: gr.Request) -> Watched | None:
+        return studio.watched(session_of(request), name)
+
+    return Looking(name, studio.limits.layers, watched)
+
+
+def _follow_subject(controls: Mapping[str, Any]) -> None:
+    """Let the canvas show the picture, and the masks that are given lie over it."""
+    picture, mask, painted = (controls[name] for name in ("picture", "mask", "painted"))
+    over = gr.Image(
+        label="The subject over the picture",
+        format="png",
+        interactive=False,
+        visible=False,
+        height=260,
+        buttons=[],
+        elem_id="edit-subject",
+    )
+
+    def shown(*given: Any) -> Any:
+        try:
+            found = subject_over(*given)
+        except ConfigError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return gr.Image(value=found, visible=found is not None)
+
+    picture.change(_backdrop, picture, painted, api_visibility="private", show_progress="hidden")
+    gr.on(
+        [picture.change, mask.change, painted.change, painted.input],
+        shown,
+        [picture, mask, painted],
+        over,
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",  # a stroke is told in parts
+    )
+
+
+def _backdrop(path: str | None) -> Any:
+    try:
+        return backdrop(path)
+    except ConfigError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _handler(runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
+    """Return the function behind Run: values in, results out, errors as sentences."""
+
+    def run(request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="Denoising", unit="steps")
+
+        try:
+            made = runner(session_of(request), dict(zip(names, values, strict=True)), report)
+        except Stopped:
+            gr.Info("Stopped; nothing was kept of the run at hand.")
+            return [gr.skip()] * 7
+        except MasaCtrlError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except RuntimeError as error:
+            if "memory" not in str(error).lower():
+                raise
+            raise gr.Error(
+                "The device has no memory left for this; lower width and height, or ask for fewer "
+                "targets at once.",
+                print_exception=False,
+            ) from error
+        return parts.filled(made)
+
+    return run
+
+
+def _scaled_start(studio: Studio) -> Callable[[Any], int]:
+    """Return the function that moves S along when steps change, to the same part of the run."""
+    preset = studio.limits.preset
+
+    def scaled(steps: Any) -> int:
+        count = max(int(steps or 1), 1)
+        return min(round(preset.start_step * count / preset.steps), count - 1)
+
+    return scaled
+
+
+def _stopper(studio: Studio) -> Callable[..., None]:
+    def stop(request: gr.Request) -> None:
+        studio.stop(session_of(request))
+
+    return stop
+
+
+def session_of(request: gr.Request) -> str:
+    """Return the name of the visitor's session."""
+    return str(request.session_hash)
+
+
+def _any_seed() -> int:
+    return random.randrange(fields.LARGEST_SEED)
