@@ -15,6 +15,7 @@ from masactrl.app import fields
 from masactrl.app.edit_fields import edit_fields
 from masactrl.app.studio import Studio
 from masactrl.app.visit import Stopped
+from masactrl.cli import main
 from masactrl.errors import ConfigError
 from masactrl.generate import generate
 from masactrl.images import read_recipe, save_png
@@ -120,6 +121,18 @@ def test_a_grid_has_a_picture_for_every_s_and_l(studio: Studio) -> None:
     ]
     recipe = Recipe.parse(read_recipe(Path(made.files[2])))
     assert (recipe.request["start_step"], recipe.request["start_layer"]) == (0, 10)
+
+
+def test_a_cell_of_a_sweep_is_opened_as_its_run(
+    studio: Studio, model_folder: Path, tmp_path: Path
+) -> None:
+    words = ["start-step=0-1", "start-layer=9,12", "--source", "a cat", "--to", "a dog"]
+    words += ["--model", str(model_folder), "--steps", "2", "--device", "cpu"]
+    assert main(["sweep", *words, "--size", "16x16", "-o", str(tmp_path)]) == 0
+    asked = values(studio)
+    found = studio.open_result(tmp_path / "target1-S1-L12.png", {"set": tuple(asked)})
+    assert (found.values["start_step"], found.values["start_layer"]) == (1, 12)
+    assert "S=1, L=12" in found.told
 
 
 def test_opening_a_result_fills_the_fields_and_runs_nothing(studio: Studio, tmp_path: Path) -> None:

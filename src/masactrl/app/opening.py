@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.again import request_of
 from masactrl.again_edit import edit_of
+from masactrl.again_sweep import plain_recipe
 from masactrl.app.requests import shown_values
 from masactrl.errors import ConfigError
 
@@ -47,13 +48,17 @@ def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
     Raises:
         ConfigError: no tab shows such a recipe, or what is in it cannot be.
     """
+    told = [f"{recipe.picture}, made by masactrl {recipe.masactrl} with {recipe.model.name}."]
+    if recipe.kind == "sweep":  # a cell is a run with one S and one L, and tabs show runs
+        recipe = plain_recipe(recipe)
+        s, layer = recipe.request["start_step"], recipe.request["start_layer"]
+        told.append(f"It is of a sweep; shown is its run with S={s}, L={layer}.")
     tab = _TABS.get(recipe.kind)
     if tab is None:
         raise ConfigError(
             f"The picture is of a run of {recipe.kind!r}, for which no tab has fields to fill. "
             "`masactrl info` shows every recipe."
         )
-    told = [f"{recipe.picture}, made by masactrl {recipe.masactrl} with {recipe.model.name}."]
     if tab == "edit":
         values, more = _edit_values(recipe)
         told += more

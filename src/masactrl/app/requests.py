@@ -83,7 +83,8 @@ def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, Ed
     given = [name for name, one in ways.items() if one]
     if len(given) > 1:
         raise ConfigError(f"The subject is given by {' and by '.join(given)}; choose one of them.")
-    masks = _drawn(Path(mask or painted)) if mask or painted else None
+    file = Path(mask) if mask else painted
+    masks = None if file is None else _drawn(file)
     if source or target:
         masks = EditMasks(source=source or None, targets=target or None, threshold=threshold)
     asked = _without_control(asked)
