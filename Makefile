@@ -30,10 +30,14 @@ $(VENV)/stamp-dev: $(VENV)/stamp-run
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,lora,bench,app,docs]'
 	@touch $@
 
+$(VENV)/stamp-browser: $(VENV)/stamp-dev scripts/get_browser.py
+	@$(BIN)/python scripts/get_browser.py
+	@touch $@
+
 demo: $(VENV)/stamp-run  ## make consistent pictures with the embedded model, in out/
 	$(BIN)/masactrl demo -o $(OUT) --overwrite
 
-test: $(VENV)/stamp-dev  ## run the whole test suite
+test: $(VENV)/stamp-dev $(VENV)/stamp-browser  ## run the whole test suite
 	scripts/test
 
 check: $(VENV)/stamp-dev  ## style, format and types

@@ -36,7 +36,8 @@ def attention_row(query: Tensor, keys: Tensor, allowed: Tensor | None = None) ->
     scores = (keys.float() @ query.float()[:, :, None])[:, :, 0] / query.shape[-1] ** 0.5
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    return scores.softmax(dim=-1).mean(dim=0)
+    weights: Tensor = scores.softmax(dim=-1).mean(dim=0)
+    return weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,8 +194,8 @@ def _bank_row(hidden: Tensor, control: SelfAttentionHook, number: int) -> Tensor
 
 def _heads(layer: Any, projected: Tensor, norm: Any) -> Tensor:
     """(heads, tokens, d) on the CPU of a projection (1, tokens, heads d)."""
-    heads = projected.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-    heads = heads if norm is None else norm(heads)
+    split = projected.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    heads: Tensor = split if norm is None else norm(split)
     return heads[0].detach().cpu()
 
 
