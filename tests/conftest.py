@@ -45,6 +45,10 @@ def _loaded(model_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture
-def model(_loaded: LoadedModel) -> LoadedModel:
+def model(_loaded: LoadedModel, model_folder: Path) -> LoadedModel:
     """The tiny model, loaded; its own pictures are 64 x 64. A copy: a test may change it."""
-    return replace(_loaded, pipeline=copy.deepcopy(_loaded.pipeline))
+    pipeline = copy.deepcopy(_loaded.pipeline)
+    # A copied tokenizer has lost its decoder: it writes "red</w>beach</w>".
+    own = type(pipeline.tokenizer).from_pretrained(model_folder / "tokenizer")
+    pipeline.register_modules(tokenizer=own)
+    return replace(_loaded, pipeline=pipeline)
