@@ -108,8 +108,7 @@ class GenerateRequest:
         steps = preset.steps if self.steps is None else self.steps
         start_step = self.start_step
         if start_step is None:
-            # Control belongs to a part of the run: S=4 of 50 steps is S=2 of 20.
-            start_step = min(round(preset.start_step * steps / preset.steps), steps - 1)
+            start_step = preset.start_step_of(steps)
         return ResolvedRequest(
             source_prompt=self.source_prompt,
             target_prompts=self.target_prompts,

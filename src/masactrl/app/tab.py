@@ -174,7 +174,7 @@ def _scaled_start(studio: Studio) -> Callable[[Any], int]:
 
     def scaled(steps: Any) -> int:
         count = max(int(steps or 1), 1)
-        return min(round(preset.start_step * count / preset.steps), count - 1)
+        return preset.start_step_of(count)
 
     return scaled
 

@@ -52,7 +52,7 @@ class Column:
             return method_named(self.method, **dict(self.options))
         options = dict(self.options)
         preset = model.preset
-        usual = min(round(preset.start_step * steps / preset.steps), steps - 1)
+        usual = preset.start_step_of(steps)
         schedule = Schedule(
             start_step=int(options.pop("start_step", usual)),
             start_layer=int(options.pop("start_layer", preset.start_layer)),

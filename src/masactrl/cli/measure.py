@@ -123,7 +123,7 @@ def measure(
             "seed": seed,
             "on_progress": _progress(what.value),
         }
-        s, layers = start_step or [preset.start_step], start_layer or [preset.start_layer]
+        s, layers = start_step or [preset.start_step_of(steps)], start_layer or [preset.start_layer]
         if spare and what not in (What.EDITS, What.GRID):
             raise typer.BadParameter(f"{what.value} has no spare prompts; leave --spare out.")
         if what is What.REAL:

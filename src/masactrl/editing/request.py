@@ -202,8 +202,7 @@ class EditRequest:
         """Return the request with nothing left open, for a run of that many steps."""
         start_step = self.start_step
         if start_step is None:
-            # Control belongs to a part of the run: S=4 of 50 steps is S=2 of 20.
-            start_step = min(round(preset.start_step * steps / preset.steps), steps - 1)
+            start_step = preset.start_step_of(steps)
         scale = preset.guidance_scale if self.guidance_scale is None else self.guidance_scale
         layer = preset.start_layer if self.start_layer is None else self.start_layer
         return ResolvedEdit(

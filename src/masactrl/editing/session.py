@@ -122,7 +122,7 @@ class EditSession:
             (None,) * len(controlled) if twins is None else self._pictures(denoiser, twins)
         )
         (back,) = self._pictures(denoiser, outcome.source)
-        quality = self._quality(denoiser, back)
+        quality = self._quality(denoiser, outcome.source, back)
         drawn = outcome.masks or (None,) * (1 + len(controlled))
         once = recording if fresh else None
         return EditResult(
@@ -229,8 +229,10 @@ class EditSession:
             self.framing.leave(tensor_to_image(one)) for one in denoiser.decode_image(latents)
         )
 
-    def _quality(self, denoiser: Denoiser, back: Image.Image) -> Reconstruction:
-        (vae,) = self._pictures(denoiser, self.trajectory.latents[-1])
+    def _quality(self, denoiser: Denoiser, z: Tensor, back: Image.Image) -> Reconstruction:
+        own = self.trajectory.latents[-1]
+        # A source that was put back on its way ends in the picture's own latents.
+        vae = back if torch.equal(z, own.to(z)) else self._pictures(denoiser, own)[0]
         return Reconstruction(
             psnr=psnr(back, self.picture),
             ceiling=psnr(vae, self.picture),

@@ -56,6 +56,13 @@ class ModelPreset:
     width: Pixels
     scheduler: SchedulerName = "ddim"
 
+    def start_step_of(self, steps: int) -> int:
+        """Return S for a run of ``steps`` steps, 0 to steps - 1.
+
+        Control belongs to a part of the run: S=4 of 50 steps is S=2 of 20.
+        """
+        return min(round(self.start_step * steps / self.steps), steps - 1)
+
 
 class _PresetFile(BaseModel):
     """What `masactrl.json` holds beside the fields of `ModelPreset`."""

@@ -26,12 +26,11 @@ from masactrl.puppets.model import (
 from masactrl.puppets.optimizer import MuonAdamW
 from masactrl.puppets.scene import Scene
 from masactrl.puppets.tokenizer import build_tokenizer
-from masactrl.puppets.training import Ema, OnRecord, Run
+from masactrl.puppets.training import Ema, OnRecord, Run, animal_weight
 
 # The noise loss alone weighs an error of the clean picture by the signal-to-noise ratio, so layout,
 # decided at high noise, is learned last: SNR^(-1/2) evens it out (Yu et al. 2023, debiased loss).
 _SNR_POWER = 0.5
-_ANIMAL_SHARE = 2.0  # extra weight of the animal, a fifth of the picture but what it is about
 _ALIGN = 0.1  # lambda of `alignment`, a like share of the loss as in its paper
 _NO_CAPTION = 0.1  # share of empty captions, for classifier-free guidance
 
@@ -67,8 +66,8 @@ def foreground_weights(cache: PictureCache, height: int, width: int) -> Tensor:
     parts = []
     for index in torch.arange(len(cache.scenes)).split(512):
         mask = torch.from_numpy(cache.masks[index.numpy()])[:, None].float() / 255
-        weight = 1 + _ANIMAL_SHARE * nn.functional.adaptive_avg_pool2d(mask, (height, width))
-        parts.append((weight / weight.mean((2, 3), keepdim=True)).half())
+        cells = nn.functional.adaptive_avg_pool2d(mask, (height, width))
+        parts.append(animal_weight(cells).half())
     return torch.cat(parts)
 
 

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from masactrl.puppets.data import PictureCache
 from masactrl.puppets.model import SCALING_FACTOR
 from masactrl.puppets.optimizer import MuonAdamW
-from masactrl.puppets.training import Ema, OnRecord, Run, psnr
+from masactrl.puppets.training import Ema, OnRecord, Run, animal_weight, psnr
 
 _NOISE = 0.05  # standard deviation of the latents' noise; the latents' own is 1
-_ANIMAL = 2.0  # extra weight of the animal's pixels: a fifth of the picture, what it is about
 _SHARP = 1.0  # weight of the finite differences' error: outlines
 
 
@@ -115,8 +114,7 @@ def drawing_loss(fake: Tensor, real: Tensor, mask: Tensor) -> Tensor:
     Returns:
         () a mean over pixels of |e| + 4 e^2 + |dx e| + |dy e|, the animal's counting three times.
     """
-    weight = 1 + _ANIMAL * mask
-    weight = weight / weight.mean()
+    weight = animal_weight(mask)
     error = fake - real
     pixels = (weight * (error.abs() + 4 * error.square())).mean()
     across = (weight[..., 1:] * error.diff(dim=-1).abs()).mean()
