@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from masactrl.errors import ConfigError
+from masactrl.images import DAMAGED
 
 __all__ = ["IMAGES", "SIDE", "TYPES", "PieData", "PieItem", "PieProblem", "decode_mask", "read_pie"]
 
@@ -191,7 +192,7 @@ def _check_picture(folder: Path, relative: str) -> None:
             image.verify()
     except FileNotFoundError as error:
         raise ConfigError(f"the picture {relative} is missing") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"the picture {relative} cannot be read: {error}") from error
 
 

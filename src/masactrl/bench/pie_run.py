@@ -22,6 +22,7 @@ from masactrl.bench.pie_data import IMAGES, SIDE, PieData, PieItem, PieProblem
 from masactrl.bench.pie_metrics import METRICS, PieMetrics
 from masactrl.bench.pie_table import TableRow, summarise_pie, table_text
 from masactrl.errors import MasaCtrlError, OutputError
+from masactrl.images import DAMAGED
 
 __all__ = ["Editor", "PieOutcome", "cropped", "run_pie", "scored_folder"]
 
@@ -121,7 +122,7 @@ def _one(
             source_prompt=item.source_prompt,
             target_prompt=item.target_prompt,
         )
-    except (MasaCtrlError, OSError, ValueError, RuntimeError) as error:
+    except (MasaCtrlError, *DAMAGED) as error:
         return {**row, "error": str(error) or type(error).__name__}
     return {**row, "figures": {name: _json(value) for name, value in figures.items()}}
 

@@ -9,9 +9,9 @@ right answer   the exact target through the VAE    of rendered sources only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from masactrl.bench.puppet_settings import (
     picture_path,
 )
 from masactrl.bench.puppet_sources import Batch, Edited, Item, Kitchen, Rendered, Synthesised
+from masactrl.bench.workers import in_parallel
 from masactrl.editing import draws_noise
 from masactrl.images import save_png, tensor_to_image
 from masactrl.puppets.judging import Shot
@@ -48,12 +49,14 @@ def run_puppets(
     settings: PuppetSettings,
     folder: Path,
     *,
+    workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Ledger:
     """Run tasks of both halves, write every item to `folder/items.jsonl`, and return all items.
 
     What an earlier run in the same folder finished is not run again. A column that fails on an
-    item leaves a row with the reason, and the run goes on.
+    item leaves a row with the reason, and the run goes on. For `workers` see `in_parallel`; the
+    seconds of items then are those of a share of the cores.
 
     Raises:
         ConfigError: the folder holds a run with other settings, or an option is unknown.
@@ -69,15 +72,22 @@ def run_puppets(
     kitchen = Kitchen(
         model=model, settings=settings, guidance=guidance, methods=methods, columns=columns
     )
-    bench = _Bench(kitchen, inspector, tasks, folder)
-    done = 0
+    ledger = Ledger(folder, _facts(kitchen, tasks), ("task", "seed", "column"))
+    bench = _Bench(kitchen, inspector, _shown(tasks, settings.pictures), folder)
     total = len(tasks) * settings.seeds
+    jobs = []
     for items in _batches(tasks, settings):
-        bench.run(items)
-        done += len(items)
+        todo = _todo(kitchen, items, ledger)
+        if todo:
+            jobs.append(_Job(items=tuple(items), todo=todo))
+    done = total - sum(len(job.items) for job in jobs)
+    for job, rows in in_parallel(bench, jobs, workers):
+        for row in rows:
+            ledger.add(row)
+        done += len(job.items)
         if on_progress is not None:
             on_progress(done, total)
-    return bench.ledger
+    return ledger
 
 
 def _batches(tasks: Sequence[PuppetTask], settings: PuppetSettings) -> Iterator[list[Item]]:
@@ -93,96 +103,115 @@ def _batches(tasks: Sequence[PuppetTask], settings: PuppetSettings) -> Iterator[
             yield items[at : at + settings.batch]
 
 
+def _facts(kitchen: Kitchen, tasks: Sequence[PuppetTask]) -> dict[str, Any]:
+    """What a folder's items have in common."""
+    model, settings = kitchen.model, kitchen.settings
+    facts = {
+        "benchmark": "puppets-1",
+        "model": model.name,
+        "weights": model.origin.weights,
+        "steps": settings.steps,
+        "guidance": kitchen.guidance,
+        "preset": asdict(model.preset),
+        "bounds": asdict(BOUNDS),
+    }
+    if any(task.half == "rendered" for task in tasks):
+        facts["inversion"] = settings.inversion
+    return facts
+
+
+def _shown(tasks: Sequence[PuppetTask], pictures: int) -> frozenset[str]:
+    """Keys of the tasks whose pictures are kept: the first so many of each half."""
+    halves = ("synthesised", "rendered")
+    keys = [[task.key for task in tasks if task.half == half] for half in halves]
+    return frozenset(key for found in keys for key in found[:pictures])
+
+
+def _todo(kitchen: Kitchen, items: Sequence[Item], ledger: Ledger) -> dict[str, tuple[int, ...]]:
+    """By column the items that are to be done."""
+    rendered = items[0][0].half == "rendered"
+    labels = [*BASELINES, *([RIGHT] if rendered else []), *kitchen.methods]
+    found = {
+        label: tuple(
+            number
+            for number, (task, seed) in enumerate(items)
+            if (not rendered or seed == 0 or _draws(kitchen, label))
+            and not ledger.done(task.key, seed, label)
+        )
+        for label in labels
+    }
+    return {label: numbers for label, numbers in found.items() if numbers}
+
+
+def _draws(kitchen: Kitchen, label: str) -> bool:
+    """Whether a column's edit of a rendered source is another one with another seed."""
+    if label in ("nothing", RIGHT):
+        return False
+    column = kitchen.columns.get(label)
+    drawn = label == "prompt-only" or (column is not None and column.draws())
+    return drawn or draws_noise(kitchen.settings.inversion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One batch of one half, and by column the items that are to be done."""
+
+    items: tuple[Item, ...]
+    todo: Mapping[str, tuple[int, ...]]
+
+
 class _Bench:
     def __init__(
-        self, kitchen: Kitchen, inspector: Inspector, tasks: Sequence[PuppetTask], folder: Path
+        self, kitchen: Kitchen, inspector: Inspector, shown: frozenset[str], folder: Path
     ) -> None:
         self.kitchen, self.inspector, self.folder = kitchen, inspector, folder
-        model, settings = kitchen.model, kitchen.settings
-        facts = {
-            "benchmark": "puppets-1",
-            "model": model.name,
-            "steps": settings.steps,
-            "guidance": kitchen.guidance,
-            "preset": asdict(model.preset),
-            "bounds": asdict(BOUNDS),
-        }
-        if any(task.half == "rendered" for task in tasks):
-            facts["inversion"] = settings.inversion
-        self.ledger = Ledger(folder, facts, ("task", "seed", "column"))
-        halves = ("synthesised", "rendered")
-        shown = [[task.key for task in tasks if task.half == half] for half in halves]
-        self._shown = {key for keys in shown for key in keys[: settings.pictures]}
+        self._shown = shown
         self._answers: dict[str, Drawn] = {}
 
-    def run(self, items: Sequence[Item]) -> None:
-        """One batch of (task, seed) of one half: every column that is not finished."""
-        todo = self._todo(items)
-        if not todo:
-            return
+    def __call__(self, job: _Job) -> list[dict[str, Any]]:
+        """The rows of one batch."""
+        items = job.items
         rendered = items[0][0].half == "rendered"
         batch = (Rendered if rendered else Synthesised)(self.kitchen, items)
         self._keep(items, range(len(items)), "source", batch.sources)
+        rows: list[dict[str, Any]] = []
         shots: dict[tuple[int, ...], Shot] = {}
-        for label, numbers in todo.items():
+        for label, numbers in job.todo.items():
             made = batch.make(label, numbers)
             for number, reason in made.failed.items():
                 task, seed = items[number]
-                row = {"task": task.key, "seed": seed, "column": label, "error": reason}
-                self.ledger.add(row)
+                rows.append({"task": task.key, "seed": seed, "column": label, "error": reason})
             if not made.numbers:
                 continue
             if made.numbers not in shots:
                 chosen = batch.sources[list(made.numbers)]
                 shots[made.numbers] = Shot.of(chosen, self.inspector)
-            self._note(items, label, batch, shots[made.numbers], made)
+            rows += self._judged(items, label, batch, shots[made.numbers], made)
             self._keep(items, made.numbers, label, made.pictures)
+        return rows
 
-    def _todo(self, items: Sequence[Item]) -> dict[str, list[int]]:
-        """By column the items that are to be done."""
-        rendered = items[0][0].half == "rendered"
-        labels = [*BASELINES, *([RIGHT] if rendered else []), *self.kitchen.methods]
-        found = {
-            label: [
-                number
-                for number, (task, seed) in enumerate(items)
-                if (not rendered or seed == 0 or self._draws(label))
-                and not self.ledger.done(task.key, seed, label)
-            ]
-            for label in labels
-        }
-        return {label: numbers for label, numbers in found.items() if numbers}
-
-    def _draws(self, label: str) -> bool:
-        """Whether a column's edit of a rendered source is another one with another seed."""
-        if label in ("nothing", RIGHT):
-            return False
-        column = self.kitchen.columns.get(label)
-        drawn = label == "prompt-only" or (column is not None and column.draws())
-        return drawn or draws_noise(self.kitchen.settings.inversion)
-
-    def _note(
+    def _judged(
         self, items: Sequence[Item], label: str, batch: Batch, source: Shot, made: Edited
-    ) -> None:
+    ) -> list[dict[str, Any]]:
         chosen = [items[number] for number in made.numbers]
         tasks = [task for task, _ in chosen]
         target = Shot.of(made.pictures, self.inspector)
         answers = [self._right(task, target.pictures.shape[-1]) for task in tasks]
         masks = None if batch.masks is None else batch.masks[list(made.numbers)]
         figures = judge(tasks, source, target, answers, source_masks=masks)
-        for (task, seed), one in zip(chosen, figures, strict=True):
-            self.ledger.add(
-                {
-                    "task": task.key,
-                    "kind": task.kind,
-                    "split": task.split,
-                    "half": task.half,
-                    "seed": seed,
-                    "column": label,
-                    "figures": one.values(),
-                    "seconds": round(made.seconds, 4),
-                }
-            )
+        return [
+            {
+                "task": task.key,
+                "kind": task.kind,
+                "split": task.split,
+                "half": task.half,
+                "seed": seed,
+                "column": label,
+                "figures": one.values(),
+                "seconds": round(made.seconds, 4),
+            }
+            for (task, seed), one in zip(chosen, figures, strict=True)
+        ]
 
     def _keep(
         self, items: Sequence[Item], numbers: Sequence[int], label: str, pictures: Tensor

@@ -30,6 +30,7 @@ from masactrl.bench.real_tasks import (
     picture_path,
     real_tasks,
 )
+from masactrl.bench.workers import in_parallel
 from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.images import image_to_tensor, save_png, tensor_to_image
@@ -54,6 +55,7 @@ def measure_real(
     settings: RealSettings,
     folder: Path,
     *,
+    workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Ledger:
     """Edit every picture after every inversion and judge the edits; return a row for each.
@@ -66,6 +68,7 @@ def measure_real(
         inspector: reads the pictures.
         settings: see `RealSettings`.
         folder: of rows, settings and the pictures that are kept.
+        workers: processes, see `in_parallel`; seconds then are those of a share of the cores.
         on_progress: called after every picture with (pictures done, all).
 
     Raises:
@@ -93,21 +96,40 @@ def measure_real(
         "seed": settings.seed,
     }
     ledger = Ledger(folder, facts, ("task", "row"))
-    bench = _Bench(model, inspector, settings, steps, resolved.guidance_scale, request)
-    for done, task in enumerate(real_tasks(settings.count, settings.seed), start=1):
-        wanted = [*BASELINES, *settings.inversions]
-        missing = [row for row in wanted if not ledger.done(task.key, row)]
+    bench = _Bench(
+        model=model,
+        inspector=inspector,
+        settings=settings,
+        steps=steps,
+        guidance=resolved.guidance_scale,
+        request=request,
+        folder=folder,
+    )
+    names, jobs = (*BASELINES, *settings.inversions), []
+    for number, task in enumerate(real_tasks(settings.count, settings.seed)):
+        missing = tuple(name for name in names if not ledger.done(task.key, name))
         if missing:
-            for row, picture in bench.rows(task, missing):
-                ledger.add(row)
-                if picture is not None and done <= settings.pictures:
-                    _keep(folder, task.key, str(row["row"]), picture)
+            jobs.append(_Job(task=task, names=missing, keep=number < settings.pictures))
+    done = settings.count - len(jobs)
+    for _, rows in in_parallel(bench, jobs, workers):
+        for row in rows:
+            ledger.add(row)
+        done += 1
         if on_progress is not None:
             on_progress(done, settings.count)
     return ledger
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One scene: the rows that are wanted, and whether their pictures are kept."""
+
+    task: RealTask
+    names: tuple[str, ...]
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Bench:
     model: LoadedModel
     inspector: Inspector
@@ -115,11 +137,21 @@ class _Bench:
     steps: int
     guidance: float
     request: EditRequest
+    folder: Path
 
-    def rows(
+    def __call__(self, job: _Job) -> list[dict[str, Any]]:
+        """The rows of one scene."""
+        rows = []
+        for row, picture in self._rows(job.task, job.names):
+            rows.append(row)
+            if picture is not None and job.keep:
+                _keep(self.folder, job.task.key, str(row["row"]), picture)
+        return rows
+
+    def _rows(
         self, task: RealTask, names: Sequence[str]
     ) -> Iterator[tuple[dict[str, Any], Image.Image | None]]:
-        """The rows of one scene, each with its picture where there is one."""
+        """Rows, each with its picture where there is one."""
         size = self.model.preset.height, self.model.preset.width
         drawn = render([task.source, task.target], size)
         source = tensor_to_image(drawn.image[0], signed=False)

@@ -21,6 +21,7 @@ from masactrl.cli.options import (
     Inversion,
     InversionOption,
     ModelOption,
+    WorkersOption,
 )
 from masactrl.cli.parsing import parse_options
 from masactrl.errors import ConfigError
@@ -89,6 +90,7 @@ def puppets(
     cfg: CfgOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Tasks at once.")] = 8,
     pictures: Annotated[int, typer.Option(min=0, help="Of how many tasks pictures are kept.")] = 12,
+    workers: WorkersOption = 1,
     model: ModelOption = "puppets",
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.AUTO,
@@ -120,7 +122,9 @@ def puppets(
         loaded = load_pipeline(model, device=device, dtype=dtype.value)
         inspector = Inspector.load(device=loaded.pipeline.device)
         with _items("Editing") as on_progress:
-            ledger = run_puppets(loaded, inspector, tasks, settings, out, on_progress=on_progress)
+            ledger = run_puppets(
+                loaded, inspector, tasks, settings, out, workers=workers, on_progress=on_progress
+            )
     keys = {task.key for task in tasks}
     rows = [row for row in ledger if row["task"] in keys]
     title = f"PuppetBench, {split} split, {len(tasks)} tasks, {seeds} seeds, {steps} steps"

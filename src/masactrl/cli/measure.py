@@ -18,7 +18,7 @@ from rich.table import Table
 
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.measure_real import measured_real
-from masactrl.cli.options import DeviceOption, JsonOption, ModelOption
+from masactrl.cli.options import DeviceOption, JsonOption, ModelOption, WorkersOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,6 +100,7 @@ def measure(
         int, typer.Option(min=1, help="Pictures made at once; for real always one.")
     ] = 24,
     seed: SeedOption = 0,
+    workers: WorkersOption = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -126,9 +127,12 @@ def measure(
         s, layers = start_step or [preset.start_step_of(steps)], start_layer or [preset.start_layer]
         if spare and what not in (What.EDITS, What.GRID):
             raise typer.BadParameter(f"{what.value} has no spare prompts; leave --spare out.")
+        if workers != 1 and what is not What.REAL:
+            raise typer.BadParameter(f"{what.value} is one process; leave --workers out.")
         if what is What.REAL:
             settings |= {"start_step": s[0] if start_step else None, "start_layer": layers[0]}
             settings |= {"pictures": pictures, "count": count, "inversions": inversion or ()}
+            settings["workers"] = workers
             facts, rows, sheet = measured_real(loaded, Inspector.load(), out, settings)
         else:
             if what in (What.EDITS, What.GRID):

@@ -24,7 +24,7 @@ def measured_real(
 ) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, float | None]], Image.Image | None]:
     """Measure, write the Markdown table, and return further facts, means and the sheet.
 
-    `settings` are those of `RealSettings`, no inversions for all, and `on_progress`.
+    `settings` are those of `RealSettings`, no inversions for all, `workers` and `on_progress`.
     """
     from masactrl.bench.real import RealSettings, measure_real, real_tasks
     from masactrl.bench.real_report import real_markdown, real_means, real_sheet
@@ -35,7 +35,14 @@ def measured_real(
     given = {name: value for name, value in settings.items() if name in known}
     given["inversions"] = tuple(given["inversions"] or INVERSIONS)
     asked, own = RealSettings(**given), folder / "real"
-    ledger = measure_real(model, inspector, asked, own, on_progress=settings["on_progress"])
+    ledger = measure_real(
+        model,
+        inspector,
+        asked,
+        own,
+        workers=settings["workers"],
+        on_progress=settings["on_progress"],
+    )
     tasks = real_tasks(asked.count, asked.seed)
     # The folder may hold more pictures than this run was asked for.
     keys = {task.key for task in tasks}

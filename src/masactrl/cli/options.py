@@ -254,6 +254,15 @@ OverwriteOption = Annotated[
         "--overwrite", help="Replace pictures that are there already.", rich_help_panel=OUTPUT
     ),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes, each with a share of the cores and a copy of the model; on the CPU, one "
+        "for each core or two is faster.",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(
