@@ -24,10 +24,11 @@ from masactrl import scoring
 from masactrl.auto import AutoResult, auto_axes, auto_rows, edit_auto
 from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, ModelNotFound
-from masactrl.images import tensor_to_image
+from masactrl.images import read_recipe, tensor_to_image
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import sample_scenes
+from masactrl.recipe import Recipe
 from masactrl.scoring import InspectorScorer, PairScorer, Score, Trial, load_scorer
 from masactrl.sweep import Axes
 
@@ -142,6 +143,8 @@ def test_judges_are_loaded_from_folders(model: LoadedModel, tmp_path: Path) -> N
     tiny_dino().save_pretrained(tmp_path / "dino")
     clip, dino = str(tmp_path / "clip"), str(tmp_path / "dino")
     scorer = load_scorer(model, clip=clip, dino=dino)
+    assert isinstance(scorer, PairScorer)
+    assert scorer.named == {"judge_clip": "clip", "judge_dino": "dino"}, "no folder of anybody's"
     pictures = noise_picture(0), noise_picture(1)
     trial = Trial(source=pictures[0], uncontrolled=pictures[1], prompt="a dog", candidates=pictures)
     own = PairScorer(tiny_clip(), tiny_models.tokenizer(), tiny_dino()).score(trial)
@@ -207,6 +210,13 @@ def test_the_best_cell_is_edited(session: EditSession, tmp_path: Path) -> None:
         assert np.abs(difference).mean() < 0.005
     paths = found.save(tmp_path, metadata=False)
     assert paths[-1].name == "auto.png"
+    assert read_recipe(paths[-1]) is None
+    assert not list(tmp_path.glob("*.json")), "pixels only"
+    found.save(tmp_path, overwrite=True)
+    recipe = Recipe.parse(read_recipe(paths[-1]))
+    assert (recipe.kind, recipe.picture) == ("auto", "auto")
+    assert recipe.request["scores"][2] == [1, 9, "0.90, chosen"]
+    assert found._repr_png_()[1:4] == b"PNG"
     written = json.loads((tmp_path / "auto.json").read_text())
     assert written["chosen"] == {"start_step": 1, "start_layer": 9}
     assert [cell["score"] for cell in written["cells"]] == [0.2, 0.3, 0.9, 0.4]

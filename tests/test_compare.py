@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from PIL import Image
 
+from masactrl import compare as compare_module
 from masactrl.again import Given, run_again
 from masactrl.attention import Schedule
 from masactrl.cli import main
@@ -134,6 +137,7 @@ def test_comparison(model: LoadedModel) -> None:
     assert all(column.figures is None for column in result.columns)  # not of the puppet world
     sheet = result.to_sheet()
     assert sheet.width > 5 * 64
+    assert result._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match="once"):
         compare_generated(model, request(), methods=("sdedit", "sdedit"))
     with pytest.raises(ConfigError, match="'unified', which is not compared"):
@@ -216,6 +220,36 @@ def test_a_comparison_says_its_command(
     assert main([*words, "-o", str(tmp_path / "c"), "--no-metadata"]) == 0
     assert read_recipe(tmp_path / "c" / "sdedit.png") is None
     assert not list((tmp_path / "c").glob("*.json"))
+
+
+def test_an_interrupt_keeps_the_methods_that_are_done(
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = compare_module.generate
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return run(*args, **kwargs)
+
+    words = ["compare", "a cat", "--to", "a dog", "--model", str(model_folder), "--steps", "2"]
+    words += ["--size", "16x16", "--device", "cpu", "--method", "masactrl", "--method", "sdedit"]
+    words += ["--method-option", "sdedit.strength=0.5", "-o", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(compare_module, "generate", interrupted)
+        assert main([*words, "--json"]) == 130
+    shown = capsys.readouterr()
+    assert "Finishing this picture" in shown.err
+    assert "Interrupted: 1 of 2 methods are done." in shown.err
+    told = json.loads(shown.out)
+    assert [one["method"] for one in told["columns"]] == ["source", "fixed-seed", "masactrl"]
+    assert not (tmp_path / "sdedit.png").exists()
+    with Image.open(tmp_path / "masactrl.png") as made:
+        assert made.info["parameters"].startswith("a dog\nSteps: 2, Sampler: DDIM")
+    assert main(["rerun", str(tmp_path / "comparison.png"), "--model", str(model_folder)]) == 0
+    assert capsys.readouterr().out == "The picture is the same to the bit.\n"
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,14 @@ def test_without_a_prompt_methods_of_words_are_left_out(session: EditSession) ->
     assert len(compare_edited(session, masked, methods=("masactrl",)).columns) == 4
 
 
+def test_what_is_made_when_it_is_stopped_compares_something(session: EditSession) -> None:
+    result = compare_edited(session, REQUEST, methods=("masactrl", "sdedit"), stop=lambda: True)
+    assert [one.method for one in result.columns][2:] == ["fixed-seed", "masactrl"]
+    assert (result.methods(), result.unmade) == (("masactrl",), ("sdedit",))
+    assert "source" not in result.prompts(), "nobody said what it shows"
+    assert result.prompts()["masactrl"] == "a dog"
+
+
 def test_the_command_line(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,13 @@ def test_the_site_has_every_page() -> None:
     assert listed == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
 
 
+def test_the_guides_that_people_ask_for_are_there() -> None:
+    guides = {path.stem for path in (DOCS / "guides").glob("*.md")}
+    asked = {"own_checkpoint", "real_photo", "masks", "choosing_s_and_l", "lora_and_controlnet"}
+    assert asked <= guides
+    assert "instruction-following editor" in (DOCS / "limits.md").read_text()
+
+
 def commands(text: str) -> list[list[str]]:
     """Return the words of every `masactrl ...` in indented or fenced shell lines."""
     joined = re.sub(r"\\\n\s*", " ", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,44 @@ def test_bad_files_are_one_sentence(tmp_path: Path, content: bytes, sentence: st
         read_picture(path)
     assert str(path) in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff", "gif", "avif", "spider"])
+def test_whatever_is_damaged_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    """Bytes changed and cut by chance; a few kinds of decoders raise more than `OSError`."""
+    buffer, chance = io.BytesIO(), random.Random(7)
+    try:
+        (colour() if kind != "spider" else colour().convert("F")).save(buffer, format=kind)
+    except (OSError, KeyError):
+        pytest.skip(f"this Pillow writes no {kind}")
+    whole, path = buffer.getvalue(), tmp_path / f"bad.{kind}"
+    refused: list[str] = []
+    for _ in range(40):
+        content = bytearray(whole[: chance.randrange(1, len(whole) + 1)])
+        for _ in range(4):
+            content[chance.randrange(min(len(content), 300))] = chance.randrange(256)
+        path.write_bytes(content)
+        try:
+            read_picture(path)
+        except ConfigError as error:
+            refused.append(str(error))
+    assert refused
+    assert not any("\n" in sentence for sentence in refused)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ConfigError, match="may not be read"):
+        read_picture(tmp_path / "photo.png")
+
+
+def test_16_bits_may_be_transparent(tmp_path: Path) -> None:
+    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    read = read_picture(saved(deep, tmp_path / "deep.png", transparency=0))
+    assert (read.mode, read.size) == ("RGB", (40, 30))
 
 
 def test_other_ways_to_give_no_picture(tmp_path: Path) -> None:

@@ -176,9 +176,14 @@ def test_what_carries_no_readable_recipe_is_said(tmp_path: Path) -> None:
     path.write_text("hello")
     with pytest.raises(ConfigError, match="cannot be read as a picture"):
         read_recipe(path)
-    for text in ("{", "[1]"):
+    for text in ("{", "[1]", "[" * 100_000):
         chunks = PngImagePlugin.PngInfo()
         chunks.add_text("masactrl", text)
         levels().save(path, pnginfo=chunks)
         with pytest.raises(ConfigError, match="is damaged"):
             read_recipe(path)
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("masactrl", " " * 2**22, zip=True)  # some kilobytes, until it is unpacked
+    levels().save(path, pnginfo=chunks)
+    with pytest.raises(ConfigError, match="cannot be read as a picture"):
+        read_recipe(path)

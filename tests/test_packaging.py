@@ -27,7 +27,7 @@ WEIGHTS = PACKAGE / "puppets" / "weights"
 
 # Who may import whom: a module imports from its own floor and from those below.
 FLOORS = (
-    ("_version", "errors", "images", "overlays", "picture_input"),
+    ("_version", "errors", "figures", "images", "out_of_memory", "overlays", "picture_input"),
     ("attention", "diffusion"),
     ("models",),
     ("inversion", "methods", "puppets"),
@@ -36,8 +36,10 @@ FLOORS = (
     ("editing",),
     ("edit",),
     (
+        "ablation",
         "again",
         "again_attention",
+        "again_auto",
         "again_compare",
         "again_edit",
         "again_generate",
@@ -46,9 +48,11 @@ FLOORS = (
         "auto",
         "compare",
         "compare_edited",
+        "compare_figures",
         "scoring",
         "sweep",
         "sweep_axes",
+        "sweep_plan",
         "sweep_result",
     ),
     ("bench",),

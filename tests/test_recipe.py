@@ -16,7 +16,7 @@ from masactrl.errors import ConfigError
 from masactrl.generate import generate
 from masactrl.images import save_png
 from masactrl.models import LoadedModel
-from masactrl.recipe import LoraStated, ModelStated, Recipe, find_recipe
+from masactrl.recipe import InputStated, LoraStated, ModelStated, Recipe, find_recipe
 from masactrl.request import GenerateRequest
 
 EMBEDDED = ModelStated(name="puppets", kind="embedded")
@@ -110,6 +110,72 @@ def test_the_command_says_everything_and_survives_the_shell() -> None:
         assert words[words.index(pair[0]) + 1] == pair[1]
     assert "--negative=-x" in words
     assert "--start-step" not in words  # MasaCtrl's, and another method ran
+
+
+REQUEST = {"source_prompt": "a cat", "target_prompts": ["a dog"], "steps": 9}
+EDIT = {
+    "target_prompts": ["a dog"], "steps": 9, "guidance_scale": 3.0, "negative_prompt": None,
+    "start_step": 1, "start_layer": 10, "form": "replace", "strength": 1.0,
+    "keep_background": False, "compare": True, "mode": "cached", "keep": "memory", "half": True,
+    "masks": None, "inversion": {"method": "direct"},
+}  # fmt: skip
+AXES = {"start_step": [1, 2], "start_layer": [9]}
+GRID = {name: one for name, one in EDIT.items() if not name.startswith("start_")}
+OF_KIND: dict[str, dict[str, Any]] = {
+    "generate": {"request": REQUEST},
+    "edit": {"request": EDIT, "inputs": True},
+    "compare": {"request": {**REQUEST, "methods": ["masactrl"], "options": {}}},
+    "sweep": {"request": {"of": "generate", "axes": AXES, "run": REQUEST}, "picture": "sweep"},
+    "auto": {
+        "request": {"axes": AXES, "run": GRID, "scores": [[1, 9, "0.1"], [2, 9, "0.2, chosen"]],
+                    "judges": {"judge_clip": "own/er"}},
+        "inputs": True,
+        "picture": "auto",
+    },
+    "attention": {
+        "request": {"of": "edit", "points": [[4.0, 5.0]], "target": 1, "step": None, "layer": None,
+                    "run": EDIT},
+        "inputs": True,
+    },
+    "demo": {"request": {"rows": [REQUEST]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", again.KINDS)
+@pytest.mark.parametrize("of", ["embedded", "hub", "folder"])
+def test_the_command_of_every_kind_is_one(kind: str, of: str) -> None:
+    """Every option is one of the command's own, which another test would not see."""
+    import typer
+
+    from masactrl.cli.root import app
+
+    inputs = (InputStated(name="../photo.png", hash="0"),) if "inputs" in OF_KIND[kind] else ()
+    name, revision = {"hub": ("owner/name", "0" * 40)}.get(of, ("puppets", None))
+    stated = ModelStated(name="../mine" if of == "folder" else name, kind=of, revision=revision)
+    one = recipe(kind=kind, **OF_KIND[kind] | {"inputs": inputs, "model": stated})
+    program, verb, *words = shlex.split(command_line(one))
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    assert program == "masactrl"
+    context = command.make_context(verb, words)  # refuses what is no option
+    assert ".." not in " ".join(words)
+    told = context.params.get("model")
+    if kind != "demo":  # which the embedded model alone makes
+        asked_of = {"embedded": ("puppets", None), "hub": ("owner/name",), "folder": ("mine",)}
+        assert told in (asked_of[of] if kind != "attention" else (*asked_of[of], None))
+    if of == "hub" and kind == "attention":
+        assert told is None, "with it the commit of the recipe would be lost"
+    if kind == "auto":
+        assert (context.params["auto"], context.params["judge_clip"]) == (True, "own/er")
+        assert context.params["start_step"] is None
+
+
+@pytest.mark.parametrize("revision", ["../../etc", "main", "refs/pr/1", ""])
+def test_a_recipe_s_revision_is_a_commit(revision: str) -> None:
+    """The Hub's library looks revisions up as files."""
+    stated = ModelStated(name="owner/name", kind="hub", revision=revision)
+    with pytest.raises(ConfigError, match="is no commit"):
+        hub_id(recipe(model=stated))
+    assert hub_id(recipe(model=dataclasses.replace(stated, revision="0123abc" * 5)))
 
 
 @pytest.mark.parametrize("picture", ["source", "target1-controlled", "sheet"])

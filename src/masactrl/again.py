@@ -8,16 +8,18 @@ caller gives the path, and the hash in the recipe says whether it is the same fi
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from masactrl.again_attention import attention_again, attention_steps, attention_words
+from masactrl.again_auto import auto_again, auto_steps, auto_words
 from masactrl.again_compare import compare_again, compare_steps, compare_words
 from masactrl.again_edit import edit_again, edit_steps, edit_words
 from masactrl.again_generate import generate_again, generate_steps, generate_words, request_of
@@ -47,6 +49,9 @@ __all__ = [
 ]
 
 
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
     """What a run needs beside the model and the recipe.
@@ -69,11 +74,13 @@ class Kind:
             device and precision, which all commands share.
         again: makes the run again and returns all its pictures by name.
         steps: denoising steps of the run, for a progress bar.
+        shared: options of the model and its machine that the command has.
     """
 
     words: Callable[[Recipe], list[str]]
     again: Callable[[LoadedModel, Recipe, Given], Mapping[str, Image.Image]]
     steps: Callable[[Recipe], int]
+    shared: tuple[str, ...] = ("model", "revision", "lora", "device", "dtype")
 
 
 def kind_of(recipe: Recipe) -> Kind:
@@ -100,19 +107,24 @@ def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[st
             replaced by its path.
         loras: words for --lora; none takes the recipe's names.
     """
-    stated = recipe.model
+    stated, known = recipe.model, kind_of(recipe).shared
     verb, *words = kind_of(recipe).words(recipe)
-    shared: list[str] = []
-    if (named := model or stated.name) != "puppets" or stated.kind != "embedded":
-        shared += ["--model", named]
-        if stated.kind == "hub" and stated.revision:
-            shared += ["--revision", stated.revision]
-    for lora in loras or [f"{one.name}:{one.scale:g}" for one in stated.loras]:
-        shared += ["--lora", lora]
-    shared += ["--device", recipe.device]
-    shared += [] if verb == "demo" else ["--dtype", recipe.dtype]
+    given = loras or [f"{_bare(one.name)}:{one.scale:g}" for one in stated.loras]
+    options = [("lora", one) for one in given]
+    options += [("device", recipe.device), ("dtype", recipe.dtype)]
+    named = model or (stated.name if stated.kind == "hub" else _bare(stated.name))
+    # Without the option for a commit the command takes model and commit from the picture.
+    hub = stated.kind == "hub" and stated.revision is not None
+    if (named != "puppets" or stated.kind != "embedded") and ("revision" in known or not hub):
+        options[:0] = [("model", named), *([("revision", str(stated.revision))] if hub else [])]
+    shared = [word for name, value in options if name in known for word in (f"--{name}", value)]
     end = words.index("--") if "--" in words else len(words)
     return shlex.join(["masactrl", verb, *words[:end], *shared, *words[end:]])
+
+
+def _bare(name: str) -> str:
+    """Return the name without any folder, which a recipe may not choose."""
+    return PurePath(name).name or "model"
 
 
 def hub_id(recipe: Recipe) -> str | None:
@@ -120,11 +132,16 @@ def hub_id(recipe: Recipe) -> str | None:
 
     None where the recipe names something local, which only its owner can point at, and where a
     folder of that name lies here: a recipe never chooses a path.
+
+    Raises:
+        ConfigError: the recipe's revision is no commit, but may be a way through folders.
     """
     stated = recipe.model
     if stated.kind == "embedded" and stated.name == "puppets":
         return stated.name
     if stated.kind == "hub" and not Path(stated.name).expanduser().exists():
+        if stated.revision is not None and not _COMMIT.fullmatch(stated.revision):
+            raise ConfigError(f"The recipe cannot be used: {stated.revision!r} is no commit.")
         return stated.name
     return None
 
@@ -219,8 +236,16 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "edit": Kind(words=edit_words, again=edit_again, steps=edit_steps),
         "compare": Kind(words=compare_words, again=compare_again, steps=compare_steps),
         "sweep": Kind(words=sweep_words, again=sweep_again, steps=sweep_steps),
-        "attention": Kind(words=attention_words, again=attention_again, steps=attention_steps),
-        "demo": Kind(words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps),
+        "auto": Kind(words=auto_words, again=auto_again, steps=auto_steps),
+        "attention": Kind(
+            words=attention_words,
+            again=attention_again,
+            steps=attention_steps,
+            shared=("model", "lora", "device"),
+        ),
+        "demo": Kind(
+            words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps, shared=("device",)
+        ),
     }
 )
 """Every kind of recipe by name."""

@@ -35,6 +35,7 @@ __all__ = [
     "attention_words",
     "question_of",
     "watch_again",
+    "watched_run",
 ]
 
 ATTENTION = "attention"
@@ -128,7 +129,7 @@ def watch_again(model: LoadedModel, recipe: Recipe, given: Given) -> AttentionVi
     from masactrl.attention_view import edit_watched, generate_watched
     from masactrl.edit import invert
 
-    asked, run = question_of(recipe), _run(recipe)
+    asked, run = question_of(recipe), watched_run(recipe)
     steps = None if asked.step is None else [asked.step]
     layers = None if asked.layer is None else [asked.layer]
     if asked.of == "generate":
@@ -156,7 +157,7 @@ def attention_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping
 
 def attention_steps(recipe: Recipe) -> int:
     """Return the denoising steps of the run, at most."""
-    run = _run(recipe)
+    run = watched_run(recipe)
     return generate_steps(run) if run.kind == "generate" else edit_steps(run)
 
 
@@ -170,7 +171,7 @@ def attention_words(recipe: Recipe) -> list[str]:
     return command_words(ATTENTION, [f"target{asked.target}-controlled.png"], options)
 
 
-def _run(recipe: Recipe) -> Recipe:
+def watched_run(recipe: Recipe) -> Recipe:
     """Return the recipe of the run that is watched."""
     asked = question_of(recipe)
     return replace(recipe, kind=asked.of, picture="sheet", request=asked.run)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from masactrl.again_edit import edit_of, edit_options, input_names, replay_flags
 from masactrl.again_generate import json_word, request_of
 from masactrl.command_words import command_words
-from masactrl.compare import COMPARISON, compare_generated
+from masactrl.compare import compare_generated
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from masactrl.recipe import Recipe
     from masactrl.request import GenerateRequest
 
-__all__ = ["compare_again", "compare_steps", "compare_words"]
+__all__ = ["compare_again", "compare_steps", "compare_words", "comparison_of", "edit_in"]
 
 Options = dict[str, dict[str, Any]]
 
@@ -36,7 +36,7 @@ def _of_photo(recipe: Recipe) -> bool:
     return "inversion" in recipe.request
 
 
-def _edit_in(recipe: Recipe) -> tuple[Recipe, int]:
+def edit_in(recipe: Recipe) -> tuple[Recipe, int]:
     """Return the recipe of masactrl's edit in a comparison, and the seed of methods that draw."""
     values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
     seed = values.pop("seed", 0)
@@ -48,7 +48,7 @@ def _edit_in(recipe: Recipe) -> tuple[Recipe, int]:
 _COMPARED = ("methods", "options")
 
 
-def _asked(recipe: Recipe) -> tuple[GenerateRequest, tuple[str, ...], Options]:
+def comparison_of(recipe: Recipe) -> tuple[GenerateRequest, tuple[str, ...], Options]:
     """Return the request of a recipe, the methods and their options."""
     values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
     request = request_of(values)
@@ -79,7 +79,7 @@ def compare_words(recipe: Recipe) -> list[str]:
     """Return the words of `masactrl compare`."""
     if _of_photo(recipe):
         return _photo_words(recipe)
-    request, _, _ = _asked(recipe)
+    request, _, _ = comparison_of(recipe)
     words = [("to", request.target_prompts[0]), *_method_words(recipe)]
     words.append(("seed", str(request.seed)))
     words += [("size", f"{request.width}x{request.height}")] if request.width else []
@@ -106,7 +106,7 @@ def _method_words(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _photo_words(recipe: Recipe) -> list[str]:
-    edit, seed = _edit_in(recipe)
+    edit, seed = edit_in(recipe)
     inversion, _, masks = edit_of(edit)
     asked = edit_options(edit)
     foreign = [name.replace("_", "-") for name, _ in asked if name in _FOREIGN]
@@ -127,7 +127,7 @@ def _photo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[st
     from masactrl.compare_edited import compare_edited
     from masactrl.edit import invert
 
-    edit, seed = _edit_in(recipe)
+    edit, seed = edit_in(recipe)
     picture, *masks = given.inputs
     inversion, request, _ = edit_of(edit, tuple(masks))
     methods, options = _methods(recipe)
@@ -135,25 +135,25 @@ def _photo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[st
     result = compare_edited(
         session, request, methods=methods, options=options, seed=seed, on_step=given.on_step
     )
-    return {COMPARISON: result.to_sheet(), **{one.method: one.image for one in result.columns}}
+    return result.pictures()
 
 
 def compare_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
     """Make the comparison again, and return all pictures by name."""
     if _of_photo(recipe):
         return _photo_again(model, recipe, given)
-    request, methods, options = _asked(recipe)
+    request, methods, options = comparison_of(recipe)
     result = compare_generated(
         model, request, methods=methods, options=options, on_step=given.on_step
     )
-    return {COMPARISON: result.to_sheet(), **{one.method: one.image for one in result.columns}}
+    return result.pictures()
 
 
 def compare_steps(recipe: Recipe) -> int:
     """Return the denoising steps of all methods together."""
     if _of_photo(recipe):
-        inversion, _, _ = edit_of(_edit_in(recipe)[0])
+        inversion, _, _ = edit_of(edit_in(recipe)[0])
         # The inversion, the picture without control, and at most a recording with every method.
         return (inversion.steps or 1) * (2 + 2 * len(_methods(recipe)[0]))
-    request, methods, _ = _asked(recipe)
+    request, methods, _ = comparison_of(recipe)
     return (request.steps or 1) * len(methods)

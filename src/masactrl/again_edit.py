@@ -6,13 +6,13 @@ mask of the source and those of the targets, come from the caller in that order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from masactrl.again_generate import json_word
+from masactrl.again_generate import json_word, refuse_object
 from masactrl.command_words import command_words
 from masactrl.errors import ConfigError
 from masactrl.recipe import Recipe, checked
@@ -82,6 +82,7 @@ class _Asked:
 def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
     from masactrl.editing import InversionRequest
 
+    refuse_object(recipe.request)
     asked = checked(_Asked, dict(recipe.request))
     inversion = checked(InversionRequest, asked.inversion)
     masks = 0 if asked.masks is None else asked.masks.files
@@ -163,14 +164,16 @@ def edit_steps(recipe: Recipe) -> int:
     return asked.steps * (_CALLS[asked.mode] + (asked.method == "sdedit"))
 
 
-def edit_words(recipe: Recipe) -> list[str]:
-    """Return the words of `masactrl edit`."""
+def edit_words(
+    recipe: Recipe, *, leave: Container[str] = (), flags: Sequence[str] = ()
+) -> list[str]:
+    """Return the words of `masactrl edit`, without the options in `leave` and with more flags."""
     asked, inversion = _asked(recipe)
     picture, *files = input_names(recipe)
-    options = edit_options(recipe) + _mask_options(asked.masks, files)
-    words = command_words("edit", [picture], options)
+    options = [one for one in edit_options(recipe) if one[0] not in leave]
+    words = command_words("edit", [picture], options + _mask_options(asked.masks, files))
     at = words.index("--") if "--" in words else len(words)
-    return [*words[:at], *_flags(asked, inversion), *words[at:]]
+    return [*words[:at], *_flags(asked, inversion), *flags, *words[at:]]
 
 
 def input_names(recipe: Recipe) -> list[str]:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from masactrl.again import Given
     from masactrl.models import LoadedModel
 
-__all__ = ["generate_again", "generate_steps", "generate_words", "json_word", "request_of"]
+__all__ = [
+    "generate_again",
+    "generate_steps",
+    "generate_words",
+    "json_word",
+    "refuse_object",
+    "request_of",
+]
 
 _MASACTRLS = ("start_step", "start_layer", "form", "strength")
 _FLAGS = MappingProxyType({"guidance_scale": "cfg", "negative_prompt": "negative"})
@@ -31,16 +38,21 @@ def request_of(values: Mapping[str, Any]) -> GenerateRequest:
     Raises:
         ConfigError: it is none, or asks for what cannot be.
     """
-    asked = dict(values)
-    if control := asked.pop("control", None):
-        raise ConfigError(
-            f"The picture was made with a control given as an object ({control}), which no recipe "
-            "holds; make it again with the script that made it."
-        )
+    refuse_object(values)
+    asked = {name: value for name, value in values.items() if name != "control"}
     if asked.get("method", "masactrl") != "masactrl":
         # A resolved request has MasaCtrl's values also where another method took no notice.
         asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
     return checked(GenerateRequest, asked)
+
+
+def refuse_object(values: Mapping[str, Any]) -> None:
+    """Refuse what was made by a control that was an object; `ConfigError`."""
+    if control := values.get("control"):
+        raise ConfigError(
+            f"The picture was made with a control given as an object ({control}), which no recipe "
+            "holds; make it again with the script that made it."
+        )
 
 
 def generate_words(recipe: Recipe) -> list[str]:

@@ -30,11 +30,21 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
     from masactrl.sweep import SweepResult
 
-__all__ = ["plain_recipe", "sweep_again", "sweep_steps", "sweep_words"]
+__all__ = [
+    "SWEPT",
+    "axes_of",
+    "plain_recipe",
+    "sweep_again",
+    "sweep_grid",
+    "sweep_steps",
+    "sweep_words",
+]
 
 _STRICT = MappingProxyType({"extra": "forbid"})
 
-_OWN = ("start_step", "start_layer")  # are the axes
+SWEPT = ("start_step", "start_layer")
+"""Options that are the axes."""
+
 _FOREIGN = ("mode", "keep", "method", "method_option")
 """Options of edits that `masactrl sweep` does not have."""
 
@@ -66,6 +76,11 @@ class _Asked:
         if not self.axes.start_step or not self.axes.start_layer:
             raise ConfigError("The recipe cannot be used: an axis of its sweep is empty.")
         return Axes(start_steps=self.axes.start_step, start_layers=self.axes.start_layer)
+
+
+def axes_of(recipe: Recipe) -> Axes:
+    """Return the axes of a sweep; `ConfigError` where there are none."""
+    return checked(_Asked, dict(recipe.request)).grid()
 
 
 def plain_recipe(recipe: Recipe) -> Recipe:
@@ -103,12 +118,12 @@ def sweep_words(recipe: Recipe) -> list[str]:
         request = request_of(plain.request)
         options = [("source", request.source_prompt), *generate_options(plain)]
         _refuse_foreign(options)
-        return command_words("sweep", grid, [one for one in options if one[0] not in _OWN])
+        return command_words("sweep", grid, [one for one in options if one[0] not in SWEPT])
     inversion, _, masks = edit_of(plain)
     options = edit_options(plain)
     _refuse_foreign(options, masks=masks is not None)
     words = command_words(
-        "sweep", [input_names(recipe)[0], *grid], [one for one in options if one[0] not in _OWN]
+        "sweep", [input_names(recipe)[0], *grid], [one for one in options if one[0] not in SWEPT]
     )
     at = words.index("--") if "--" in words else len(words)
     return [*words[:at], *replay_flags(inversion), *words[at:]]
@@ -116,6 +131,12 @@ def sweep_words(recipe: Recipe) -> list[str]:
 
 def sweep_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
     """Make the figure with all cells again, or the one cell that the recipe names."""
+    result = sweep_grid(model, recipe, given)
+    return result.pictures() | ({SWEEP: result.to_sheet()} if recipe.picture == SWEEP else {})
+
+
+def sweep_grid(model: LoadedModel, recipe: Recipe, given: Given) -> SweepResult:
+    """Make all cells again, or those that the one cell needs that the recipe names."""
     from masactrl.edit import invert
     from masactrl.sweep import sweep_edit, sweep_generate
 
@@ -124,15 +145,12 @@ def sweep_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str
     cell = _cell(recipe, asked, axes)
     axes = axes if cell is None else _narrowed(axes, cell)
     plain = plain_recipe(recipe.of(SWEEP))
-    result: SweepResult
     if asked.of == "generate":
-        result = sweep_generate(model, request_of(plain.request), axes, on_step=given.on_step)
-    else:
-        picture, *masks = given.inputs
-        inversion, request, _ = edit_of(plain, tuple(masks))
-        session = invert(model, picture, inversion, on_step=given.on_step)
-        result = sweep_edit(session, request, axes, on_step=given.on_step)
-    return result.pictures() | ({SWEEP: result.to_sheet()} if cell is None else {})
+        return sweep_generate(model, request_of(plain.request), axes, on_step=given.on_step)
+    picture, *masks = given.inputs
+    inversion, request, _ = edit_of(plain, tuple(masks))
+    session = invert(model, picture, inversion, on_step=given.on_step)
+    return sweep_edit(session, request, axes, on_step=given.on_step)
 
 
 def sweep_steps(recipe: Recipe) -> int:

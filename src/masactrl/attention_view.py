@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from masactrl.attention import Site
     from masactrl.edit import EditRequest, EditResult, EditSession
     from masactrl.editing import ResolvedEdit
+    from masactrl.figures import Figure
     from masactrl.generate import StepRecord
     from masactrl.models import LoadedModel
     from masactrl.request import GenerateRequest, ResolvedRequest
@@ -120,6 +121,16 @@ class AttentionView:
             points: at least one (x, y) in pixels of the target.
             target, step, layer: as in `look`, as are the errors.
         """
+        return self.to_figure(*points, target=target, step=step, layer=layer).to_image()
+
+    def to_figure(
+        self,
+        *points: tuple[float, float],
+        target: int = 0,
+        step: int | None = None,
+        layer: int | None = None,
+    ) -> Figure:
+        """Return what `figure` draws, to be saved as PNG and SVG; arguments are the same."""
         if not points:
             raise ConfigError("There is no point to show; give at least one.")
         width, height = self.framing.original

@@ -10,19 +10,21 @@ choice.edit.save(Path("out"))
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from masactrl.again_auto import AUTO, CHOSEN, auto_recipe
 from masactrl.attention import find_sites
 from masactrl.editing import edit_names
 from masactrl.errors import ConfigError, OutputError
-from masactrl.images import save_png
+from masactrl.images import png_bytes, save_png
 from masactrl.result import prepare_folder
 from masactrl.scoring import Score, Scorer, Trial
 from masactrl.sweep import Axes, sweep_edit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from PIL import Image
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from masactrl.editing import EditPlan, EditRequest, EditResult, EditSession
     from masactrl.generate import StepRecord
     from masactrl.models import LoadedModel
+    from masactrl.recipe import Recipe
     from masactrl.sweep import SweepResult
 
 __all__ = [
@@ -42,9 +45,6 @@ __all__ = [
     "check_open",
     "edit_auto",
 ]
-
-AUTO = "auto"
-"""The name of the figure of the grid, and of the JSON beside it."""
 
 Cell = tuple[int, int]  # S and L
 
@@ -60,6 +60,7 @@ class AutoResult:
         uncontrolled: the scores of the targets without control.
         chosen: S and L.
         reason: in a sentence, why.
+        judges: options of `masactrl edit` that name who judged -> names; empty for the usual ones.
     """
 
     edit: EditResult
@@ -68,12 +69,26 @@ class AutoResult:
     uncontrolled: tuple[Score, ...]
     chosen: Cell
     reason: str
+    judges: Mapping[str, str] = field(default_factory=dict)
 
     def to_sheet(self) -> Image.Image:
         """Return the grid with every cell's score."""
+        return self.sweep.to_sheet(self._notes())
+
+    def _notes(self) -> dict[Cell, str]:
         notes = {cell: f"{_mean(scores):.2f}" for cell, scores in self.scores.items()}
-        notes[self.chosen] += ", chosen"
-        return self.sweep.to_sheet(notes)
+        notes[self.chosen] += CHOSEN
+        return notes
+
+    def recipe(self) -> Recipe:
+        """Return how the figure of `to_sheet` was made; the pictures' are the edit's."""
+        return auto_recipe(
+            self.sweep.recipe, self._notes(), self.judges, compare=self.edit.request.compare
+        )
+
+    def _repr_png_(self) -> bytes:
+        """Show the grid in a notebook."""
+        return png_bytes(self.to_sheet())
 
     def to_json(self) -> dict[str, Any]:
         """Return the choice as values that JSON knows."""
@@ -103,7 +118,8 @@ class AutoResult:
         Args:
             folder: where to; made if it does not exist.
             overwrite: whether files of these names may be replaced.
-            metadata: whether the edit's pictures carry their recipes, see `EditResult.save`.
+            metadata: whether all pictures carry their recipes, see `EditResult.save`, and the
+                choice is written beside the grid.
 
         Raises:
             OutputError: it cannot be written, or would replace a file.
@@ -111,7 +127,9 @@ class AutoResult:
         prepare_folder(folder, [AUTO], overwrite=overwrite)
         paths = self.edit.save(folder, overwrite=overwrite, metadata=metadata)
         figure, text = folder / f"{AUTO}.png", folder / f"{AUTO}.json"
-        save_png(figure, self.to_sheet())
+        save_png(figure, self.to_sheet(), self.recipe().to_json() if metadata else None)
+        if not metadata:
+            return (*paths, figure)
         try:
             text.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
@@ -175,6 +193,7 @@ def edit_auto(
         uncontrolled=plain,
         chosen=best,
         reason=_reason(scores, plain, best, usual),
+        judges=getattr(scorer, "named", {}),
     )
 
 

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from masactrl.errors import ConfigError, ModelNotFound
+from masactrl.compare_figures import ComparisonFigures, read_figures
+from masactrl.errors import ConfigError
+from masactrl.figures import Figure
 from masactrl.generate import generate
-from masactrl.images import Tile, contact_sheet, image_to_tensor
+from masactrl.images import Tile, png_bytes
 from masactrl.recipe import Recipe, stated_model
 from masactrl.result import TITLES
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from masactrl.generate import StepRecord
     from masactrl.models import LoadedModel
-    from masactrl.puppets.inspector import Inspector
     from masactrl.request import GenerateRequest
 
 __all__ = [
@@ -50,23 +51,7 @@ COMPARED = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit", "unified"
 COMPARISON = "comparison"
 """The name of the picture that shows all columns."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonFigures:
-    """What the inspector of the embedded world reads in one picture, against the source.
-
-    Attributes:
-        seen: species, action, facing and place, in words.
-        action_right: whether that is the action the target prompt names; None if it names none.
-        identity_error: coat, accent and pattern against the source, see
-            `masactrl.puppets.measured`; 0 is the same animal.
-        background: PSNR in dB against the source where neither shows an animal, at most 60.
-    """
-
-    seen: str
-    action_right: bool | None
-    identity_error: float
-    background: float
+_GIVEN = ("source", "reconstruction", "fixed-seed")  # columns that no method is named for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +86,7 @@ class Comparison:
         columns: the source, then what was made of it.
         left_out: methods that were not asked for by name and could not be used, with the reason.
         inversion_seconds: that the inversion took, once for all; None where there was none.
+        unmade: methods that were not run any more, because somebody stopped it.
     """
 
     source_prompt: str
@@ -108,11 +94,39 @@ class Comparison:
     columns: tuple[ComparisonColumn, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     inversion_seconds: float | None = None
+    unmade: tuple[str, ...] = ()
+
+    def methods(self) -> tuple[str, ...]:
+        """Return the methods that were run, beside the one without control."""
+        return tuple(one.method for one in self.columns if one.method not in _GIVEN)
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Return the sheet and every picture under the name that it is written with."""
+        return {COMPARISON: self.to_sheet(), **{one.method: one.image for one in self.columns}}
+
+    def prompts(self) -> dict[str, str]:
+        """Return the prompts of single pictures that have one, under the names of `pictures`."""
+        of_source = ("source", "reconstruction")
+        every = {
+            one.method: self.source_prompt if one.method in of_source else self.target_prompt
+            for one in self.columns
+        }
+        return {name: prompt for name, prompt in every.items() if prompt}
 
     def to_sheet(self) -> Image.Image:
         """Return one labelled row: the source, then one column a method."""
-        tiles = [Tile(image=column.image, caption=self._caption(column)) for column in self.columns]
-        return contact_sheet([tiles], headers=[column.title for column in self.columns])
+        return self.to_figure().to_image()
+
+    def to_figure(self) -> Figure:
+        """Return what `to_sheet` draws, to be saved as PNG and SVG."""
+        tiles = tuple(
+            Tile(image=column.image, caption=self._caption(column)) for column in self.columns
+        )
+        return Figure(rows=(tiles,), headers=tuple(column.title for column in self.columns))
+
+    def _repr_png_(self) -> bytes:
+        """Show the sheet in a notebook."""
+        return png_bytes(self.to_sheet())
 
     def _caption(self, column: ComparisonColumn) -> str:
         if column.method == "source":
@@ -155,6 +169,7 @@ def compare_generated(
     methods: Sequence[str] = COMPARED,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Comparison:
     """Make a source, and its target by every method, from the same noise.
 
@@ -164,6 +179,7 @@ def compare_generated(
         methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first.
         options: fields of the methods by their name.
         on_step: called after every denoising step of all runs.
+        stop: asked before every further method; True ends it with those that are made.
 
     Raises:
         ConfigError: not one target prompt, no method, an unknown one, or one twice.
@@ -172,6 +188,8 @@ def compare_generated(
     names = check_compared(request.target_prompts, methods, given)
     columns: list[ComparisonColumn] = []
     for name in names:
+        if columns and stop is not None and stop():
+            break
         asked = _with_method(request, name, given.get(name, {}))
         started = time.perf_counter()
         result = generate(model, asked, on_step=on_step)
@@ -185,6 +203,7 @@ def compare_generated(
         source_prompt=request.source_prompt,
         target_prompt=request.target_prompts[0],
         columns=with_figures(model, columns, request.target_prompts[0]),
+        unmade=names[len(columns) - 2 :],  # beside the source and its fixed seed
     )
 
 
@@ -238,42 +257,3 @@ def with_figures(
     if figures is None:
         return tuple(columns)
     return tuple(replace(c, figures=f) for c, f in zip(columns, figures, strict=True))
-
-
-def read_figures(
-    pictures: Sequence[Image.Image], target_prompt: str, *, inspector: Inspector | None = None
-) -> tuple[ComparisonFigures, ...] | None:
-    """Return what the embedded inspector reads in pictures of its world, the source first.
-
-    None when this installation has no inspector and none is given.
-    """
-    import torch
-
-    from masactrl.puppets.captions import parse
-    from masactrl.puppets.inspector import Inspector
-    from masactrl.puppets.judging import background_psnr
-    from masactrl.puppets.measured import PATTERN_WEIGHT
-
-    try:
-        reader = inspector or Inspector.load()
-    except ModelNotFound:
-        return None
-    batch = torch.stack([image_to_tensor(picture, signed=False) for picture in pictures])
-    seen = reader.read(batch)
-    asked = parse(target_prompt).action
-    count = len(pictures)
-    coat = (seen.coat - seen.coat[:1]).norm(dim=1)
-    accent = (seen.accent - seen.accent[:1]).norm(dim=1)
-    source = batch[:1].expand(count, -1, -1, -1)
-    ground = background_psnr(source, batch, torch.maximum(seen.mask, seen.mask[:1]))
-    return tuple(
-        ComparisonFigures(
-            seen=f"{seen.species[k]} {seen.action[k]}, facing {seen.facing[k]}, {seen.place[k]}",
-            action_right=None if asked is None else seen.action[k] == asked,
-            identity_error=float(
-                (coat[k] + accent[k]) / 2 + PATTERN_WEIGHT * (seen.pattern[k] != seen.pattern[0])
-            ),
-            background=float(ground[k]),
-        )
-        for k in range(count)
-    )

@@ -45,6 +45,7 @@ def compare_edited(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     on_step: Callable[[StepRecord], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Comparison:
     """Edit an inverted picture by every method.
 
@@ -57,6 +58,7 @@ def compare_edited(
         options: fields of the methods by their name.
         seed: of the noise that sdedit draws.
         on_step: called after each U-Net call of all edits.
+        stop: asked before every method after the first; True ends it with those that are made.
 
     Raises:
         ConfigError: not one target prompt, no method, an unknown one, or one twice.
@@ -65,7 +67,12 @@ def compare_edited(
     """
     asked, left_out = _edits(session.plan, request, methods, options, seed)
     columns = [ComparisonColumn(method="source", title="source", image=session.picture)]
+    unmade = list(asked)
     for name, edit in asked.items():
+        # The fixed seed alone would compare nothing.
+        if len(asked) - len(unmade) > 1 and stop is not None and stop():
+            break
+        unmade.remove(name)
         started = time.perf_counter()
         result = session.edit(edit, on_step=on_step)
         seconds = time.perf_counter() - started
@@ -78,6 +85,7 @@ def compare_edited(
         columns=with_figures(session.model, columns, request.target_prompts[0]),
         left_out=left_out,
         inversion_seconds=session.seconds,
+        unmade=tuple(unmade),
     )
 
 

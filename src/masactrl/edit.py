@@ -19,7 +19,7 @@ from masactrl.editing import (
     InversionRequest,
     load_session,
 )
-from masactrl.editing.plan import EditPlan, plan_edit
+from masactrl.editing.plan import EditPlan, check_inversion, plan_edit
 from masactrl.editing.session import tell_steps
 from masactrl.images import image_to_tensor
 from masactrl.inversion import InversionTask
@@ -73,6 +73,7 @@ def invert(
         MasaCtrlError: the model made no numbers, as some do in float16.
     """
     request = request or InversionRequest()
+    check_inversion(model, request)
     opened = read_picture(picture, limit=limit)
     native = model.preset.width, model.preset.height
     denoiser = Denoiser(model.pipeline)

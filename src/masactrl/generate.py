@@ -7,10 +7,9 @@ All pictures of a run are rows of one batch and start from the same noise:
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ControlWarning, MasaCtrlError
@@ -126,7 +125,8 @@ def _described(
 ) -> tuple[ResolvedRequest, str | None]:
     """Return the request that names the control, and the control in words where none can."""
     from masactrl.attention import find_sites
-    from masactrl.methods import METHODS, MasaCtrl
+    from masactrl.methods import MasaCtrl
+    from masactrl.methods.described import from_start, options_of
 
     settings = replace(settings, method=control.name, method_options=())
     if isinstance(control, MasaCtrl):
@@ -134,36 +134,12 @@ def _described(
         settings = replace(settings, form=control.form, strength=control.strength)
         if control.masks is None and control.schedule.max_timestep is None:
             window = control.schedule.resolve(sites, settings.steps)
-            s, layer = min(window.steps, default=-1), min(window.layers, default=-1)
             # Everything from S and L on can be said by two numbers.
-            if window.steps == set(range(s, settings.steps)) and window.layers == set(
-                range(layer, len(sites))
-            ):
-                return replace(settings, start_step=s, start_layer=layer), None
-    elif METHODS.get(control.name) is type(control):
-        options = _options(control)
-        if options is not None:
-            return replace(settings, method_options=tuple(sorted(options.items()))), None
+            if (start := from_start(window, settings.steps, sites)) is not None:
+                return replace(settings, start_step=start[0], start_layer=start[1]), None
+    elif (options := options_of(control)) is not None:
+        return replace(settings, method_options=tuple(sorted(options.items()))), None
     return settings, type(control).__qualname__
-
-
-def _options(control: Method) -> dict[str, Any] | None:
-    """Return what makes a method the one it is, as values that JSON knows; None if there are none.
-
-    They are none where the method that is made from them is another one.
-    """
-    from masactrl.methods import method_named
-
-    usual: Any = method_named(control.name)
-    found: dict[str, Any] = {}
-    try:
-        for one in fields(usual):
-            value = getattr(control, one.name)
-            if value != getattr(usual, one.name):
-                found[one.name] = json.loads(json.dumps(value))
-        return found if method_named(control.name, **found) == control else None
-    except (TypeError, ValueError, RuntimeError, MasaCtrlError):
-        return None
 
 
 def method_of(settings: ResolvedRequest) -> Method:

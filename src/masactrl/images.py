@@ -7,15 +7,18 @@ tensor has is said by `signed`: True for [-1, 1], what a VAE reads, False for [0
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import secrets
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from masactrl.errors import ConfigError, OutputError
 
@@ -24,13 +27,29 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's decoders raise over damaged files, as each of them pleases."""
+
 RECIPE_KEY = "masactrl"
 """Name of the PNG text chunk that holds the recipe as JSON."""
 
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
 _MARGIN = 8  # pixels around and between the tiles of a sheet
-_FONT_SIZE = 14  # pixels
+FONT_SIZE = 14  # pixels, of the words on a sheet
 _SMALLEST_TILE = 192  # pixels: a caption needs about this width to be read
 
 
@@ -103,6 +122,21 @@ class Tile:
     caption: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """Where everything of a contact sheet is, in pixels from its upper left corner.
+
+    Attributes:
+        size: width and height.
+        pictures: each with left, top, width and height.
+        words: each line with left and top.
+    """
+
+    size: tuple[int, int]
+    pictures: tuple[tuple[Image.Image, tuple[int, int, int, int]], ...]
+    words: tuple[tuple[str, int, int], ...]
+
+
 def contact_sheet(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()) -> Image.Image:
     """Return one picture that shows all tiles in rows, each with its caption.
 
@@ -116,6 +150,20 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()
     Raises:
         ConfigError: there is no picture at all.
     """
+    laid = laid_out(rows, headers=headers)
+    sheet = Image.new("RGB", laid.size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=FONT_SIZE)
+    for picture, (left, top, width, height) in laid.pictures:
+        sized = as_rgb(picture).resize((width, height), Image.Resampling.BICUBIC)
+        sheet.paste(sized, (left, top))
+    for words, left, top in laid.words:
+        draw.text((left, top), words, fill=_INK, font=font)
+    return sheet
+
+
+def laid_out(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()) -> Sheet:
+    """Return the places of everything on a contact sheet; see there."""
     pictures = [tile.image for row in rows for tile in row if tile.image is not None]
     if not pictures:
         raise ConfigError("A contact sheet needs at least one picture.")
@@ -123,8 +171,8 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()
     factor = max(1, -(-_SMALLEST_TILE // largest))
     width = max(picture.width for picture in pictures) * factor
     height = max(picture.height for picture in pictures) * factor
-    font = ImageFont.load_default(size=_FONT_SIZE)
-    line = _FONT_SIZE + 4
+    font = ImageFont.load_default(size=FONT_SIZE)
+    line = FONT_SIZE + 4
 
     header_lines = [_wrap(words, font, width) for words in headers]
     captions = [[_wrap(tile.caption, font, width) for tile in row] for row in rows]
@@ -132,25 +180,25 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()
     caption_heights = [max((len(lines) for lines in row), default=0) * line for row in captions]
     columns = max(len(headers), *(len(row) for row in rows))
     sheet_height = _MARGIN + header_height + sum(height + _MARGIN + c for c in caption_heights)
-    sheet = Image.new("RGB", (_MARGIN + columns * (width + _MARGIN), sheet_height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    lefts = [_MARGIN + column * (width + _MARGIN) for column in range(columns)]
+    shown: list[tuple[Image.Image, tuple[int, int, int, int]]] = []
+    said: list[tuple[str, int, int]] = []
 
     def write(lines: Sequence[str], left: int, top: int) -> None:
-        for index, words in enumerate(lines):
-            draw.text((left, top + index * line), words, fill=_INK, font=font)
+        said.extend((words, left, top + index * line) for index, words in enumerate(lines))
 
-    lefts = [_MARGIN + column * (width + _MARGIN) for column in range(columns)]
     for left, lines in zip(lefts, header_lines, strict=False):
         write(lines, left, _MARGIN // 2)
     top = _MARGIN + header_height
     for row, row_captions, caption_height in zip(rows, captions, caption_heights, strict=True):
         for left, tile, lines in zip(lefts, row, row_captions, strict=False):
             if tile.image is not None:
-                size = (tile.image.width * factor, tile.image.height * factor)
-                sheet.paste(as_rgb(tile.image).resize(size, Image.Resampling.BICUBIC), (left, top))
+                size = tile.image.width * factor, tile.image.height * factor
+                shown.append((tile.image, (left, top, *size)))
             write(lines, left, top + height + 2)
         top += height + caption_height + _MARGIN
-    return sheet
+    size = _MARGIN + columns * (width + _MARGIN), sheet_height
+    return Sheet(size=size, pictures=tuple(shown), words=tuple(said))
 
 
 def _wrap(
@@ -165,6 +213,13 @@ def _wrap(
         else:
             lines.append(word)
     return tuple(lines)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return the picture as a PNG, for notebooks."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def save_png(
@@ -218,13 +273,13 @@ def read_recipe(path: Path) -> dict[str, Any] | None:
             text = image.info.get(RECIPE_KEY)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no file {path}.") from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:  # also chunks of many megabytes
         raise ConfigError(f"{path} cannot be read as a picture: {error}.") from error
     if text is None:
         return None
     try:
         recipe = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"The recipe inside {path} is damaged: {error}.") from error
     if not isinstance(recipe, dict):
         raise ConfigError(f"The recipe inside {path} is damaged: it is no JSON object.")

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from masactrl.errors import ConfigError
-from masactrl.images import Tile, as_rgb, contact_sheet
+from masactrl.figures import Figure
+from masactrl.images import Tile, as_rgb
 
 __all__ = [
     "MaskedPicture",
@@ -19,6 +20,7 @@ __all__ = [
     "heat_over",
     "mask_over",
     "masks_figure",
+    "masks_sheet",
     "point_on",
     "spotlight",
 ]
@@ -99,9 +101,7 @@ class SeenPoint:
     captions: tuple[str, str] = ("", "")
 
 
-def attention_figure(
-    source: Image.Image, target: Image.Image, seen: Sequence[SeenPoint]
-) -> Image.Image:
+def attention_figure(source: Image.Image, target: Image.Image, seen: Sequence[SeenPoint]) -> Figure:
     """Return a row per point: the target with it, the source with its weights, and lit by them.
 
     Args:
@@ -109,16 +109,16 @@ def attention_figure(
         seen: at least one point.
     """
     source, target = enlarged(source), enlarged(target)
-    rows = [
+    rows = tuple(
         (
             Tile(image=point_on(target, one.point), caption=one.captions[0]),
             Tile(image=heat_over(source, one.weights), caption=one.captions[1]),
             Tile(image=spotlight(source, one.weights)),
         )
         for one in seen
-    ]
+    )
     heads = ("a point of the target", "where it looks in the source", "what it reads there")
-    return contact_sheet(rows, headers=heads)
+    return Figure(rows=rows, headers=heads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +136,15 @@ def masks_figure(pictures: Sequence[MaskedPicture]) -> Image.Image:
     Raises:
         ConfigError: none of them has a mask.
     """
+    return masks_sheet(pictures).to_image()
+
+
+def masks_sheet(pictures: Sequence[MaskedPicture]) -> Figure:
+    """Return what `masks_figure` draws, to be saved as PNG and SVG."""
     shown = [one for one in pictures if one.mask is not None]
     if not shown:
         raise ConfigError("There is no mask to show: the run had none.")
-    tiles = [
+    tiles = tuple(
         Tile(
             image=enlarged(one.picture)
             if one.mask is None
@@ -147,8 +152,8 @@ def masks_figure(pictures: Sequence[MaskedPicture]) -> Image.Image:
             caption=one.caption,
         )
         for one in pictures
-    ]
-    return contact_sheet([tiles])
+    )
+    return Figure(rows=(tiles,))
 
 
 def _stretched(weights: Weights, size: tuple[int, int]) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from masactrl.errors import ConfigError
-from masactrl.images import as_rgb
+from masactrl.images import DAMAGED, as_rgb
 
 __all__ = ["PIXEL_LIMIT", "Fit", "Framing", "frame", "read_picture"]
 
@@ -56,17 +56,19 @@ def read_picture(picture: Path | str | Image.Image, *, limit: int = PIXEL_LIMIT)
     path = Path(picture)
     try:
         with warnings.catch_warnings():
-            # A warning of Pillow's about large pictures; the limit here is the answer to them.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened:
-            _check_size(opened, str(path), limit)
-            opened.load()
-            return as_rgb(_eight_bit(opened, str(path)))
+            # Pillow's about large pictures, to which the limit here is the answer, and about what
+            # is odd but can be read, such as damaged EXIF data.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as opened:
+                _check_size(opened, str(path), limit)
+                opened.load()
+                return as_rgb(_eight_bit(opened, str(path)))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no file {path}.") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path} is a folder; give one picture.") from error
+    except PermissionError as error:
+        raise ConfigError(f"{path} may not be read; give yourself the right to.") from error
     except Image.DecompressionBombError as error:
         raise ConfigError(
             f"{path} has more pixels than any that is accepted ({_HARD_LIMIT}); make it smaller."
@@ -75,7 +77,7 @@ def read_picture(picture: Path | str | Image.Image, *, limit: int = PIXEL_LIMIT)
         empty = path.stat().st_size == 0
         what = "is empty" if empty else "is no picture of a kind that is known (PNG, JPEG, ...)"
         raise ConfigError(f"{path} {what}.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         if isinstance(error, ConfigError):
             raise
         reason = str(error).strip().rstrip(".") or type(error).__name__

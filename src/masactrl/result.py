@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.errors import OutputError
-from masactrl.images import Tile, contact_sheet, save_png
+from masactrl.images import Tile, contact_sheet, png_bytes, save_png
 from masactrl.recipe import PARAMETERS_KEY, ModelStated, Recipe, parameters_text
 
 if TYPE_CHECKING:
@@ -139,9 +138,7 @@ class GenerateResult:
 
     def _repr_png_(self) -> bytes:
         """Show the sheet in a notebook."""
-        buffer = io.BytesIO()
-        self.to_sheet().save(buffer, format="PNG")
-        return buffer.getvalue()
+        return png_bytes(self.to_sheet())
 
 
 SHEET = "sheet"
@@ -213,7 +210,7 @@ def prepare_folder(folder: Path, names: Iterable[str], *, overwrite: bool) -> No
         raise OutputError(
             f"{folder} cannot be written to: {error.strerror or error}; choose another folder."
         ) from error
-    files = [f"{name}.{ending}" for name in names for ending in ("png", "json")]
+    files = [f"{name}.{ending}" for name in names for ending in ("png", "json", "svg")]
     present = [name for name in files if (folder / name).exists()]
     if present and not overwrite:
         raise OutputError(

@@ -23,6 +23,7 @@ on the picture. So both are laid between doing nothing and the prompt alone (no 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -38,7 +39,7 @@ from masactrl.puppets.judging import background_psnr
 from masactrl.puppets.measured import PATTERN_WEIGHT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from PIL import Image
 
@@ -162,10 +163,14 @@ class PairScorer:
         clip: a `CLIPModel` of transformers.
         tokenizer: its tokenizer.
         dino: a vision transformer of transformers, whose first token stands for the picture.
+        named: options of `masactrl edit` -> names of these models, without folders; for recipes.
     """
 
-    def __init__(self, clip: Any, tokenizer: Any, dino: Any) -> None:
+    def __init__(
+        self, clip: Any, tokenizer: Any, dino: Any, *, named: Mapping[str, str] | None = None
+    ) -> None:
         self._clip, self._tokenizer, self._dino = clip, tokenizer, dino
+        self.named = dict(named or {})
 
     @torch.no_grad()
     def score(self, trial: Trial) -> tuple[Score, ...]:
@@ -234,7 +239,15 @@ def load_scorer(model: LoadedModel, *, clip: str | None = None, dino: str | None
     comparer = _loaded("DINO", dino or DINO, AutoModel, use_safetensors=True)
     if not hasattr(comparer.config, "image_size"):
         raise ModelNotFound(f"{dino or DINO} is no vision transformer; give a DINO model.")
-    return PairScorer(reader.eval().to(device), tokenizer, comparer.eval().to(device))
+    given = {"judge_clip": clip, "judge_dino": dino}
+    told = {option: _told(name) for option, name in given.items() if name is not None}
+    return PairScorer(reader.eval().to(device), tokenizer, comparer.eval().to(device), named=told)
+
+
+def _told(name: str) -> str:
+    """Return the Hub id, or of a folder its name: a recipe holds no path."""
+    folder = Path(name).expanduser()
+    return folder.resolve().name if folder.exists() else name
 
 
 def _loaded(kind: str, name: str, of: Any, **options: Any) -> Any:

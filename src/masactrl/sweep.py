@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from masactrl.attention import Rows, Schedule, find_sites
+from masactrl.attention import Rows, Schedule
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.generate import StepRecord, start_noise
 from masactrl.images import tensor_to_images
@@ -24,6 +24,7 @@ from masactrl.methods import MasaCtrl
 from masactrl.prompts import prompt_warnings
 from masactrl.recipe import Recipe, stated_model
 from masactrl.sweep_axes import Axes, parse_axes
+from masactrl.sweep_plan import check_axes, sweep_calls
 from masactrl.sweep_result import SWEEP, SweepResult, TargetSweep, sweep_names
 
 if TYPE_CHECKING:
@@ -113,16 +114,6 @@ def sweep_edit(
     )
 
 
-def sweep_calls(session: EditSession, request: EditRequest, axes: Axes) -> int:
-    """Return how many U-Net calls `sweep_edit` will make at most, for a progress bar."""
-    steps = session.trajectory.steps
-    settings = request.resolve(session.model.preset, steps)
-    axes = axes.filled(settings.start_step, settings.start_layer)
-    start_step, start_layer = min(axes.cells())
-    widest = session.plan(replace(request, start_step=start_step, start_layer=start_layer))
-    return widest.calls + steps * (len(axes.cells()) - 1)
-
-
 def sweep_generate(
     model: LoadedModel,
     request: GenerateRequest,
@@ -153,10 +144,7 @@ def sweep_generate(
     _check_method(request.method)
     settings = request.resolve(model.preset)
     axes = axes.filled(settings.start_step, settings.start_layer)
-    sites = find_sites(model.pipeline.unet)
-    for start_step, start_layer in axes.cells():
-        Schedule(start_layer=start_layer).resolve_layers(sites)
-        Schedule(start_step=start_step).resolve_steps([0.0] * settings.steps)
+    check_axes(model.pipeline.unet, axes, settings.steps)
     prompts = [settings.source_prompt, *settings.target_prompts, settings.negative_prompt]
     for note in prompt_warnings(model, prompts):
         warnings.warn(note, ControlWarning, stacklevel=2)

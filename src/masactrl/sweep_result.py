@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from masactrl.images import Tile, contact_sheet
+from masactrl.figures import Figure, write_svg
+from masactrl.images import Tile, png_bytes
 from masactrl.result import prepare_folder, write_pictures
 
 if TYPE_CHECKING:
@@ -71,21 +71,25 @@ class SweepResult:
         Args:
             notes: (S, L) -> words to show under that cell.
         """
-        rows: list[list[Tile]] = []
+        return self.to_figure(notes).to_image()
+
+    def to_figure(self, notes: Mapping[tuple[int, int], str] | None = None) -> Figure:
+        """Return what `to_sheet` draws, to be saved as PNG and SVG; arguments are the same."""
+        rows: list[tuple[Tile, ...]] = []
         head = [] if self.picture is None else [Tile(image=self.picture, caption="input")]
         head.append(Tile(image=self.source, caption=self._of_source()))
         for target in self.targets:
             plain = Tile(image=target.uncontrolled, caption=f"no control: {target.prompt}")
-            rows.append([*head, plain])
+            rows.append((*head, plain))
             for step in self.axes.start_steps:
                 cells = [(step, layer) for layer in self.axes.start_layers]
                 rows.append(
-                    [
+                    tuple(
                         Tile(image=target.cells.get(cell), caption=_caption(cell, notes))
                         for cell in cells
-                    ]
+                    )
                 )
-        return contact_sheet(rows)
+        return Figure(rows=tuple(rows))
 
     def _of_source(self) -> str:
         if self.picture is None:
@@ -148,7 +152,8 @@ class SweepResult:
     ) -> tuple[Path, ...]:
         """Write the figure and every cell as PNG; return their paths, the figure's first.
 
-        A sweep that was stopped has no figure, only the cells that were made.
+        The figure is written as SVG, too, beside the PNG. A sweep that was stopped has no figure,
+        only the cells that were made.
 
         Args:
             folder: where to; made if it does not exist.
@@ -162,13 +167,14 @@ class SweepResult:
         prepare_folder(folder, names, overwrite=overwrite)
         pictures = {**({SWEEP: self.to_sheet()} if self.whole else {}), **self.pictures()}
         recipe = self.recipe if metadata else None
-        return write_pictures(folder, pictures, recipe, prompts=self.prompts())
+        paths = write_pictures(folder, pictures, recipe, prompts=self.prompts())
+        if self.whole:
+            write_svg(folder / f"{SWEEP}.svg", self.to_figure().to_svg())
+        return paths
 
     def _repr_png_(self) -> bytes:
         """Show the figure in a notebook."""
-        buffer = io.BytesIO()
-        self.to_sheet().save(buffer, format="PNG")
-        return buffer.getvalue()
+        return png_bytes(self.to_sheet())
 
 
 def cell_name(target: int, cell: tuple[int, int]) -> str:

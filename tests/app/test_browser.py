@@ -219,7 +219,7 @@ def test_a_grid_states_its_cost_first(page: Page) -> None:
     page.get_by_label("Start steps S").fill("0, 1")
     page.get_by_label("Start layers L").fill("10, 12")
     small(page)
-    page.wait_for_selector("text=4 runs of 2 steps: 8 steps in all.")
+    page.wait_for_selector("text=4 cells and two plain pictures, 2 steps each: 12 steps in all.")
     page.click("#grid-run")
     assert len(pictures(page, "grid", 4)) == 4
     kept(page, "12-grid")
@@ -300,9 +300,37 @@ def test_a_photo_is_edited(page: Page, tmp_path: Path) -> None:
     page.click("#edit-run")
     assert len(pictures(page, "edit", 4)) >= 4
     assert "Reconstruction" in page.inner_text("#edit-note")
+    page.locator("#edit-slider img").nth(1).wait_for(state="attached")  # before and after
     page.locator("#edit-click img").click(position={"x": 30, "y": 30})
     page.locator("#edit-attention img").wait_for()
     kept(page, "6-edit")
+
+
+def test_what_is_no_picture_is_said_on_the_tab_of_photos(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    page.get_by_role("tab", name="Edit a photo").click()
+    panel = page.get_by_role("tabpanel").filter(has=page.locator("#edit-run"))
+    panel.locator("input[type=file]").first.wait_for(state="attached")
+    panel.locator("input[type=file]").first.set_input_files(str(tmp_path / "broken.png"))
+    page.wait_for_selector("text=/broken.png is/")
+    assert "/tmp/" not in page.inner_text("body")
+
+
+def test_stop_ends_a_run_that_waits(browser: Browser, address: str) -> None:
+    first, second = opened(browser, address), opened(browser, address)
+    one, two = next(first), next(second)
+    small(one, steps=900)
+    small(two)
+    one.click("#set-run")
+    one.wait_for_selector("text=/\\d+\\/900/")
+    two.click("#set-run")
+    two.wait_for_timeout(2000)
+    two.click("#set-stop")
+    one.click("#set-stop")
+    two.wait_for_selector("text=nothing was kept")
+    assert two.locator("#set-pictures img").count() == 0
+    for visit in (first, second):
+        next(visit, None)
 
 
 def test_two_people_see_their_own_pictures(browser: Browser, address: str) -> None:

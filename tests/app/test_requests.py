@@ -21,7 +21,7 @@ from masactrl.request import GenerateRequest
 LIMITS = Limits(preset=default_preset("sd", height=64, width=64), layers=16)
 TABS: Mapping[str, tuple[Callable[[Limits], tuple[Field, ...]], Callable[..., Any]]] = {
     "set": (fields.set_fields, requests.set_request),
-    "grid": (fields.grid_fields, requests.grid_requests),
+    "grid": (fields.grid_fields, requests.grid_request),
     "compare": (fields.compare_fields, requests.compare_request),
     "edit": (edit_fields, requests.edit_requests),
 }

@@ -13,10 +13,10 @@ from PIL import Image, ImageChops
 
 from masactrl.app import fields
 from masactrl.app.edit_fields import edit_fields
-from masactrl.app.studio import Studio
+from masactrl.app.studio import POOR_DB, Studio
 from masactrl.app.visit import Stopped
 from masactrl.cli import main
-from masactrl.errors import ConfigError
+from masactrl.errors import ConfigError, ScheduleError
 from masactrl.generate import generate
 from masactrl.images import read_recipe, save_png
 from masactrl.models import LoadedModel
@@ -106,21 +106,30 @@ def test_one_run_at_a_time_is_on_the_device(studio: Studio) -> None:
 
 def test_a_grid_has_a_picture_for_every_s_and_l(studio: Studio) -> None:
     asked = {one.name: one.value for one in fields.grid_fields(studio.limits)}
-    asked |= {"steps": 2, "width": 16, "height": 16, "start_steps": "0,1", "start_layers": "9, 10"}
+    asked |= {"steps": 2, "width": 16, "height": 16, "start_steps": "0, 1", "start_layers": "9, 10"}
+    asked |= {"source_prompt": "a cat", "target_prompt": "a dog", "strength": 0.5}
     steps: list[tuple[int, int]] = []
     made = studio.make_grid("one", asked, lambda done, total: steps.append((done, total)))
-    assert steps[-1] == (8, 8)
+    assert steps[-1] == (12, 12)
     assert made.columns == 2
     assert [caption for _, caption in made.shown] == ["S0, L9", "S0, L10", "S1, L9", "S1, L10"]
     assert [Path(path).stem for path in made.files] == [
-        "grid",
-        "S0-L9",
-        "S0-L10",
-        "S1-L9",
-        "S1-L10",
+        "sweep",
+        "target1-S0-L9",
+        "target1-S0-L10",
+        "target1-S1-L9",
+        "target1-S1-L10",
     ]
-    recipe = Recipe.parse(read_recipe(Path(made.files[2])))
-    assert (recipe.request["start_step"], recipe.request["start_layer"]) == (0, 10)
+    for path in made.files:
+        recipe = Recipe.parse(read_recipe(Path(path)))
+        assert (recipe.kind, recipe.picture) == ("sweep", Path(path).stem)
+    assert made.command.startswith("masactrl sweep start-step=0,1 start-layer=9,10 --source 'a c")
+    tabs = {"set": tuple(values(studio)), "grid": tuple(asked)}
+    found = studio.open_result(Path(made.files[0]), tabs)
+    assert (found.tab, found.values) == ("grid", asked)
+    assert studio.open_result(Path(made.files[1]), tabs).tab == "set"
+    with pytest.raises(ScheduleError, match="0 to 1"):
+        studio.make_grid("one", asked | {"start_steps": "0, 5"}, lambda *_: pytest.fail("a step"))
 
 
 def test_a_cell_of_a_sweep_is_opened_as_its_run(
@@ -221,9 +230,15 @@ def test_an_edit_inverts_once_for_many_prompts(studio: Studio, tmp_path: Path) -
     session = studio._visits["one"].inverted
     second = studio.make_edit("one", asked | {"target_prompts": "a cat"}, quiet)
     assert studio._visits["one"].inverted is session
-    assert "Reconstruction" in first.note
     assert first.files[0] != second.files[0]
     assert first.before_after is not None
+    captions = [caption for _, caption in first.shown]
+    assert [one.partition(",")[0] for one in captions] == [
+        "input", "reconstruction", "target1 uncontrolled", "target1 controlled",
+    ]  # fmt: skip
+    ratio = captions[1].removeprefix("reconstruction, ")
+    assert first.note.startswith(f"Reconstruction {ratio}.")
+    assert ("This is poor" in first.note) is (float(ratio.removesuffix(" dB")) < POOR_DB)
 
 
 def test_a_painted_mask_is_kept_beside_the_pictures(studio: Studio, tmp_path: Path) -> None:

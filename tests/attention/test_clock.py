@@ -62,6 +62,45 @@ def test_in_between_timesteps_belong_to_their_step() -> None:
     assert walk(Clock(), make("KDPM2DiscreteScheduler")) == [0, 0, 1, 1, 2, 2, 3]
 
 
+def test_in_between_timesteps_out_of_order_are_no_new_run() -> None:
+    """The ancestral KDPM2 evaluates at timesteps that lie outside of their step."""
+    scheduler, clock = make("KDPM2AncestralDiscreteScheduler", 10), Clock()
+    table = scheduler.timesteps.tolist()  # type: ignore[attr-defined]
+    assert table != sorted(table, reverse=True)
+    ticks = [clock.tick(t, scheduler) for t in table]
+    steps = [tick.step for tick in ticks]
+    assert steps == sorted(steps)
+    assert set(steps) == set(range(10))
+    assert [tick.new_run for tick in ticks] == [True, *[False] * 18]
+
+
+def test_steps_that_share_a_rounded_timestep() -> None:
+    """Karras' levels end in several equal timesteps; the scheduler knows which one it is at."""
+    scheduler, clock = (
+        diffusers.DPMSolverMultistepScheduler(**BETAS, use_karras_sigmas=True),
+        Clock(),
+    )
+    scheduler.set_timesteps(50)
+    assert len(set(scheduler.timesteps.tolist())) < 50
+    ticks, sample = [], torch.zeros(1, 1, 1, 1)
+    for timestep in scheduler.timesteps:
+        ticks += [clock.tick(timestep, scheduler) for _ in range(2)]
+        scheduler.step(sample, timestep, sample)
+    assert [tick.step for tick in ticks[::2]] == [tick.step for tick in ticks[1::2]]
+    assert [tick.step for tick in ticks[::2]] == list(range(50))
+    assert len(ticks[-1].timesteps) == 50
+    assert ticks[-1].last
+
+
+def test_an_opening_of_four_evaluations_a_step() -> None:
+    """PNDM without skip_prk_steps: three Runge-Kutta steps, then one evaluation a step."""
+    scheduler, clock = diffusers.PNDMScheduler(**BETAS), Clock()
+    scheduler.set_timesteps(6)
+    seen = walk(clock, scheduler)
+    assert seen == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 5]
+    assert len(clock.tick(scheduler.timesteps[-1], scheduler).timesteps) == 6
+
+
 def test_two_calls_per_step() -> None:
     scheduler, clock = make("DDIMScheduler"), Clock()
     table = scheduler.timesteps  # type: ignore[attr-defined]

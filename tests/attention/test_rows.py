@@ -66,6 +66,15 @@ def test_parts_go_back_into_order() -> None:
     assert layout.single is None
 
 
+def test_branches_of_different_latents_are_other_images() -> None:
+    rows, latents = Rows.one_source(targets=1), torch.arange(4.0).reshape(4, 1, 1, 1)
+    with pytest.raises(RowsError, match=r"4 rows for the 2 images.*2 branches hold different"):
+        rows.check_latents(latents)
+    rows.check_latents(latents % 2)
+    rows.check_latents(latents[:2])
+    rows.check_latents(torch.full_like(latents, torch.nan))  # that is said elsewhere
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +14,12 @@ from PIL import Image
 
 pytest.importorskip("torchmetrics")
 
+from masactrl.bench import pie_metrics
 from masactrl.bench.pie_data import read_pie
 from masactrl.bench.pie_editors import pie_editors
 from masactrl.bench.pie_run import cropped, run_pie, scored_folder
 from masactrl.bench.pie_table import PUBLISHED, table_text
+from masactrl.cli import main
 from masactrl.errors import ConfigError, MasaCtrlError
 
 if TYPE_CHECKING:
@@ -67,6 +71,9 @@ def test_end_to_end_with_resuming(folder: Path, metrics: PieMetrics, tmp_path: P
     assert "type 5 (change pose)" in text
     assert all(row.label in text for row in PUBLISHED)
     assert text == table_text(second.table)
+    if importlib.util.find_spec("matplotlib"):
+        assert [path.name for path in second.plots] == ["preservation.png", "preservation.svg"]
+        assert all(path.stat().st_size > 0 for path in second.plots)
     kept = out / "inverted" / "annotation_images" / "5_pose" / "000000000000.jpg"
     with Image.open(kept) as image:
         assert (image.format, image.size) == ("JPEG", (512, 512))
@@ -83,3 +90,27 @@ def test_strips_are_cropped_to_the_last_square() -> None:
     assert cropped(strip).tobytes() == picture(3).tobytes()
     with pytest.raises(MasaCtrlError, match="64 x 64 was found"):
         cropped(Image.new("RGB", (64, 64)))
+
+
+def test_the_command_counts_what_failed_and_says_so_in_its_exit_code(
+    folder: Path,
+    metrics: PieMetrics,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pie_metrics, "load_pie_metrics", lambda _device: metrics)
+    words = ["bench", "pie", str(folder), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(words) == 1
+    shown = capsys.readouterr()
+    assert "3 scored, 8 left out" in shown.err
+    assert "000000000003: the picture 5_pose/none.jpg is missing" in shown.err
+    assert "DDIM + MasaCtrl" in shown.out
+    mapping = json.loads((folder / "mapping_file.json").read_text())
+    good = {key: entry for key, entry in mapping.items() if key[-2:] in ("00", "01", "02")}
+    (folder / "mapping_file.json").write_text(json.dumps(good))
+    assert main(words) == 0
+    assert "3 scored, 0 left out" in capsys.readouterr().err
+    (folder / "mapping_file.json").write_text("{")
+    assert main(words) == 2
+    assert "is no JSON" in capsys.readouterr().err

@@ -81,3 +81,5 @@ def test_blended_words_are_blended(model: LoadedModel) -> None:
     editor = pie_editors(model, ["pie-directinversion+p2p"], steps=4)["pie-directinversion+p2p"]
     with pytest.raises(PromptError, match=r"'horse' is in none of the target prompts|local blend"):
         editor(item(blended_word=("cat", "horse")), SOURCE)
+    with pytest.raises(PromptError, match="names one blended word, 'cat'"):
+        editor(item(blended_word=("cat",)), SOURCE)

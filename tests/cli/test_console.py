@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from diffusers.utils import logging as of_diffusers
@@ -22,6 +23,8 @@ def test_progress_is_for_terminals(terminal: bool) -> None:
         on_step(RECORD)
     assert ("Denoising" in written.getvalue()) is terminal
     assert ("2/2 steps" in written.getvalue()) is terminal
+    left = re.search(r"[-\d]:[-\d]{2}:[-\d]{2}", written.getvalue())
+    assert (left is not None) is terminal, "the time left"
 
 
 def test_libraries_are_quiet_for_a_while_only() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,11 +43,15 @@ def test_the_choice_is_told_and_made_again(
     shown = capsys.readouterr().out
     assert "S=0, L=12" in shown
     assert "S=0, L=12 scored best of 3" in shown
-    assert (tmp_path / "out" / "auto.png").exists()
-    path = tmp_path / "out" / "target1-controlled.png"
     given = ["--model", str(model_folder), "--input", str(tmp_path / "photo.png")]
-    assert main(["rerun", str(path), *given]) == 0
-    assert capsys.readouterr().out == "The picture is the same to the bit.\n"
+    for name in ("target1-controlled", "auto"):
+        assert main(["rerun", str(tmp_path / "out" / f"{name}.png"), *given]) == 0
+        assert capsys.readouterr().out == "The picture is the same to the bit.\n"
+    assert main(["info", str(tmp_path / "out" / "auto.png"), "--cli"]) == 0
+    line = shlex.split(capsys.readouterr().out)
+    assert line[:3] == ["masactrl", "edit", "photo.png"]
+    assert {"--auto", "--no-compare"} <= set(line)
+    assert not {"--start-step", "--start-layer"} & set(line)
     assert main([*words, "--auto", "--json", "--overwrite"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["auto"]["chosen"] == {"start_step": 0, "start_layer": 12}

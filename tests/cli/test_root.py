@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -96,6 +97,20 @@ def test_options_mean_the_same_everywhere() -> None:
         assert len(said[flag]) == 1, flag
 
 
+def test_numbers_say_their_range() -> None:
+    """The workshop of the embedded model has a say of its own."""
+    silent = [
+        f"{name} {one.opts[-1]}: {one.help}"
+        for name, command in leaves()
+        if name.split()[1] not in ("bench", "puppets")
+        for one in command.params
+        if one.type_descriptor.annotation in (int, float)
+        and (one.min, one.max) == (None, None)  # those with a range show it by themselves
+        and not re.search(r"\d|the model's last", str(one.help))
+    ]
+    assert silent == []
+
+
 def test_help_of_generate_names_ranges_and_defaults(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,12 +174,24 @@ def test_an_unforeseen_error_is_a_sentence_unless_its_place_is_wanted(
         main(SHORT)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "cublas", "python"],
+)
 def test_no_memory_left_says_what_to_lower(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_with(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), monkeypatch)
+    fail_with(error, monkeypatch)
     assert main(SHORT) == 1
-    assert "lower --size" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "lower --size" in shown
+    assert "Unforeseen" not in shown
 
 
 def test_warnings_of_ours_are_sentences_and_others_stay(

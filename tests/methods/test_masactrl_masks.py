@@ -120,8 +120,11 @@ def test_the_capture_level_can_be_chosen(pipe: StableDiffusionPipeline) -> None:
         report(pipe, WordMasks(words=((1,), (1,)), capture_scale=8), layer=6)
 
 
-def test_several_images_per_prompt(pipe: StableDiffusionPipeline) -> None:
-    control = MasaCtrl(schedule=Schedule(start_step=1, start_layer=10), masks=CATS.repeated(2))
+@pytest.mark.parametrize("kind", ["words", "given"])
+def test_several_images_per_prompt(pipe: StableDiffusionPipeline, kind: str) -> None:
+    left = torch.tensor([[1.0, 0.0, 0.0]])
+    masks = CATS if kind == "words" else GivenMasks(images=(left, 1 - left))
+    control = MasaCtrl(schedule=Schedule(start_step=1, start_layer=10), masks=masks.repeated(2))
     rows = Rows.one_source(targets=1, images_per_prompt=2)
     starts = [tiny_models.noise(1, *SIZE, seed=seed) for seed in (0, 1)]
 
@@ -132,7 +135,7 @@ def test_several_images_per_prompt(pipe: StableDiffusionPipeline) -> None:
             )
 
     both = together()
-    alone = MasaCtrl(schedule=control.schedule, masks=CATS)
+    alone = MasaCtrl(schedule=control.schedule, masks=masks)
     for copy, start in enumerate(starts):
         with alone.attach(pipe, PAIR):
             one = tiny_models.run(

@@ -138,6 +138,19 @@ def test_refused_when_the_run_starts(pipe: Any, plain: Tensor, case: str) -> Non
     assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
 
 
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+def test_images_per_prompt_that_the_rows_were_not_told_of(
+    pipe: Any, plain: Tensor, guidance: float
+) -> None:
+    """Without guidance 4 rows look like 2 images with it: only the latents tell."""
+    with (
+        pytest.raises(RowsError, match=r"for the 2 images.*num_images_per_prompt"),
+        MasaCtrl(schedule=ACTIVE).attach(pipe, PAIR),
+    ):
+        tiny_models.run(pipe, PROMPTS, guidance=guidance, num_images_per_prompt=2)
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

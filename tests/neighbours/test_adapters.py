@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_models
@@ -34,7 +34,7 @@ CONTROLS = {
 pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
 
 
-def add_lora(pipe: StableDiffusionPipeline) -> None:
+def add_lora(pipe: Any) -> None:
     torch.manual_seed(5)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False)
@@ -99,7 +99,7 @@ def test_lora_through_the_pipeline_s_loader(tmp_path: Path) -> None:
     assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
 
 
-def ip_adapter(pipe: StableDiffusionPipeline, width: int = 8) -> dict[str, dict[str, Tensor]]:
+def ip_adapter(pipe: Any, width: int = 8) -> dict[str, dict[str, Tensor]]:
     """Random weights in the layout of an IP-Adapter checkpoint."""
     generator = torch.Generator().manual_seed(6)
 
@@ -122,7 +122,7 @@ def ip_adapter(pipe: StableDiffusionPipeline, width: int = 8) -> dict[str, dict[
     return {"image_proj": image, "ip_adapter": layers}
 
 
-def load_ip_adapter(pipe: StableDiffusionPipeline) -> None:
+def load_ip_adapter(pipe: Any) -> None:
     pipe.unet._load_ip_adapter_weights([ip_adapter(pipe)], low_cpu_mem_usage=False)
 
 
@@ -161,3 +161,26 @@ def test_ip_adapter_before_and_after_attaching(form: str) -> None:
     assert (before - uncontrolled)[1].abs().max() / scale > 1e-2
     assert (before - uncontrolled)[0].abs().max() / scale < 1e-4
     assert torch.equal(run(1), uncontrolled)
+
+
+@pytest.mark.parametrize("neighbour", ["lora", "ip-adapter"])
+def test_sdxl_before_and_after_attaching(neighbour: str) -> None:
+    control, pipe = MasaCtrl(schedule=Schedule(start_step=1, start_layer=44)), tiny_models.sdxl()
+    add = add_lora if neighbour == "lora" else load_ip_adapter
+    options = {} if neighbour == "lora" else {"ip_adapter_image_embeds": [pictures(1)]}
+
+    with control.attach(pipe, PAIR):
+        without = tiny_models.run(pipe, PROMPTS, steps=2)
+        add(pipe)
+        after = tiny_models.run(pipe, PROMPTS, steps=2, **options)
+    uncontrolled = tiny_models.run(pipe, PROMPTS, steps=2, **options)
+    with control.attach(pipe, PAIR) as attached:
+        before = tiny_models.run(pipe, PROMPTS, steps=2, **options)
+
+    assert attached.report.layers == tuple(range(44, 70))
+    scale = before.abs().max()
+    assert torch.equal(before, after)
+    assert (before - without).abs().max() / scale > 1e-2
+    assert (before - uncontrolled)[1].abs().max() / scale > 1e-3
+    assert (before - uncontrolled)[0].abs().max() / scale < 1e-4
+    assert torch.equal(tiny_models.run(pipe, PROMPTS, steps=2, **options), uncontrolled)

@@ -103,6 +103,22 @@ def test_compiled_and_controlled(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("in_place", [False, True])
+def test_detached_the_compiled_network_keeps_every_bit(in_place: bool) -> None:
+    torch._dynamo.reset()
+    pipe = small()
+    if in_place:
+        pipe.unet.compile(backend=eager)
+    else:
+        pipe.unet = torch.compile(pipe.unet, backend=eager)
+    before = tiny_models.run(pipe, PROMPTS, steps=2)
+    with FORMS["replace"].attach(pipe, PAIR):
+        edited = tiny_models.run(pipe, PROMPTS, steps=2)
+    assert (edited - before)[1].abs().max() / before.abs().max() > 1e-3
+    assert torch.equal(tiny_models.run(pipe, PROMPTS, steps=2), before)
+
+
+@pytest.mark.slow
 def test_compiled_before_and_no_more_graphs_with_more_steps() -> None:
     torch._dynamo.reset()
     graphs: list[object] = []

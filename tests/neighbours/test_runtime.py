@@ -100,16 +100,24 @@ def test_sequential_offload(expected: dict[str, Tensor], form: str) -> None:
     assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
 
 
-def test_model_offload_before_and_after(expected: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("form", ["replace", "words"])
+def test_model_offload_before_and_after(expected: dict[str, Tensor], form: str) -> None:
+    """The pipeline takes its offload hooks off and puts new ones on after every call."""
     pipe = tiny_models.sd()
     plain = tiny_models.run(pipe, PROMPTS)
-    with FORMS["replace"].attach(pipe, PAIR):
-        _, hook = accelerate.cpu_offload_with_hook(pipe.unet, torch.device("cpu"))
-        assert torch.equal(tiny_models.run(pipe, PROMPTS), expected["replace"])
+    with FORMS[form].attach(pipe, PAIR) as attached:
+        pipe.enable_model_cpu_offload(device="cpu")
+        for _ in range(2):
+            assert torch.equal(tiny_models.run(pipe, PROMPTS), expected[form])
+    assert [run.steps for run in attached.runs] == [(1, 2), (1, 2)]
     assert hasattr(pipe.unet, "_hf_hook")
     assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
-    assert torch.equal(controlled(pipe, "replace"), expected["replace"])
-    hook.remove()
+    with FORMS[form].attach(pipe, PAIR) as attached:
+        for _ in range(2):
+            assert torch.equal(tiny_models.run(pipe, PROMPTS), expected[form])
+    assert len(attached.runs) == 2
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
+    pipe.remove_all_hooks()
     assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
 
 
@@ -137,17 +145,32 @@ def test_group_offload_before_and_after(expected: dict[str, Tensor], level: str)
     assert torch.equal(tiny_models.run(after, PROMPTS), plain)
 
 
-def test_offload_that_displaces_the_control_is_no_silent_loss() -> None:
+def test_offload_taken_away_meanwhile(expected: dict[str, Tensor]) -> None:
     pipe = tiny_models.sd()
+    plain = tiny_models.run(pipe, PROMPTS)
     _, hook = accelerate.cpu_offload_with_hook(pipe.unet, torch.device("cpu"))
+    with FORMS["replace"].attach(pipe, PAIR):
+        hook.remove()
+        assert torch.equal(tiny_models.run(pipe, PROMPTS), expected["replace"])
+    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
 
-    def displaced_run() -> None:
+
+def test_a_displaced_clock_is_no_silent_loss() -> None:
+    """Somebody puts the denoiser's own forward back: also after a run that was controlled."""
+    pipe = tiny_models.sd()
+    plain = tiny_models.run(pipe, PROMPTS)
+
+    def displaced(runs: int) -> None:
         with FORMS["replace"].attach(pipe, PAIR):
-            hook.remove()
+            for _ in range(runs):
+                tiny_models.run(pipe, PROMPTS)
+            del pipe.unet.forward
             tiny_models.run(pipe, PROMPTS)
 
-    with pytest.raises(ControlNotApplied, match="never called"):
-        displaced_run()
+    for runs in (0, 1):
+        with pytest.raises(ControlNotApplied, match="not told of the denoiser call"):
+            displaced(runs)
+        assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from masactrl.app.parts import sentence
 from masactrl.app.studio import Studio
 from masactrl.errors import ConfigError
 from masactrl.recipe import find_recipe
@@ -39,9 +40,7 @@ def draw_open_tab(studio: Studio, controls: Mapping[str, Mapping[str, Any]], tab
             found = studio.open_result(Path(path), names)
             text = json.dumps(find_recipe(Path(path)), indent=2)
         except ConfigError as error:
-            # The path is the server's own; it would tell the visitor nothing.
-            sentence = str(error).replace(path, Path(path).name)
-            raise gr.Error(sentence, print_exception=False) from error
+            raise sentence(error, path) from error
         filled = [
             found.values.get(name, gr.skip()) if tab == found.tab else gr.skip()
             for tab, known in names.items()

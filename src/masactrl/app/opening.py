@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 from masactrl.again import request_of
+from masactrl.again_attention import watched_run
+from masactrl.again_auto import chosen_run
+from masactrl.again_compare import comparison_of, edit_in
 from masactrl.again_edit import edit_of
-from masactrl.again_sweep import plain_recipe
+from masactrl.again_sweep import axes_of, plain_recipe
 from masactrl.app.requests import shown_values
 from masactrl.errors import ConfigError
+from masactrl.request import MethodName
+from masactrl.sweep_result import SWEEP
 
 if TYPE_CHECKING:
     from masactrl.again_edit import AskedMasks
@@ -49,10 +54,10 @@ def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
         ConfigError: no tab shows such a recipe, or what is in it cannot be.
     """
     told = [f"{recipe.picture}, made by masactrl {recipe.masactrl} with {recipe.model.name}."]
-    if recipe.kind == "sweep":  # a cell is a run with one S and one L, and tabs show runs
-        recipe = plain_recipe(recipe)
-        s, layer = recipe.request["start_step"], recipe.request["start_layer"]
-        told.append(f"It is of a sweep; shown is its run with S={s}, L={layer}.")
+    if (found := _grid(recipe)) is not None and "grid" in tabs:
+        return _opened("grid", found, told, tabs)
+    recipe, more = _run_of(recipe)
+    told += more
     tab = _TABS.get(recipe.kind)
     if tab is None:
         raise ConfigError(
@@ -63,19 +68,54 @@ def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
         values, more = _edit_values(recipe)
         told += more
     elif tab == "compare":
-        asked = dict(recipe.request)
-        methods, options = asked.pop("methods", []), asked.pop("options", {})
-        request = request_of(asked)
+        request, methods, options = comparison_of(recipe)
         values = shown_values(tabs[tab], request)
-        values |= {"methods": methods, "target_prompt": request.target_prompts[0]}
+        known = [one for one in methods if one in get_args(MethodName) and one != "fixed-seed"]
+        values |= {"methods": known, "target_prompt": request.target_prompts[0]}
         told += ["The tab has no fields for the methods' options."] if options else []
     else:
         request = request_of(recipe.request)
         values = shown_values(tabs[tab], request)
         if request.method_options:
             told.append("The tab has no fields for the method's options.")
+    return _opened(tab, values, told, tabs)
+
+
+def _opened(
+    tab: str, values: Mapping[str, Any], told: Sequence[str], tabs: Mapping[str, Sequence[str]]
+) -> Opened:
     shown = {name: one for name, one in values.items() if name in tabs[tab]}
     return Opened(tab=tab, values=shown, told=" ".join(told))
+
+
+def _run_of(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """Return the run that a tab can show of a figure, and what is said about it."""
+    if recipe.kind == "sweep":  # a cell is a run with one S and one L, and tabs show runs
+        recipe = plain_recipe(recipe)
+        s, layer = recipe.request["start_step"], recipe.request["start_layer"]
+        return recipe, [f"It is of a sweep; shown is its run with S={s}, L={layer}."]
+    if recipe.kind == "auto":
+        return chosen_run(recipe), ["It is a grid to choose from; shown is the run that was taken."]
+    if recipe.kind == "attention":
+        return watched_run(recipe), ["It shows where a picture looked; shown is its run."]
+    if recipe.kind == "compare" and "inversion" in recipe.request:
+        edit = replace(edit_in(recipe)[0], kind="edit")
+        return edit, ["It compares methods on a photo; shown is masactrl's edit."]
+    return recipe, []
+
+
+def _grid(recipe: Recipe) -> dict[str, Any] | None:
+    """Return what the fields of "Grid" show for a whole sweep from words; None for all others."""
+    if recipe.kind != "sweep" or recipe.picture != SWEEP or recipe.request.get("of") != "generate":
+        return None
+    axes, request = axes_of(recipe), request_of(plain_recipe(recipe).request)
+    if len(request.target_prompts) != 1:
+        return None
+    return shown_values([one.name for one in fields(request)], request) | {
+        "target_prompt": request.target_prompts[0],
+        "start_steps": ", ".join(map(str, axes.start_steps)),
+        "start_layers": ", ".join(map(str, axes.start_layers)),
+    }
 
 
 def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:

@@ -14,6 +14,7 @@ from masactrl.app.open_tab import draw_open_tab
 from masactrl.app.studio import Studio
 from masactrl.app.tab import draw_tab, session_of
 from masactrl.errors import MasaCtrlError
+from masactrl.sweep_plan import generated_calls
 
 __all__ = ["build", "serve"]
 
@@ -64,12 +65,12 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Grid", id="grid"):
                 grid = fields.grid_fields(limits)
                 cost = partial(_grid_cost, tuple(one.name for one in grid))
-                draw_tab(studio, "grid", grid, studio.make_grid, cost=cost)
+                swept = draw_tab(studio, "grid", grid, studio.make_grid, cost=cost)
             with gr.Tab("Compare", id="compare"):
                 compared = fields.compare_fields(limits)
                 compare = draw_tab(studio, "compare", compared, studio.make_comparison)
             with gr.Tab("Open a result", id="open"):
-                filled = {"set": controls, "edit": edit, "compare": compare}
+                filled = {"set": controls, "edit": edit, "grid": swept, "compare": compare}
                 draw_open_tab(studio, filled, tabs)
         page.unload(_leaver(studio))
     page.queue(default_concurrency_limit=4)
@@ -111,12 +112,13 @@ def serve(
 def _grid_cost(names: Sequence[str], *values: Any) -> str:
     """Say what a grid will cost, before it is run."""
     try:
-        rows = requests.grid_requests(dict(zip(names, values, strict=True)))
+        request, axes = requests.grid_request(dict(zip(names, values, strict=True)))
     except (MasaCtrlError, TypeError, ValueError) as error:
         return f"{error}"
-    cells = sum(len(row) for row in rows)
-    steps = rows[0][0].steps or 0
-    return f"{cells} runs of {steps} steps: {cells * steps} steps in all."
+    return (
+        f"{len(axes.cells())} cells and two plain pictures, {request.steps} steps each: "
+        f"{generated_calls(request.steps or 0, axes)} steps in all."
+    )
 
 
 def _leaver(studio: Studio) -> Callable[..., None]:

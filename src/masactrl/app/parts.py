@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,14 +10,41 @@ import gradio as gr
 from masactrl.app.fields import Field
 from masactrl.app.visit import Made
 
-__all__ = ["draw", "filled", "keepsakes", "pictures"]
+__all__ = ["draw", "filled", "keepsakes", "pictures", "sentence"]
+
+
+def sentence(error: Exception, *values: Any) -> gr.Error:
+    """Return an error as the page shows it: files by name, for their folders are the server's."""
+    words = str(error)
+    for value in values:
+        if isinstance(value, str) and Path(value).is_absolute():
+            words = words.replace(value, Path(value).name)
+    return gr.Error(words, print_exception=False)
+
+
+def _sent(payload: Any) -> str | None:
+    """Return the path of a file as it was sent, whatever is in it.
+
+    Gradio's own way converts what is not RGB, other than the command line does, and says of what is
+    no picture what Pillow says.
+    """
+    return None if payload is None or payload.path is None else str(payload.path)
 
 
 def draw(one: Field) -> Any:
     """Return the component of a field."""
     common: dict[str, Any] = {"label": one.label, "elem_id": None}
     if one.widget == "picture":
-        return gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], **common)
+        common["label"] = f"{one.label}. {one.info}"  # Gradio shows no other words beside pictures
+        picture: Any = gr.Image(
+            type="filepath",
+            format="png",
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            **common,
+        )
+        picture.preprocess = _sent
+        return picture
     if one.widget == "paint":
         return gr.ImageEditor(
             type="filepath",

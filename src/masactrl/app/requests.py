@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from masactrl.app.painting import painted_mask
 from masactrl.errors import ConfigError, PromptError
 from masactrl.request import GenerateRequest
+from masactrl.sweep_axes import Axes
 
 if TYPE_CHECKING:
     from masactrl.edit import EditMasks, EditRequest, InversionRequest
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "compare_request",
     "edit_requests",
-    "grid_requests",
+    "grid_request",
     "set_request",
     "shown_values",
 ]
@@ -36,21 +37,19 @@ def set_request(values: Mapping[str, Any]) -> GenerateRequest:
     return GenerateRequest(**_without_control(asked))
 
 
-def grid_requests(values: Mapping[str, Any]) -> tuple[tuple[GenerateRequest, ...], ...]:
-    """Return the requests of the tab "Grid": a row for every S, a column for every L."""
+def grid_request(values: Mapping[str, Any]) -> tuple[GenerateRequest, Axes]:
+    """Return the request of the tab "Grid", and its axes: a row for every S, a column for every L.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
     asked = _plain(values)
     steps, layers = (
         _numbers(str(asked.pop(name)), what)
         for name, what in (("start_steps", "start steps"), ("start_layers", "start layers"))
     )
-    target = (asked.pop("target_prompt"),)
-    return tuple(
-        tuple(
-            GenerateRequest(**asked, target_prompts=target, start_step=s, start_layer=layer)
-            for layer in layers
-        )
-        for s in steps
-    )
+    asked["target_prompts"] = (asked.pop("target_prompt"),)
+    return GenerateRequest(**asked), Axes(start_steps=steps, start_layers=layers)
 
 
 def compare_request(values: Mapping[str, Any]) -> tuple[GenerateRequest, tuple[str, ...]]:

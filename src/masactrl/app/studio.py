@@ -20,11 +20,11 @@ from masactrl.again import command_line
 from masactrl.app import fields, requests
 from masactrl.app.opening import Opened, opened
 from masactrl.app.painting import PAINTED, painted_mask
-from masactrl.app.visit import Made, Report, Running, Visit
+from masactrl.app.visit import Made, Report, Running, Visit, noted
 from masactrl.app.watched import Watched
 from masactrl.errors import ConfigError
 from masactrl.generate import generate
-from masactrl.images import Tile, contact_sheet, save_png
+from masactrl.images import save_png
 from masactrl.overlays import MaskedPicture, masks_figure
 from masactrl.recipe import Recipe, find_recipe
 from masactrl.result import SHEET, write_pictures
@@ -72,19 +72,24 @@ class Studio:
         """Forget a visitor: stop the run, remove the pictures."""
         visit = self._visits.pop(session, None)
         if visit is not None:
-            visit.stop.set()
+            visit.stops += 1
             shutil.rmtree(visit.folder, ignore_errors=True)
 
+    def ask(self, session: str) -> None:
+        """Note that a run was asked for: one that is stopped while it waits never begins."""
+        visit = self._visit(session)
+        visit.asked = visit.stops
+
     def stop(self, session: str) -> None:
-        """Stop the visitor's run after the step at hand."""
-        self._visit(session).stop.set()
+        """Stop the visitor's run after the step at hand, or before it begins."""
+        self._visit(session).stops += 1
 
     def make_set(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Consistent set"."""
         from masactrl.attention_view import generate_watched
 
         request = requests.set_request(values)
-        with self._running(session) as (visit, folder):
+        with self._running(session) as (visit, folder), noted() as said:
             total = request.resolve(self.model.preset).steps
             told = visit.told(report, total)
             visit.watched.pop("set", None)
@@ -104,56 +109,42 @@ class Studio:
             files=tuple(map(str, paths)),
             recipe=json.dumps(recipe.to_json(), indent=2),
             command=self._command(recipe),
-            note=self._note(result.seconds, result.warnings),
+            note=self._note(result.seconds, said),
             before_after=(str(folder / "target1-uncontrolled.png"), str(control)),
         )
 
     def make_grid(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
-        """Run the tab "Grid"; every cell carries its own recipe."""
-        rows = requests.grid_requests(values)
-        total = sum(one.resolve(self.model.preset).steps for row in rows for one in row)
-        tiles: list[list[Tile]] = []
-        cells: list[tuple[str, str]] = []
-        seconds = 0.0
-        with self._running(session) as (visit, folder):
-            told = visit.told(report, total)
-            for row in rows:
-                line = []
-                for request in row:
-                    result = generate(self.model, request, on_step=told)
-                    seconds += result.seconds
-                    name = f"S{request.start_step}-L{request.start_layer}"
-                    picture = result.targets[0].controlled
-                    recipe = result.recipe("target1-controlled")
-                    save_png(folder / f"{name}.png", picture, recipe.to_json())
-                    caption = name.replace("-", ", ")
-                    cells.append((str(folder / f"{name}.png"), caption))
-                    line.append(Tile(image=picture, caption=caption))
-                tiles.append(line)
-            sheet = folder / "grid.png"
-            save_png(sheet, contact_sheet(tiles))
+        """Run the tab "Grid": a sweep, whose source is recorded once for all cells."""
+        from masactrl.sweep import sweep_generate
+        from masactrl.sweep_plan import generated_calls
+
+        request, axes = requests.grid_request(values)
+        with self._running(session) as (visit, folder), noted() as said:
+            told = visit.told(report, generated_calls(request.steps or 0, axes))
+            result = sweep_generate(self.model, request, axes, on_step=told)
+            paths = result.save(folder)
+        captions = [f"S{s}, L{layer}" for s, layer in axes.cells()]
         return Made(
-            shown=tuple(cells),
-            files=(str(sheet), *(path for path, _ in cells)),
+            shown=tuple(zip(map(str, paths[1:]), captions, strict=True)),
+            files=tuple(map(str, paths)),
             # One layer alone needs no column of its own.
-            columns=len(rows[0]) if len(rows[0]) > 1 else 3,
-            recipe=json.dumps(recipe.to_json(), indent=2),
-            command=self._command(recipe),
-            note=f"{self._note(seconds, ())} Recipe and command are those of the last cell.",
+            columns=len(axes.start_layers) if len(axes.start_layers) > 1 else 3,
+            recipe=json.dumps(result.recipe.to_json(), indent=2),
+            command=self._command(result.recipe),
+            note=self._note(result.seconds, said),
         )
 
     def make_comparison(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Compare"."""
-        from masactrl.compare import COMPARISON, compare_generated, comparison_recipe
+        from masactrl.compare import compare_generated, comparison_recipe
 
         request, methods = requests.compare_request(values)
         steps = request.resolve(self.model.preset).steps
-        with self._running(session) as (visit, folder):
+        with self._running(session) as (visit, folder), noted() as said:
             told = visit.told(report, steps * len(methods))
             found = compare_generated(self.model, request, methods=methods, on_step=told)
             recipe = comparison_recipe(self.model, request, methods=methods)
-            pictures = {one.method: one.image for one in found.columns}
-            paths = write_pictures(folder, {COMPARISON: found.to_sheet()} | pictures, recipe)
+            paths = write_pictures(folder, found.pictures(), recipe, prompts=found.prompts())
         shown = []
         for column, path in zip(found.columns, paths[1:], strict=True):
             read = f": {column.figures.seen}" if column.figures else ""
@@ -164,21 +155,23 @@ class Studio:
             files=tuple(map(str, paths)),
             recipe=json.dumps(recipe.to_json(), indent=2),
             command=self._command(recipe),
-            note=self._note(seconds, ()),
+            note=self._note(seconds, said),
         )
 
     def make_edit(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Edit a photo"; the same picture is inverted once for many prompts."""
         from masactrl.attention_view import edit_watched
-        from masactrl.edit import invert
+        from masactrl.edit import invert, plan
         from masactrl.models.origin import file_hash
 
         picture, inversion, request = requests.edit_requests(values)
         steps = inversion.steps or self.model.preset.steps
-        with self._running(session) as (visit, folder):
-            told = visit.told(report, 3 * steps)
-            key = (file_hash(picture), inversion)
-            if visit.inverted is None or visit.inverted[0] != key:
+        calls = plan(self.model, picture, inversion, request).calls
+        key = (file_hash(picture), inversion)
+        with self._running(session) as (visit, folder), noted() as said:
+            kept = visit.inverted is not None and visit.inverted[0] == key
+            told = visit.told(report, calls if kept else calls + steps)
+            if visit.inverted is None or not kept:
                 visit.inverted = None
                 inverted = invert(self.model, picture, inversion, on_step=lambda *_: told(None))
                 visit.inverted = (key, inverted)
@@ -195,13 +188,16 @@ class Studio:
         recipe = result.recipe(SHEET)
         masks = [path for path in paths if path.stem.endswith("mask")]
         shown = [path for path in (*paths[:-1], *more[:1]) if path not in masks]
+        captions = {"reconstruction": f"reconstruction, {quality:.1f} dB"}
         return Made(
-            shown=tuple((str(path), path.stem.replace("-", " ")) for path in shown),
+            shown=tuple(
+                (str(path), captions.get(path.stem, path.stem.replace("-", " "))) for path in shown
+            ),
             files=tuple(map(str, (*paths[:-1], *more, paths[-1]))),
             recipe=json.dumps(recipe.to_json(), indent=2),
             command=self._command(recipe),
             note=f"Reconstruction {quality:.1f} dB.{poor} "
-            f"{self._note(sum(result.seconds.values()), result.warnings)}",
+            f"{self._note(sum(result.seconds.values()), said)}",
             before_after=(str(folder / "input.png"), str(folder / "target1-controlled.png")),
         )
 
@@ -231,7 +227,7 @@ class Studio:
         except ConfigError:
             return ""
 
-    def _note(self, seconds: float, warnings: tuple[str, ...]) -> str:
+    def _note(self, seconds: float, warnings: Sequence[str]) -> str:
         preset = f"{self.model.name} on {self.model.pipeline._execution_device.type}"
         return " ".join([f"{preset}, {seconds:.1f} s.", *warnings])
 

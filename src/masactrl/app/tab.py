@@ -16,6 +16,7 @@ from masactrl.app.studio import Studio
 from masactrl.app.visit import Made, Report, Stopped
 from masactrl.app.watched import Watched
 from masactrl.errors import ConfigError, MasaCtrlError
+from masactrl.out_of_memory import out_of_memory
 
 __all__ = ["Runner", "draw_tab", "session_of"]
 
@@ -79,7 +80,9 @@ def draw_tab(
             api_visibility="private",
             show_progress="hidden",
         )
-    made = run.click(
+    # First of all the click is noted, outside of the queue: Stop may come while the run waits.
+    asked = run.click(_asker(studio), queue=False, api_visibility="private")
+    made = asked.then(
         _handler(runner, names),
         ordered,
         results,
@@ -119,7 +122,7 @@ def _follow_subject(controls: Mapping[str, Any]) -> None:
         try:
             found = subject_over(*given)
         except ConfigError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise parts.sentence(error, *given) from error
         return gr.Image(value=found, visible=found is not None)
 
     picture.change(_backdrop, picture, painted, api_visibility="private", show_progress="hidden")
@@ -138,7 +141,7 @@ def _backdrop(path: str | None) -> Any:
     try:
         return backdrop(path)
     except ConfigError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise parts.sentence(error, path) from error
 
 
 def _handler(runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
@@ -148,19 +151,20 @@ def _handler(runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
         def report(done: int, total: int) -> None:
             progress((done, total), desc="Denoising", unit="steps")
 
+        asked = dict(zip(names, values, strict=True))
         try:
-            made = runner(session_of(request), dict(zip(names, values, strict=True)), report)
+            made = runner(session_of(request), asked, report)
         except Stopped:
             gr.Info("Stopped; nothing was kept of the run at hand.")
             return [gr.skip()] * 7
         except MasaCtrlError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        except RuntimeError as error:
-            if "memory" not in str(error).lower():
+            raise parts.sentence(error, *asked.values()) from error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
                 raise
             raise gr.Error(
-                "The device has no memory left for this; lower width and height, or ask for fewer "
-                "targets at once.",
+                "There is no memory left for this; lower width and height, take a smaller picture, "
+                "or ask for fewer targets at once.",
                 print_exception=False,
             ) from error
         return parts.filled(made)
@@ -177,6 +181,13 @@ def _scaled_start(studio: Studio) -> Callable[[Any], int]:
         return preset.start_step_of(count)
 
     return scaled
+
+
+def _asker(studio: Studio) -> Callable[..., None]:
+    def ask(request: gr.Request) -> None:
+        studio.ask(session_of(request))
+
+    return ask
 
 
 def _stopper(studio: Studio) -> Callable[..., None]:

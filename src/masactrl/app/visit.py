@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masactrl.errors import MasaCtrlError
+from masactrl.errors import ControlWarning, MasaCtrlError
+from masactrl.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
     from masactrl.app.watched import Watched
     from masactrl.edit import EditSession
 
-__all__ = ["Made", "Report", "Running", "Stopped", "Visit"]
+__all__ = ["Made", "Report", "Running", "Stopped", "Visit", "noted"]
 
 Report = Callable[[int, int], None]
 """Called after every step with how many are done and how many there are."""
@@ -53,17 +56,30 @@ class Visit:
 
     Attributes:
         folder: of the visitor's pictures.
-        stop: set when the visitor wants the run to end.
+        stops: how often Stop was pressed.
         runs: how many there were.
+        asked: what `stops` was when the run was asked for that still waits; None for none.
+        since: the same of the run at hand.
         inverted: the last inverted picture, after what it was inverted from and how.
         watched: the last watched run of every tab.
     """
 
     folder: Path
-    stop: threading.Event = field(default_factory=threading.Event)
+    stops: int = 0
     runs: int = 0
+    asked: int | None = None
+    since: int = 0
     inverted: tuple[tuple[Any, ...], EditSession] | None = None
     watched: dict[str, Watched] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """End the run at hand if it was stopped since it was asked for.
+
+        Raises:
+            Stopped: it was.
+        """
+        if self.stops > self.since:
+            raise Stopped("Stopped.")
 
     def told(self, report: Report, total: int) -> Callable[[Any], None]:
         """Return the function that is called after every step: it reports, and it stops."""
@@ -73,26 +89,56 @@ class Visit:
             nonlocal done
             done += 1
             report(min(done, total), total)
-            if self.stop.is_set():
-                raise Stopped("Stopped.")
+            self.check()
 
         return told
 
 
 class Running:
-    """Holds the device for one run, in a folder of its own."""
+    """Holds the device for one run, in a folder of its own.
+
+    A run that was stopped while it waited ends before it begins.
+    """
 
     def __init__(self, visit: Visit, device: threading.Lock) -> None:
         self._visit = visit
         self._device = device
 
     def __enter__(self) -> tuple[Visit, Path]:
-        self._visit.stop.clear()
+        visit = self._visit
+        asked = visit.stops if visit.asked is None else visit.asked
         self._device.acquire()
-        self._visit.runs += 1
-        folder = self._visit.folder / f"run{self._visit.runs}"
-        folder.mkdir(parents=True)
-        return self._visit, folder
+        try:
+            visit.since, visit.asked = asked, None
+            visit.check()
+            visit.runs += 1
+            folder = visit.folder / f"run{visit.runs}"
+            folder.mkdir(parents=True)
+        except BaseException:
+            self._device.release()
+            raise
+        return visit, folder
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and out_of_memory(error):
+            self._visit.inverted = None
+            self._visit.watched.clear()
         self._device.release()
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Collect what this package warns of as sentences; other warnings are given on.
+
+    For one thread at a time, as Python's own way of catching warnings.
+    """
+    sentences: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ControlWarning)
+        yield sentences
+    for one in caught:
+        if issubclass(one.category, ControlWarning):
+            sentences.append(str(one.message))
+        else:
+            warnings.warn_explicit(str(one.message), one.category, one.filename, one.lineno)
+    sentences[:] = dict.fromkeys(sentences)

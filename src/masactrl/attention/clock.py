@@ -2,9 +2,11 @@
 
 Counting calls is no clock: Heun and PNDM evaluate a timestep twice, KDPM2 evaluates in-between
 timesteps, some guidances call the denoiser twice per step, and a count survives an interrupted
-run. A run plans N timesteps, and a call is in step k when the k-th of them is the last one reached.
+run. A run plans N timesteps, and a call is in step k when the k-th of them is the last one reached
+in the scheduler's table. In-between timesteps of ancestral schedulers need not lie in between, so
+it is the place in the table that counts and not the size of the number.
 A new run is recognised by the scheduler's timestep table, which every `set_timesteps` builds anew,
-and, for loops that set it only once, by the timestep jumping back against the table's direction.
+and, for loops that set it only once, by a timestep that the rest of the table does not have.
 """
 
 from __future__ import annotations
@@ -41,9 +43,11 @@ class Clock:
 
     def __init__(self) -> None:
         self._table: Tensor | None = None
+        self._listed: tuple[float, ...] = ()
+        self._starts: tuple[int, ...] = ()  # positions in the table at which this run's steps begin
+        self._plan: tuple[float, ...] = ()  # their timesteps
+        self._position = 0  # of the last call, in the table
         self._previous: float | None = None
-        self._plan: tuple[float, ...] = ()
-        self._sign = 1.0  # -1 where timesteps ascend
 
     def tick(self, timestep: Tensor | float, scheduler: object) -> Tick:
         """The step of a call with this timestep argument; `scheduler` is the pipeline's.
@@ -52,18 +56,27 @@ class Clock:
         """
         now = _number(timestep)
         table = getattr(scheduler, "timesteps", None)
-        new_run = self._begins(now, table)
+        # The table object is kept alive here, so an equal identity means the same table.
+        new_run = self._previous is None or table is not self._table
+        if not new_run and now in self._listed:
+            position = self._found(now, scheduler, self._position)
+            new_run = position is None
+            self._position = self._position if position is None else position
+        elif not new_run:
+            new_run = self._before(self._previous, now)
         if new_run:
             self._begin(now, table, scheduler)
         self._previous = now
-        reached = sum(self._sign * level >= self._sign * now for level in self._plan)
+        if now in self._listed:
+            reached = sum(start <= self._position for start in self._starts)
+        else:  # an evaluation of somebody else's, between two steps
+            reached = sum(not self._before(level, now) for level in self._plan)
         return Tick(step=reached - 1, timestep=now, timesteps=self._plan, new_run=new_run)
 
-    def _begins(self, now: float, table: Tensor | None) -> bool:
-        # The table object is kept alive here, so an equal identity means the same table.
-        if self._previous is None or table is not self._table:
-            return True
-        return self._sign * now > self._sign * self._previous
+    def _before(self, one: float | None, other: float) -> bool:
+        """Whether the timestep `other` is visited before `one`."""
+        ascending = self._listed[0] < self._listed[-1]
+        return one is not None and (other < one if ascending else other > one)
 
     def _begin(self, now: float, table: Tensor | None, scheduler: object) -> None:
         listed = [] if table is None else [float(value) for value in table.detach().cpu()]
@@ -73,12 +86,31 @@ class Clock:
                 "of pipeline.scheduler, so its step is unknown. Call set_timesteps on the "
                 "scheduler that the pipeline holds and take the timesteps from it."
             )
-        self._table = table
-        self._sign = -1.0 if listed[0] < listed[-1] else 1.0
-        levels = _levels(listed, scheduler)
+        self._table, self._listed = table, tuple(listed)
+        self._starts = _starts(listed, scheduler)
+        self._position = self._found(now, scheduler, 0) or 0
         # Image-to-image enters the table further down; its first step is still step 0.
-        below = [level for level in levels if self._sign * level < self._sign * now]
-        self._plan = (now, *below)
+        later = (start for start in self._starts if start > self._position)
+        self._starts = (self._position, *later)
+        self._plan = tuple(listed[start] for start in self._starts)
+
+    def _found(self, now: float, scheduler: object, start: int) -> int | None:
+        """The position of a listed timestep at `start` or later in the table, or None.
+
+        Rounded tables (Karras' and exponential noise levels) list a timestep several times in a
+        row; which of them is meant only the scheduler knows.
+        """
+        told = getattr(scheduler, "step_index", None)
+        if isinstance(told, int) and 0 <= told < len(self._listed) and self._listed[told] == now:
+            told = self._settled(told)
+            return told if told >= start else None
+        found = (p for p, level in enumerate(self._listed) if level == now)
+        return next((p for p in map(self._settled, found) if p >= start), None)
+
+    def _settled(self, position: int) -> int:
+        """The step that begins at this timestep, for an evaluation that leads up to it (Heun)."""
+        following = next((start for start in self._starts if start >= position), position)
+        return following if self._listed[following] == self._listed[position] else position
 
 
 def _number(timestep: Tensor | float | int) -> float:
@@ -87,12 +119,22 @@ def _number(timestep: Tensor | float | int) -> float:
     return float(timestep)
 
 
-def _levels(listed: list[float], scheduler: object) -> list[float]:
-    """The timesteps at which steps begin, each once, in order.
+def _starts(listed: list[float], scheduler: object) -> tuple[int, ...]:
+    """The positions in the table at which steps begin, in order.
 
     Second-order schedulers list two entries per step but the last, the second being an in-between
-    evaluation (KDPM2, DPM++ SDE) or the repeated next timestep (Heun).
+    evaluation (KDPM2, DPM++ SDE) or the repeated next timestep (Heun). PNDM may begin with steps of
+    four evaluations; without them it lists one timestep twice.
     """
     count = getattr(scheduler, "num_inference_steps", None)
-    paired = getattr(scheduler, "order", 1) == 2 and count and len(listed) == 2 * count - 1
-    return list(dict.fromkeys(listed[::2] if paired else listed))
+    if getattr(scheduler, "order", 1) == 2 and count and len(listed) == 2 * count - 1:
+        return tuple(range(0, len(listed), 2))
+    if len(listed) == count:
+        return tuple(range(len(listed)))
+    prk = getattr(scheduler, "prk_timesteps", None)
+    opening = 0 if prk is None else len(prk)
+    first = dict.fromkeys(listed[opening:])
+    return (
+        *range(0, opening, 4),
+        *(listed.index(level, opening) for level in first),
+    )

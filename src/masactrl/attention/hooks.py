@@ -10,7 +10,7 @@ with control and one without, not one per step.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from masactrl.attention.call import Control, LayerCall
 from masactrl.attention.masks import key_bias
-from masactrl.errors import ConfigError, UnsupportedPipeline
+from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +46,13 @@ class Installed:
         else:
             self._registry = HookRegistry.check_if_exists_or_initialize(module)
         self._stored = not compiled
+        wrapper, target = _offload_wrapper(module), cast("Any", module)
+        if wrapper is not None:
+            target.forward = target._old_forward
         self._registry.register_hook(hook, name)
         self._installed = module.forward
+        if wrapper is not None:
+            target._old_forward, target.forward = self._installed, wrapper
 
     def remove(self) -> None:
         """Take the hook out and leave every other hook, older or newer, as it is."""
@@ -80,6 +85,18 @@ class Installed:
             del own["forward"]
         if self._stored and not self._had_registry and not self._registry.hooks:
             own.pop("_diffusers_hook", None)
+
+
+def _offload_wrapper(module: nn.Module) -> Callable[..., Any] | None:
+    """The outermost forward where it is accelerate's, or None.
+
+    Pipelines with model offload take it off and put another one on after every call, which keeps
+    what lies below it and drops what lies above.
+    """
+    own = vars(module)
+    forward: Callable[..., Any] | None = own.get("forward")
+    origin = getattr(getattr(forward, "func", None), "__module__", "")
+    return forward if "_old_forward" in own and origin == "accelerate.hooks" else None
 
 
 def install(module: nn.Module, hook: ModelHook, name: str) -> Installed:
@@ -117,6 +134,7 @@ class SelfAttentionHook(ModelHook):
 
     The session calls `prepare` (and sets `source`, where sources are recorded) before every
     denoiser call, `rest` after it, and reads `seen`, `recorded` and `used` (the masks) after it.
+    `lost` is whether a call would come from a denoiser call that the session was not told of.
     """
 
     def __init__(self, layer: str, control: Control | None) -> None:
@@ -126,6 +144,7 @@ class SelfAttentionHook(ModelHook):
         self.active = False
         self.recording = False
         self.seen = False
+        self.lost = True
         self.rows: BatchRows | None = None
         self.source: Tensor | None = None
         self.recorded: Tensor | None = None
@@ -136,10 +155,12 @@ class SelfAttentionHook(ModelHook):
         """Get ready for one denoiser call."""
         self.rest()
         self.active, self.rows, self.recording = active, rows, recording
+        self.lost = False
 
     def rest(self) -> None:
         """Let the layer run as it is, and drop what was kept."""
         self.active = self.recording = self.seen = False
+        self.lost = True
         self.source = self.recorded = self.used = None
 
     def new_forward(self, module: nn.Module, *args: object, **kwargs: object) -> object:
@@ -148,6 +169,12 @@ class SelfAttentionHook(ModelHook):
         chain: Any = self.fn_ref
         forward: Callable[..., Any] = chain.original_forward
         if not self.active:
+            if self.lost:
+                raise ControlNotApplied(
+                    f"{self.layer} runs under a control that was not told of the denoiser call: "
+                    "another hook displaced it. Attach after every other change to the pipeline "
+                    "and leave the with block before undoing them."
+                )
             return forward(*args, **kwargs)
         self.seen = True
         hidden, options = _split(self.layer, args, kwargs)

@@ -155,6 +155,22 @@ class Rows:
             )
         return batch // self.images
 
+    def check_latents(self, latents: Tensor) -> None:
+        """Refuse a batch (rows, ...) whose guidance branches are not the same images.
+
+        All branches of a run see the same latents. Where they don't, the run has more images than
+        were told (num_images_per_prompt, as a rule), and rows would read others than was meant.
+        """
+        branches = self.branches(latents.shape[0])
+        parts = latents.reshape(branches, self.images, *latents.shape[1:])
+        if not bool(((parts == parts[:1]) | parts.isnan()).all()):
+            raise RowsError(
+                f"The denoiser got {latents.shape[0]} rows for the {self.images} images the "
+                f"control was told of, but these {branches} branches hold different latents, so "
+                "the run has more images. Count prompts x num_images_per_prompt (use "
+                "images_per_prompt=...) and attach with Rows of that many images."
+            )
+
     def on_batch(self, batch: int, device: torch.device) -> BatchRows:
         """The index tensors of a batch of `batch` rows."""
         branches = self.branches(batch)

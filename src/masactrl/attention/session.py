@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from masactrl.attention.clock import Clock, Tick
 from masactrl.attention.hooks import SelfAttentionHook
 from masactrl.attention.masking import Masker, MaskUse, report_useless
 from masactrl.attention.report import Attached, RunReport
-from masactrl.attention.support import check_layers
+from masactrl.attention.sites import unwrap
+from masactrl.attention.support import check_layers, denoiser_of
 from masactrl.errors import ControlNotApplied, ControlWarning
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Session:
         self._pipeline, self._rows, self._schedule = pipeline, rows, schedule
         self._masker, self._source, self._record = masker, source, record
         self._works = bool(sites) and (record is not None or bool(rows.targets))
+        unet: Any = unwrap(denoiser_of(pipeline))
+        self._channels = int(unet.config.out_channels)
         self._clock = Clock()
         self._layouts: dict[tuple[int, torch.device], BatchRows] = {}
         self._closed = False
@@ -88,6 +91,10 @@ class Session:
             return
         tick = self._clock.tick(timestep, getattr(self._pipeline, "scheduler", None))
         self._rows.branches(sample.shape[0])
+        if self._works and tick.step < 2:
+            # Started from one noise, different images differ from the second step on. Pipelines
+            # that add channels of conditions put them behind the latents.
+            self._rows.check_latents(sample[:, : self._channels])
         run = self._begin_run(tick) if tick.new_run or self._run is None else self._run
         run.tick = tick
         active = self._works and tick.step in run.steps
@@ -132,6 +139,7 @@ class Session:
         self._closed = True
         for _, hook in self.hooks:
             hook.rest()
+            hook.lost = False
 
     def _begin_run(self, tick: Tick) -> _Run:
         reason = self._idle_reason() if self._run is not None else None

@@ -28,7 +28,7 @@ from masactrl.bench.real_tasks import NEEDS_PROMPT
 from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.editing import draws_noise
 from masactrl.editing.control import aligns_words
-from masactrl.errors import ConfigError
+from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import METHODS, method_named
 
@@ -154,6 +154,11 @@ class _PieEditor:
 
 def _published_p2p(item: PieItem) -> Mapping[str, Any]:
     options: dict[str, Any] = {"cross": 0.4, "self_attention": 0.6, "self_tokens": 32 * 32}
+    if len(item.blended_word) == 1:
+        raise PromptError(
+            f"The item names one blended word, {item.blended_word[0]!r}; a local blend needs one "
+            "of the source and one of the target."
+        )
     if item.blended_word:
         of_source, of_target = item.blended_word[:2]
         options["blend"] = {"source": (of_source,), "target": (of_target,), "begin": 0.2}

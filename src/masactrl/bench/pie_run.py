@@ -4,6 +4,7 @@ out/<label>/annotation_images/...    edited pictures, under the sources' paths
 out/items.jsonl                      one line an item and label
 out/items.csv                        the same as a table
 out/table.md                         means per label and type, published rows beside
+out/preservation.png, .svg           the edit against what was kept, a dot a label
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from masactrl.bench.ledger import Ledger
 from masactrl.bench.pie_data import IMAGES, SIDE, PieData, PieItem, PieProblem
 from masactrl.bench.pie_metrics import METRICS, PieMetrics
 from masactrl.bench.pie_table import TableRow, summarise_pie, table_text
-from masactrl.errors import MasaCtrlError, OutputError
+from masactrl.bench.plots import Point, preservation_plot
+from masactrl.bench.statistics import bootstrap
+from masactrl.errors import MasaCtrlError, MissingExtra, OutputError
 from masactrl.images import DAMAGED
 
 __all__ = ["Editor", "PieOutcome", "cropped", "run_pie", "scored_folder"]
@@ -32,13 +35,17 @@ Editor = Callable[[PieItem, Image.Image], Image.Image]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PieOutcome:
-    """What became of a run: how many items are done, what went wrong, and the table."""
+    """What became of a run: how many items are done, what went wrong, and the table.
+
+    `plots` are empty where matplotlib is not installed, or nothing can be shown.
+    """
 
     done: int
     problems: tuple[PieProblem, ...]
     table: tuple[TableRow, ...]
     table_path: Path
     csv_path: Path
+    plots: tuple[Path, ...] = ()
 
 
 def run_pie(
@@ -96,7 +103,32 @@ def run_pie(
         table=table,
         table_path=table_path,
         csv_path=csv_path,
+        plots=_plots(rows, out),
     )
+
+
+def _plots(rows: Sequence[Mapping[str, Any]], out: Path) -> tuple[Path, ...]:
+    """The edit (CLIP) against what was kept (SSIM, which doing nothing has a finite one of)."""
+    points = []
+    for label in dict.fromkeys(row["label"] for row in rows):
+        own = [row["figures"] for row in rows if row["label"] == label and "error" not in row]
+        kept, edited = (
+            bootstrap([[figures[name]] for figures in own if figures[name] is not None])
+            for name in ("ssim_unedit_part", "clip_similarity_target_image")
+        )
+        if kept is not None and edited is not None:
+            points.append(Point(label=label, across=kept, up=edited))
+    if not points:
+        return ()
+    try:
+        return preservation_plot(
+            points,
+            out / "preservation",
+            across="background kept, SSIM outside the mask",
+            up="edit done, CLIP similarity to the target prompt",
+        )
+    except MissingExtra:
+        return ()
 
 
 def _one(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from masactrl.bench.statistics import Estimate
-from masactrl.errors import MissingExtra
+from masactrl.errors import MissingExtra, OutputError
 
 __all__ = ["Point", "preservation_plot"]
 
@@ -36,6 +37,7 @@ def preservation_plot(
 
     Raises:
         MissingExtra: matplotlib is not installed.
+        OutputError: they cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -67,5 +69,15 @@ def preservation_plot(
     axes.legend(loc="best", fontsize="small")
     paths = (path.with_suffix(".png"), path.with_suffix(".svg"))
     for one in paths:
-        figure.savefig(one)
+        # No date inside: the same figures are the same file.
+        kept = {"Date": None} if one.suffix == ".svg" else {}
+        beside = one.with_name(f".{one.name}.part")
+        try:
+            figure.savefig(beside, format=one.suffix[1:], metadata=kept)
+            beside.replace(one)
+        except OSError as error:
+            raise OutputError(f"{one} cannot be written: {error.strerror or error}.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
     return paths

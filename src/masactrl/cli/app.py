@@ -79,10 +79,13 @@ def app(
             offload=offload,
             allow_pickle=allow_pickle,
         )
-        page = build(Studio(model=loaded, words=model, loras=tuple(lora or ())))
+        studio = Studio(model=loaded, words=model, loras=tuple(lora or ()))
         errors = Console(stderr=True)
         errors.print(f"The studio is at http://{host}:{port} (Ctrl-C ends it).", highlight=False)
-        serve(page, host=host, port=port, share=share, browser=browser)
+        try:
+            serve(build(studio), host=host, port=port, share=share, browser=browser)
+        finally:
+            studio.close()  # nobody's pictures outlive it
 
 
 def free_port(host: str) -> int:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from masactrl.cli.console import output, progress, quiet_libraries, said
+from masactrl.cli.console import (
+    finishing,
+    interrupted,
+    output,
+    progress,
+    quiet_libraries,
+    said,
+)
 from masactrl.cli.options import (
     DeviceOption,
     JsonOption,
@@ -24,6 +31,7 @@ from masactrl.cli.options import (
 )
 from masactrl.cli.rerun import differences, given_inputs, load_stated
 from masactrl.errors import ConfigError
+from masactrl.figures import write_svg
 from masactrl.recipe import Recipe, find_recipe
 from masactrl.result import prepare_folder, write_pictures
 
@@ -89,9 +97,11 @@ def attention(
 ) -> None:
     """Make a picture again and show where points of it looked in the source.
 
-    Writes attention.png: the target with the point, the source with the weights of attention over
-    it, and the source lit by them. Weights are the mean over heads of the softmax in the controlled
-    layers.
+    Writes attention.png and .svg: the target with the point, the source with the weights of
+    attention over it, and the source lit by them. Weights are the mean over heads of the softmax in
+    the controlled layers.
+
+    Ctrl-C finishes the picture and keeps it; a second Ctrl-C stops at once.
 
     Example: masactrl attention out/target1-controlled.png --at 64,40 --layer 13
     """
@@ -115,11 +125,17 @@ def attention(
         loaded = load_stated(made, model, lora or (), device, offload.value, allow_pickle)
         for sentence in (*changed, *differences(made, loaded)):
             said(errors, "Warning", sentence)
-        with progress(errors, "Denoising", total) as on_step:
-            view = watch_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
-    figure = view.figure(*points, target=number - 1, step=step, layer=layer)
-    (path,) = write_pictures(out, {NAME: figure}, None if no_metadata else recipe)
+        with finishing(errors) as stopping:
+            with progress(errors, "Denoising", total) as on_step:
+                view = watch_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
+            figure = view.to_figure(*points, target=number - 1, step=step, layer=layer)
+            drawn = {NAME: figure.to_image()}
+            (path,) = write_pictures(out, drawn, None if no_metadata else recipe)
+            write_svg(out / f"{NAME}.svg", figure.to_svg())
+            stopped = stopping()
     _tell(view, question_of(recipe), path, as_json=as_json)
+    if stopped:
+        interrupted("the picture was finished first")
 
 
 def _point(words: str) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""`masactrl bench`: evidence, with right answers (puppets) or the published protocol (pie)."""
+"""`masactrl bench`: right answers (puppets), the published protocol (pie), ablations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from masactrl.cli.ablation import ablation
 from masactrl.cli.console import output, quiet_libraries, said
 from masactrl.cli.options import (
     MODEL,
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     from masactrl.bench.puppet_run import Column
 
 app = typer.Typer(
-    help="Measure methods: on the embedded world, where the right answer is known, or on PIE-Bench."
+    help="Measure methods on the embedded world, where the right answer is known, or on PIE-Bench; "
+    "show what S, L, places and masks do."
 )
+
+app.command("ablation")(ablation)
 
 DEFAULT_COLUMNS = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit")
 
@@ -152,7 +156,7 @@ def pie(
             help="pie-ddim+masactrl, pie-directinversion+masactrl, pie-ddim+p2p, "
             "pie-directinversion+p2p, prompt-only, nothing, or INVERSION+METHOD such as "
             "direct+plug-and-play; repeat for more.",
-            show_default="nothing, and the first two where --model is given",
+            show_default="nothing; where --model is given also prompt-only and the first two",
         ),
     ] = None,
     pictures: Annotated[
@@ -207,7 +211,7 @@ def pie(
             )
     console = output()
     console.print(outcome.table_path.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
-    for path in (outcome.table_path, outcome.csv_path):
+    for path in (outcome.table_path, outcome.csv_path, *outcome.plots):
         console.print(str(path), highlight=False, soft_wrap=True, markup=False)
     errors = Console(stderr=True)
     for problem in outcome.problems:
@@ -237,7 +241,7 @@ def _folders(words: list[str] | tuple[()]) -> list[tuple[str, Path]]:
 
 def _usual_editors(model: str | None, scored: bool) -> tuple[str, ...]:
     if model is not None:
-        return ("nothing", "pie-ddim+masactrl", "pie-directinversion+masactrl")
+        return ("nothing", "prompt-only", "pie-ddim+masactrl", "pie-directinversion+masactrl")
     return () if scored else ("nothing",)
 
 

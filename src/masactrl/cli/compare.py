@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from masactrl.cli.compare_run import Asked, described, report
-from masactrl.cli.console import quiet_libraries
+from masactrl.cli.compare_run import Asked, described, report, show_compare_plan
+from masactrl.cli.console import interrupted, quiet_libraries
 from masactrl.cli.job import ConfigOption
 from masactrl.cli.model import load_model
 from masactrl.cli.options import (
@@ -31,6 +31,7 @@ from masactrl.cli.options import (
     OutOption,
     OverwriteOption,
     PickleOption,
+    PlanOption,
     RevisionOption,
     SeedOption,
     SizeOption,
@@ -40,6 +41,7 @@ from masactrl.cli.options import (
 )
 from masactrl.cli.parsing import parse_options, parse_size
 from masactrl.compare import COMPARED, COMPARISON
+from masactrl.figures import write_svg
 from masactrl.result import prepare_folder, write_pictures
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ def compare(
     allow_pickle: PickleOption = False,
     out: OutOption = Path("out"),
     config: ConfigOption = None,
+    plan: PlanOption = False,
     as_json: JsonOption = False,
     no_metadata: NoMetadataOption = False,
     overwrite: OverwriteOption = False,
@@ -98,6 +101,8 @@ def compare(
     SOURCE is a prompt, or the file of a picture, which is inverted once for all methods; --from
     says what it shows, which Prompt-to-Prompt and the unified control need. S and L are those of
     masactrl. Figures are read by the embedded inspector, so only with the embedded model.
+
+    Ctrl-C finishes the method at hand and keeps what is done; a second Ctrl-C stops at once.
 
     Example: masactrl compare "a cat standing in the meadow" --to "a cat running in the meadow"
     """
@@ -118,7 +123,8 @@ def compare(
         options=_by_method(method_option or ()),
     )
     asked.check()
-    prepare_folder(out, asked.names(), overwrite=overwrite)
+    if not plan:
+        prepare_folder(out, asked.names(), overwrite=overwrite)
     with quiet_libraries():
         loaded = load_model(
             model,
@@ -129,13 +135,21 @@ def compare(
             offload=offload,
             allow_pickle=allow_pickle,
         )
-        result, recipe = asked.run(loaded)
-    pictures = {COMPARISON: result.to_sheet(), **{one.method: one.image for one in result.columns}}
-    paths = write_pictures(out, pictures, None if no_metadata else recipe)
+        if plan:
+            show_compare_plan(asked, loaded, out, as_json=as_json)
+            return
+        result, recipe, stopped = asked.run(loaded)
+    paths = write_pictures(
+        out, result.pictures(), None if no_metadata else recipe, prompts=result.prompts()
+    )
+    write_svg(out / f"{COMPARISON}.svg", result.to_figure().to_svg())
     if as_json:
         typer.echo(json.dumps(described(result, paths), indent=2))
     else:
         report(result, paths[0])
+    if stopped:
+        count = len(result.methods())
+        interrupted(f"{count} of {count + len(result.unmade)} methods are done")
 
 
 def _by_method(words: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from masactrl.cli.console import output, progress
+from masactrl.cli.console import finishing, output, progress
+from masactrl.cli.plan import show_lines
 from masactrl.compare import COMPARED, COMPARISON
 from masactrl.errors import ConfigError
 from masactrl.request import GenerateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from masactrl.compare import Comparison
     from masactrl.edit import EditRequest, InversionRequest
@@ -77,9 +80,29 @@ class Asked:
         names = [COMPARISON, "source", "fixed-seed", *(self.methods or COMPARED)]
         return names if self.photo is None else [*names, "reconstruction"]
 
-    def run(self, model: LoadedModel) -> tuple[Comparison, Recipe]:
-        """Make the comparison, and say how it was made."""
-        return self._from_words(model) if self.photo is None else self._from_photo(model)
+    def run(self, model: LoadedModel) -> tuple[Comparison, Recipe, bool]:
+        """Make the comparison; also say how it was made, and whether somebody interrupted it."""
+        with finishing(Console(stderr=True)) as stopping:
+            made = self._from_words if self.photo is None else self._from_photo
+            return *made(model, stopping), stopping()
+
+    def _made(self, result: Comparison) -> dict[str, Any]:
+        """Return the methods that were made and their options, for the recipe."""
+        methods = result.methods()
+        options = {name: one for name, one in self.options.items() if name in methods}
+        return {"methods": methods, "options": options}
+
+    def calls(self, model: LoadedModel) -> int:
+        """Return the denoising steps of all that will be run; raises what that would raise."""
+        from masactrl.compare_edited import compared_calls
+        from masactrl.edit import plan
+
+        if self.photo is None:
+            return self._words().resolve(model.preset).steps * len(self.methods or COMPARED)
+        inversion, request = self._picture()
+        ask = partial(plan, model, self.source, inversion)
+        calls = compared_calls(ask, request, methods=self.methods, options=self.options)
+        return (inversion.steps or model.preset.steps) + calls
 
     def _words(self) -> GenerateRequest:
         width, height = self.size or (None, None)
@@ -115,30 +138,50 @@ class Asked:
         )
         return inversion, request
 
-    def _from_words(self, model: LoadedModel) -> tuple[Comparison, Recipe]:
+    def _from_words(
+        self, model: LoadedModel, stop: Callable[[], bool]
+    ) -> tuple[Comparison, Recipe]:
         from masactrl.compare import compare_generated, comparison_recipe
 
         request, names = self._words(), self.methods or COMPARED
-        total = request.resolve(model.preset).steps * len(names)
-        with progress(Console(stderr=True), "Denoising", total) as on_step:
+        with progress(Console(stderr=True), "Denoising", self.calls(model)) as on_step:
             result = compare_generated(
-                model, request, methods=names, options=self.options, on_step=on_step
+                model, request, methods=names, options=self.options, on_step=on_step, stop=stop
             )
-        return result, comparison_recipe(model, request, methods=names, options=self.options)
+        return result, comparison_recipe(model, request, **self._made(result))
 
-    def _from_photo(self, model: LoadedModel) -> tuple[Comparison, Recipe]:
-        from masactrl.compare_edited import compare_edited, compared_calls, edited_recipe
-        from masactrl.edit import invert, plan
+    def _from_photo(
+        self, model: LoadedModel, stop: Callable[[], bool]
+    ) -> tuple[Comparison, Recipe]:
+        from masactrl.compare_edited import compare_edited, edited_recipe
+        from masactrl.edit import invert
 
         inversion, request = self._picture()
-        steps = inversion.steps or model.preset.steps
         chosen: dict[str, Any] = {"methods": self.methods, "options": self.options}
-        calls = compared_calls(partial(plan, model, self.source, inversion), request, **chosen)
-        with progress(Console(stderr=True), "Denoising", steps + calls) as on_step:
+        with progress(Console(stderr=True), "Denoising", self.calls(model)) as on_step:
             session = invert(model, self.source, inversion, on_step=on_step)
             seed = self.seed or 0
-            result = compare_edited(session, request, **chosen, seed=seed, on_step=on_step)
-        return result, edited_recipe(session, request, **chosen, seed=seed)
+            result = compare_edited(
+                session, request, **chosen, seed=seed, on_step=on_step, stop=stop
+            )
+        return result, edited_recipe(session, request, **self._made(result), seed=seed)
+
+
+def show_compare_plan(asked: Asked, model: LoadedModel, out: Path, *, as_json: bool) -> None:
+    """Print what a comparison would make and cost; nothing is run."""
+    told = {
+        "model": model.name,
+        "source": asked.source,
+        "target": asked.target,
+        "methods": list(asked.methods or COMPARED),
+        "steps_in_all": asked.calls(model),
+        "folder": str(out),
+        "pictures": [f"{name}.png" for name in asked.names()],
+    }
+    if as_json:
+        typer.echo(json.dumps({"plan": told}, indent=2))
+    else:
+        show_lines(told)
 
 
 def described(result: Comparison, paths: Sequence[Path]) -> dict[str, Any]:

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "app": ("gradio", "the studio in the browser"),
     "bench": ("torchmetrics", "measurements"),
-    "cluster": ("ray", "batches on several machines"),
     "lora": ("peft", "LoRA files"),
-    "video": ("av", "films"),
 }
 """Extra -> the package that tells whether it is installed, and what it is for."""
 
@@ -147,24 +145,16 @@ def machine(device: torch.device) -> Iterator[Check]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     yield Check(name="device", state=State.GOOD, seen=f"{device} {name}".strip() + threads)
-    free = psutil.virtual_memory().available
-    yield Check(
-        name="memory",
-        state=State.NOTE if free < _LITTLE else State.GOOD,
-        seen=f"{_size(free)} free",
-    )
+    yield _memory("memory", psutil.virtual_memory().available)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        yield Check(
-            name="device memory",
-            state=State.NOTE if free < _LITTLE else State.GOOD,
-            seen=f"{_size(free)} of {_size(total)} free",
-        )
+        yield _memory("device memory", free, total)
 
 
-def _memory(name: str, free: int) -> Check:
+def _memory(name: str, free: int, total: int | None = None) -> Check:
     state = State.NOTE if free < _LITTLE else State.GOOD
-    return Check(name=name, state=state, seen=f"{_size(free)} free")
+    of = "" if total is None else f" of {_size(total)}"
+    return Check(name=name, state=state, seen=f"{_size(free)}{of} free")
 
 
 def precisions(device: torch.device) -> Iterator[Check]:

@@ -199,8 +199,8 @@ def edit(
             result = run_edit(
                 loaded, (picture, opened), asked, request, cost, session, limit, judges
             )
+            paths = result.save(out, overwrite=overwrite, metadata=not no_metadata)
             stopped = stopping()
-    paths = result.save(out, overwrite=overwrite, metadata=not no_metadata)
     tell(result, paths, as_json=as_json)
     if stopped:
         interrupted("the edit was finished first")

@@ -77,7 +77,7 @@ def defaults(context: typer.Context, job: Mapping[str, Any]) -> dict[str, Any]:
         if parameter is None:
             near = get_close_matches(key.replace("_", "-"), parameters, n=1)
             meant = f"did you mean {near[0]}? " if near else ""
-            accepted = sorted({one.opts[0].lstrip("-") for one in parameters.values()})
+            accepted = sorted({max(one.opts, key=len).lstrip("-") for one in parameters.values()})
             raise ConfigError(
                 f"The file's key {key!r} is no option of {context.info_name}; {meant}accepted are "
                 f"{', '.join(accepted)}."
@@ -92,7 +92,7 @@ def _value(key: str, value: Any, parameter: TyperOption) -> Any:
         if not isinstance(value, bool):
             raise ConfigError(f"The file's key {key!r} is true or false, not {value!r}.")
         return value
-    many = getattr(parameter, "multiple", False)
+    many = getattr(parameter, "multiple", False) or parameter.nargs == -1
     given = value if many and isinstance(value, list) else [value]
     for one in given:
         if isinstance(one, bool) or not isinstance(one, str | int | float):

@@ -59,6 +59,15 @@ def show_plan(
         _print(plan)
 
 
+def show_lines(plan: Mapping[str, Any]) -> None:
+    """Print a plan, a line for each of its values, and that nothing was made."""
+    for name, value in plan.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        line = f"{name.replace('_', ' ')}: {shown}"
+        output().print(line, highlight=False, soft_wrap=True, markup=False)
+    output().print("Nothing was made.", highlight=False)
+
+
 def _print(plan: Mapping[str, Any]) -> None:
     console = output()
     lines = [f"model: {plan['model']}", f"seeds: {', '.join(map(str, plan['seeds']))}"]

@@ -70,7 +70,7 @@ def train(
     ],
     minutes: Annotated[
         float,
-        typer.Option(help="Time of all training stages together; more continues a finished run."),
+        typer.Option(help="Minutes for all training stages; more of them continue a finished run."),
     ] = 120.0,
     stage: Annotated[
         list[Stage] | None,

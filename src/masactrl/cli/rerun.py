@@ -13,7 +13,14 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from masactrl.cli.console import output, progress, quiet_libraries, said
+from masactrl.cli.console import (
+    finishing,
+    interrupted,
+    output,
+    progress,
+    quiet_libraries,
+    said,
+)
 from masactrl.cli.model import load_model
 from masactrl.cli.options import (
     MODEL,
@@ -82,6 +89,8 @@ def rerun(
     On the same machine, with the same versions, it is the same to the bit. Nothing that a recipe
     names is looked for on this machine: a model folder, a LoRA or an input picture has to be given.
 
+    Ctrl-C finishes the picture and keeps it; a second Ctrl-C stops at once.
+
     Example: masactrl rerun out/target1-controlled.png --input photo.png
     """
     recipe = Recipe.parse(find_recipe(picture))
@@ -98,11 +107,13 @@ def rerun(
         apart = [*changed, *differences(recipe, loaded)]
         for sentence in apart:
             said(errors, "Warning", sentence)
-        with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
-            after = run_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
-    close = compare(before, after)
-    if out is not None:
-        save_png(out, after, None if no_metadata else recipe.to_json())
+        with finishing(errors) as stopping:
+            with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
+                after = run_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
+            close = compare(before, after)
+            if out is not None:
+                save_png(out, after, None if no_metadata else recipe.to_json())
+            stopped = stopping()
     if as_json:
         told: dict[str, Any] = asdict(close)
         told["psnr"] = None if math.isinf(close.psnr) else close.psnr
@@ -110,6 +121,8 @@ def rerun(
         typer.echo(json.dumps(told | {"differences": apart}, indent=2))
     else:
         output().print(close.sentence(), highlight=False, soft_wrap=True)
+    if stopped:
+        interrupted("the picture was finished first")
 
 
 def _check_place(out: Path, *, overwrite: bool) -> None:

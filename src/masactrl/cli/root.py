@@ -31,6 +31,7 @@ from masactrl.cli import (
 )
 from masactrl.cli.console import said, warnings_said
 from masactrl.errors import ConfigError, MasaCtrlError
+from masactrl.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,10 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _unforeseen(error: Exception) -> str:
     """Return a sentence about an error that this package did not raise."""
     kind = type(error).__name__
-    if kind == "OutOfMemoryError":
+    if out_of_memory(error):
         return (
-            "The device has no memory left for this; lower --size or ask for fewer targets at "
-            "once, or use --dtype float16 on a GPU."
+            "The device has no memory left for this; lower --size, give a smaller picture or ask "
+            "for fewer targets at once, or use --dtype float16 or --offload model on a GPU."
         )
     reason = str(error).strip().partition("\n")[0] or "no reason given"
     return (

@@ -38,6 +38,7 @@ from masactrl.cli.options import (
     OutOption,
     OverwriteOption,
     PickleOption,
+    PlanOption,
     RevisionOption,
     SizeOption,
     StepsOption,
@@ -45,7 +46,7 @@ from masactrl.cli.options import (
     ToOption,
 )
 from masactrl.cli.parsing import parse_size
-from masactrl.cli.sweep_run import run_sweep, tell_sweep
+from masactrl.cli.sweep_run import run_sweep, show_sweep_plan, tell_sweep
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def sweep(
     allow_pickle: PickleOption = False,
     out: OutOption = Path("out"),
     config: ConfigOption = None,
+    plan: PlanOption = False,
     as_json: JsonOption = False,
     no_metadata: NoMetadataOption = False,
     overwrite: OverwriteOption = False,
@@ -168,7 +170,8 @@ def sweep(
             }
             asked = (picture, *_edited(picture, inverted, {**common, "negative_prompt": negative}))
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.
-        prepare_folder(out, sweep_names(len(to), axes), overwrite=overwrite)
+        if not plan:
+            prepare_folder(out, sweep_names(len(to), axes), overwrite=overwrite)
         loaded = load_model(
             model,
             device=device,
@@ -178,9 +181,12 @@ def sweep(
             offload=offload,
             allow_pickle=allow_pickle,
         )
-        result = run_sweep(loaded, asked, axes)
+        if plan:
+            show_sweep_plan(loaded, asked, axes, out, as_json=as_json)
+            return
+        result, stopped = run_sweep(loaded, asked, axes)
     paths = result.save(out, overwrite=overwrite, metadata=not no_metadata)
-    tell_sweep(result, paths, as_json=as_json)
+    tell_sweep(result, paths, stopped=stopped, as_json=as_json)
 
 
 def _check_source(

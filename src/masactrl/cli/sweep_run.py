@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 from rich.console import Console
 
 from masactrl.cli.console import finishing, interrupted, output, progress
+from masactrl.cli.plan import show_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,30 +22,77 @@ if TYPE_CHECKING:
     from masactrl.sweep import Axes, SweepResult
 
 
-def run_sweep(
-    model: LoadedModel,
-    asked: GenerateRequest | tuple[Path, InversionRequest, EditRequest],
-    axes: Axes,
-) -> SweepResult:
-    """Make the source and all cells, or as many as there are when somebody interrupts."""
+Asked: TypeAlias = "GenerateRequest | tuple[Path, InversionRequest, EditRequest]"
+
+
+def show_sweep_plan(
+    model: LoadedModel, asked: Asked, axes: Axes, out: Path, *, as_json: bool
+) -> None:
+    """Print what a sweep would make and cost; nothing is run.
+
+    Raises:
+        ScheduleError: an S or L is beyond the steps of the run or the layers of the model.
+    """
+    from masactrl.edit import plan
+    from masactrl.sweep_plan import check_axes, generated_calls, planned_calls
+    from masactrl.sweep_result import sweep_names
+
+    if not isinstance(asked, tuple):
+        settings = asked.resolve(model.preset)
+        steps, targets = settings.steps, len(settings.target_prompts)
+        axes = axes.filled(settings.start_step, settings.start_layer)
+        check_axes(model.pipeline.unet, axes, steps)
+        calls, inversion = generated_calls(steps, axes), 0
+    else:
+        picture, inverted, request = asked
+        steps = inversion = inverted.steps or model.preset.steps
+        targets, usual = len(request.target_prompts), request.resolve(model.preset, steps)
+        ask = partial(plan, model, picture, inverted)
+        calls = planned_calls(ask, request, axes, preset=model.preset, steps=steps)
+        axes = axes.filled(usual.start_step, usual.start_layer)
+    told = {
+        "model": model.name,
+        "start_step": list(axes.start_steps),
+        "start_layer": list(axes.start_layers),
+        "cells": len(axes.cells()),
+        "targets": targets,
+        "steps": steps,
+        "steps_in_all": inversion + calls,
+        "folder": str(out),
+        "pictures": [f"{name}.png" for name in sweep_names(targets, axes)],
+    }
+    if as_json:
+        typer.echo(json.dumps({"plan": told}, indent=2))
+    else:
+        show_lines(told)
+
+
+def run_sweep(model: LoadedModel, asked: Asked, axes: Axes) -> tuple[SweepResult, bool]:
+    """Make the source and all cells, or as many as there are when somebody interrupts.
+
+    Also says whether somebody did.
+    """
     from masactrl.edit import invert
-    from masactrl.sweep import sweep_calls, sweep_edit, sweep_generate
+    from masactrl.sweep import sweep_edit, sweep_generate
+    from masactrl.sweep_plan import generated_calls, sweep_calls
 
     errors = Console(stderr=True)
     if not isinstance(asked, tuple):
-        runs = 2 + max(1, len(axes.start_steps)) * max(1, len(axes.start_layers))
-        total = asked.resolve(model.preset).steps * runs
+        settings = asked.resolve(model.preset)
+        whole = axes.filled(settings.start_step, settings.start_layer)
+        total = generated_calls(settings.steps, whole)
         with finishing(errors) as stopping, progress(errors, "Denoising", total) as on_step:
-            return sweep_generate(model, asked, axes, on_step=on_step, stop=stopping)
+            made = sweep_generate(model, asked, axes, on_step=on_step, stop=stopping)
+            return made, stopping()
     picture, inversion, request = asked
     with progress(errors, "Inverting", inversion.steps or model.preset.steps) as on_step:
         session = invert(model, picture, inversion, on_step=on_step)
     total = sweep_calls(session, request, axes)
     with finishing(errors) as stopping, progress(errors, "Editing", total) as on_step:
-        return sweep_edit(session, request, axes, on_step=on_step, stop=stopping)
+        return sweep_edit(session, request, axes, on_step=on_step, stop=stopping), stopping()
 
 
-def tell_sweep(result: SweepResult, paths: Sequence[Path], *, as_json: bool) -> None:
+def tell_sweep(result: SweepResult, paths: Sequence[Path], *, stopped: bool, as_json: bool) -> None:
     """Print what was made and where it is.
 
     Raises:
@@ -64,8 +113,9 @@ def tell_sweep(result: SweepResult, paths: Sequence[Path], *, as_json: bool) -> 
         ]
         for line in lines:
             output().print(line, highlight=False, soft_wrap=True, markup=False)
-    if not result.whole:
-        interrupted(f"{done} of {cells} cells are done; there is no figure")
+    if stopped:
+        missing = "" if result.whole else "; there is no figure"
+        interrupted(f"{done} of {cells} cells are done{missing}")
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -50,7 +50,9 @@ def _without_control(run: EditRun) -> tuple[Tensor, Tensor | None]:
     """The source as it comes back, and the targets from its noise where they are compared."""
     request, trajectory = run.request, run.trajectory
     if request.compare:
-        plain = replace(request, method="fixed-seed", method_options=(), compare=False)
+        plain = replace(
+            request, method="fixed-seed", method_options=(), control=None, compare=False
+        )
         made = replace(run, request=plain)()
         return made.source, made.controlled
     if trajectory.replay:

@@ -10,6 +10,7 @@ guidance takes 2 N of them.
     its twin          2 N                 the same without control, for comparison
 
     other methods than masactrl           joint; the source takes both branches, 2 N
+    models that read their guidance       one row a picture and step in all of these, and plain, N
     sdedit, a target  2 int(s N)          the source runs only where it is not replayed
 """
 
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING
 from masactrl.attention import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.editing.control import check_words, flat_rows, method_of
+from masactrl.errors import ConfigError
+from masactrl.models.denoiser import reads_guidance
 
 if TYPE_CHECKING:
     from masactrl.editing.inversion_request import InversionRequest
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from masactrl.methods import Start
     from masactrl.models import LoadedModel
 
-__all__ = ["EditPlan", "plan_edit"]
+__all__ = ["EditPlan", "check_inversion", "plan_edit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +99,21 @@ def plan_edit(
 
     Raises:
         ScheduleError: S or L is beyond the run or the model, or no step is left to a target.
-        ConfigError: the method has no such option, or it is out of its range.
+        ConfigError: the method has no such option, it is out of its range, or the model has no use
+            for what was asked.
         PromptError: the method aligns words, and the source has none.
     """
     control = method_of(request)
     check_words(control, inversion.prompt)
+    check_inversion(model, inversion)
+    if reads_guidance(model.pipeline.unet):
+        if request.negative_prompt:
+            raise ConfigError(
+                "A negative prompt is what guidance leads away from, and this model is told its "
+                "guidance as a number instead; leave it out."
+            )
+        # Told its guidance, such a network is called once: every image has one branch.
+        branches, request = 1, replace(request, guidance_scale=1.0)
     steps, unet = request.steps, model.pipeline.unet
     sites = Schedule(start_layer=request.start_layer).resolve_layers(find_sites(unet))
     Schedule(start_step=request.start_step).resolve_steps([0.0] * steps)
@@ -120,13 +133,16 @@ def plan_edit(
     features = sum(site.module.query_dim * grid_size(site.grid(*grid)) for site in sites)
     bytes_each = 2 if request.half else unet.dtype.itemsize
     noise = steps if method.name in ("edit-friendly", "virtual") else 0
+    # Null-text keeps the embeddings of one text a step.
+    words = steps * _text_size(model) if method.name == "null-text" else 0
+    latents = channels * grid_size(grid) * (steps + 1 + noise)
     return EditPlan(
         inversion=method.passes(steps, _branches_up(inversion, model)),
         source=visited * branches if cached else 0,
         edit=edit,
         plain=2 * steps if of_target == 2 else steps,
         calls=calls,
-        trajectory_bytes=4 * channels * grid_size(grid) * (steps + 1 + noise),
+        trajectory_bytes=4 * (latents + words),
         cache_bytes=(
             features * bytes_each * branches * (steps - request.start_step) if cached else 0
         ),
@@ -161,11 +177,13 @@ def _late(
     left = steps - start.first_step(steps)
     rows = left * of_target * len(request.target_prompts)
     if request.compare:
-        plain = replace(request, method="fixed-seed", method_options=(), compare=False)
+        plain = replace(
+            request, method="fixed-seed", method_options=(), control=None, compare=False
+        )
         return rows + _joint(plain, branches), left + steps
     if _replays(inversion):
         return rows, left
-    single = inversion.one_branch or inversion.guidance(model.preset) == 1
+    single = branches == 1 or inversion.guidance(model.preset) == 1
     return rows + steps * (1 if single else 2), left + steps
 
 
@@ -189,7 +207,27 @@ def _replays(inversion: InversionRequest) -> bool:
 def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:
     """Guidance branches of the inversion itself."""
     single = inversion.guidance(model.preset) == 1 or not inversion.prompt
-    return 1 if single else 2
+    return 1 if single or reads_guidance(model.pipeline.unet) else 2
+
+
+def check_inversion(model: LoadedModel, inversion: InversionRequest) -> None:
+    """Refuse an inversion that a model without an unconditional branch would take no notice of.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    unused = inversion.method in ("negative-prompt", "null-text")
+    if unused and reads_guidance(model.pipeline.unet):
+        raise ConfigError(
+            f"{inversion.method} inversion changes what guidance leads away from, and this model "
+            "is told its guidance as a number instead; use virtual or direct inversion."
+        )
+
+
+def _text_size(model: LoadedModel) -> int:
+    """Numbers of one encoded prompt."""
+    pipeline = model.pipeline
+    return int(pipeline.tokenizer.model_max_length) * int(pipeline.unet.config.cross_attention_dim)
 
 
 def _mebibytes(count: int) -> str:

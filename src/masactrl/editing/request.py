@@ -14,6 +14,7 @@ from masactrl.recipe import InputStated
 from masactrl.request import Form, check_method, sorted_pairs
 
 if TYPE_CHECKING:
+    from masactrl.methods import Method
     from masactrl.models import ModelPreset
 
 __all__ = ["EditMasks", "EditRequest", "Features", "Keep", "Mode", "ResolvedEdit"]
@@ -228,7 +229,11 @@ class EditRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedEdit:
-    """An `EditRequest` after the model's preset filled what was left open; same fields."""
+    """An `EditRequest` after the model's preset filled what was left open; same fields.
+
+    `control` is a method that no request has words for, see `EditSession.edit`; S and L then are
+    the first step and layer that it controls.
+    """
 
     target_prompts: tuple[str, ...]
     steps: int
@@ -247,6 +252,7 @@ class ResolvedEdit:
     method: str = "masactrl"
     method_options: tuple[tuple[str, Any], ...] = ()
     seed: int | None = None
+    control: Method | None = None
 
     @property
     def features(self) -> Features:
@@ -254,8 +260,11 @@ class ResolvedEdit:
         return "none" if self.method in _ALONE else self.mode
 
     def recipe(self) -> Mapping[str, Any]:
-        """Return the request as values that JSON knows; of masks the kind, not the pixels."""
-        names = [name for name in self.__slots__ if name != "masks"]
+        """Return the request as values that JSON knows; of masks the kind, not the pixels.
+
+        Of a control that is an object its kind is said, so that nobody takes the rest for all.
+        """
+        names = [name for name in self.__slots__ if name not in ("masks", "control")]
         masks: Any = None
         if self.masks is not None:
             masks = {"by": "pictures", "threshold": self.masks.threshold}
@@ -263,7 +272,9 @@ class ResolvedEdit:
             if self.masks.by_words:
                 targets = self.masks.of_targets(len(self.target_prompts))
                 masks |= {"by": "words", "source": self.masks.source, "targets": list(targets)}
-        return {**{name: getattr(self, name) for name in names}, "masks": masks}
+        said = {name: getattr(self, name) for name in names} | {"masks": masks}
+        own = self.control
+        return said if own is None else said | {"control": type(own).__qualname__}
 
 
 def _is_words(one: object) -> bool:

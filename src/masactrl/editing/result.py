@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from masactrl.images import Tile, contact_sheet
+from masactrl.images import Tile, contact_sheet, png_bytes
 from masactrl.recipe import InputStated, ModelStated, Recipe
 from masactrl.result import SHEET, TITLES, prepare_folder, write_pictures
 
@@ -95,6 +94,7 @@ class EditResult:
         """Return one picture: per target a row of input, reconstruction, without, with control."""
         twins = self.request.compare
         headers = ["input", "reconstruction", *(["same noise, no control"] if twins else [])]
+        title = TITLES.get(self.request.method, self.request.method)
         rows = []
         for target in self.targets:
             row = [
@@ -104,7 +104,7 @@ class EditResult:
             if target.uncontrolled is not None:
                 row.append(Tile(image=target.uncontrolled, caption=target.prompt))
             rows.append([*row, Tile(image=target.controlled, caption=target.prompt)])
-        return contact_sheet(rows, headers=[*headers, TITLES[self.request.method]])
+        return contact_sheet(rows, headers=[*headers, title])
 
     def pictures(self) -> dict[str, Image.Image]:
         """Return every single picture under the name that `save` gives it."""
@@ -176,9 +176,7 @@ class EditResult:
 
     def _repr_png_(self) -> bytes:
         """Show the sheet in a notebook."""
-        buffer = io.BytesIO()
-        self.to_sheet().save(buffer, format="PNG")
-        return buffer.getvalue()
+        return png_bytes(self.to_sheet())
 
 
 def edit_names(targets: int, *, compare: bool, masks: bool) -> tuple[str, ...]:

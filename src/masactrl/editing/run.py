@@ -142,12 +142,15 @@ class EditRun:
         if masks is None or not self.request.keep_background:
             return None
         rows = (layout.source, layout.targets)
+        latest: list[Tensor] = []  # masks by words exist at controlled steps only
 
         def adjust(level: int, z: Tensor) -> Tensor:
             size = (int(z.shape[-2]), int(z.shape[-1]))
-            union = masks.union(attached, level - 1, rows, size)
-            if union is None:
+            found = masks.union(attached, level - 1, rows, size)
+            latest[:] = latest if found is None else [found]
+            if not latest:
                 return z
+            (union,) = latest
             source = z[:1] if self.recording is None else self.recording.path[level]
             targets = z[first : first + count]
             kept = torch.where(union.to(z.device) > 0, targets, source.to(z))

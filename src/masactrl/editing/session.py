@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from masactrl.diffusion import Trajectory
+from masactrl.editing.control import settled
 from masactrl.editing.inversion_request import InversionRequest
 from masactrl.editing.masks import plan_masks
 from masactrl.editing.measure import Reconstruction, psnr
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from masactrl.diffusion import OnStep
     from masactrl.editing.masks import MaskPlan
+    from masactrl.methods import Method
     from masactrl.models import LoadedModel
 
 __all__ = ["EditSession", "tell_steps"]
@@ -70,15 +72,16 @@ class EditSession:
         self,
         request: EditRequest,
         *,
-        method: str | None = None,
+        method: Method | str | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> EditResult:
         """Make every target, with and without control.
 
         Args:
             request: what to make; what it leaves open comes from the model's preset.
-            method: who controls the targets, instead of the method that the request names; with
-                that method's own defaults.
+            method: who controls the targets, instead of the method that the request names: a name
+                (with that method's own defaults), or a method itself, such as
+                `MasaCtrl(schedule=Schedule(places=("decoder",)))`.
             on_step: called after each U-Net call, first those that record the source; an exception
                 raised there ends the edit.
 
@@ -93,10 +96,8 @@ class EditSession:
         Warns:
             ControlWarning: the model will not see a prompt as it was written.
         """
-        if method is not None and method != request.method:
-            request = replace(request, method=method, method_options=())
-        settings = request.resolve(self.model.preset, self.trajectory.steps)
-        self.plan(request)  # refuses what cannot be
+        settings = settled(self.model, request, self.trajectory.schedule.timesteps, method)
+        self._plan(settings)  # refuses what cannot be
         notes = self._notes(settings)
         for note in notes:
             warnings.warn(note, ControlWarning, stacklevel=2)
@@ -160,15 +161,18 @@ class EditSession:
             inputs=self.stated,
         )
 
-    def plan(self, request: EditRequest) -> EditPlan:
-        """Return what an edit will cost, before it runs.
+    def plan(self, request: EditRequest, *, method: Method | str | None = None) -> EditPlan:
+        """Return what an edit will cost, before it runs; arguments are those of `edit`.
 
         Raises:
             ScheduleError: S or L is beyond the steps of the run or the layers of the model.
             PromptError: the method aligns words, and the picture was inverted without a prompt.
             ConfigError: the method has no such option, or it is out of its range.
         """
-        settings = request.resolve(self.model.preset, self.trajectory.steps)
+        timesteps = self.trajectory.schedule.timesteps
+        return self._plan(settled(self.model, request, timesteps, method))
+
+    def _plan(self, settings: ResolvedEdit) -> EditPlan:
         guided = settings.guidance_scale != 1 or self.trajectory.guidance != 1
         branches = 2 if guided and not self.trajectory.one_branch else 1
         return plan_edit(self.model, self.request, settings, self.framing.padded, branches=branches)

@@ -207,7 +207,7 @@ def record_source(
 
 
 def _cache(key: RecordingKey, dtype: torch.dtype) -> SourceCache:
-    kept = torch.float16 if key.half and dtype == torch.float32 else None
+    kept = torch.float16 if key.half and dtype.itemsize > 2 else None
     if key.keep == "disk":
         return FileCache(dtype=kept)
     return SourceCache(dtype=kept, device="cpu" if key.keep == "memory" else None)

@@ -71,7 +71,7 @@ class DDIM:
             prompt=task.prompt,
             guidance=task.guidance,
             replay=self.replay,
-            options=self.settings(),
+            options=self.settings() | ({"seed": task.seed} if self.fresh_steps else {}),
         )
 
 

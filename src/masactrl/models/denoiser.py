@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from masactrl.models.loading import Pipeline
 
-__all__ = ["Denoiser", "Text"]
+__all__ = ["Denoiser", "Text", "reads_guidance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +97,7 @@ class Denoiser:
     @property
     def reads_guidance(self) -> bool:
         """Whether the U-Net is told the guidance scale instead of being called twice (LCM)."""
-        return getattr(self._pipeline.unet.config, "time_cond_proj_dim", None) is not None
+        return reads_guidance(self._pipeline.unet)
 
     def schedule(self, steps: int, *, spacing: Spacing | None = None) -> NoiseSchedule:
         """Return the noise levels of a run of that many DDIM steps; see `NoiseSchedule`."""
@@ -222,6 +222,11 @@ class Denoiser:
         finally:
             if upcast:
                 vae.to(dtype=torch.float16)
+
+
+def reads_guidance(unet: Any) -> bool:
+    """Whether a U-Net is told the guidance scale instead of being called twice (LCM)."""
+    return getattr(unet.config, "time_cond_proj_dim", None) is not None
 
 
 def _precise(tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from masactrl.models.hub import fetch_index
 from masactrl.models.origin import Origin, OriginKind, weights_hash
 from masactrl.models.places import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
+from masactrl.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,6 +121,8 @@ def load_pipeline(
     except (MasaCtrlError, torch.OutOfMemoryError):
         raise  # says what it is already
     except (OSError, ValueError, KeyError, RuntimeError, PickleError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise
         raise ModelNotFound(_why_not(place, error)) from error
 
     _check(pipeline, place)

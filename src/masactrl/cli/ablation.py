@@ -1,0 +1,133 @@
+"""`masactrl bench ablation`: what S, L, places and masks do, as figures; the paper's ablations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from masactrl.cli.console import output, quiet_libraries
+from masactrl.cli.model import load_model
+from masactrl.cli.options import (
+    CfgOption,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    FromOption,
+    LoraOption,
+    ModelOption,
+    OutOption,
+    OverwriteOption,
+    SeedOption,
+    StartLayerOption,
+    StartStepOption,
+    StepsOption,
+    ToOption,
+)
+from masactrl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from masactrl.ablation import AblationResult
+    from masactrl.models import LoadedModel
+    from masactrl.request import GenerateRequest
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def ablation(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A prompt, or the file of a picture.")
+    ],
+    to: ToOption,
+    prompt: FromOption = "",
+    word: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-word",
+            help="The subject, a word of --to and of the source's prompt: adds a row with and "
+            "without masks.",
+            show_default="no such row",
+        ),
+    ] = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    start_step: StartStepOption = None,
+    start_layer: StartLayerOption = None,
+    model: ModelOption = "puppets",
+    lora: LoraOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.AUTO,
+    out: OutOption = Path("out"),
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Make the same edit with another starting step, starting layer, place, and with masks.
+
+    Writes a figure a row, as PNG and SVG. S and L are those that are not varied.
+
+    Example: masactrl bench ablation "a cat standing" --to "a cat running" --mask-word cat -o out
+    """
+    photo = Path(source) if Path(source).suffix.lower() in _PICTURES else None
+    if photo is None and prompt:
+        raise ConfigError("--from belongs to a picture, and SOURCE is taken for a prompt.")
+    if photo is not None and seed is not None:
+        raise ConfigError("--seed belongs to a prompt; a picture has its noise from the inversion.")
+    if len(to) != 1:
+        raise ConfigError(f"An ablation has one --to and {len(to)} were given.")
+    with quiet_libraries():
+        from masactrl.request import GenerateRequest
+
+        request = GenerateRequest(
+            source_prompt="-" if photo is not None else source,
+            target_prompts=tuple(to),
+            seed=seed or 0,
+            steps=steps,
+            guidance_scale=cfg,
+            start_step=start_step,
+            start_layer=start_layer,
+        )
+        loaded = load_model(model, device=device, dtype=dtype, lora=lora)
+        with _waiting():
+            result = _made(loaded, request, photo, prompt, word)
+        paths = result.save(out, overwrite=overwrite)
+    for path in paths:
+        output().print(str(path), highlight=False, soft_wrap=True, markup=False)
+
+
+def _made(
+    model: LoadedModel, request: GenerateRequest, photo: Path | None, prompt: str, word: str | None
+) -> AblationResult:
+    from masactrl.ablation import ablate_edited, ablate_generated
+
+    if photo is None:
+        words = None if word is None else (word, word)
+        return ablate_generated(model, request, words=words)
+    from masactrl.edit import EditRequest, InversionRequest, invert
+
+    edit = EditRequest(
+        target_prompts=request.target_prompts,
+        guidance_scale=request.guidance_scale,
+        start_step=request.start_step,
+        start_layer=request.start_layer,
+    )
+    session = invert(model, photo, InversionRequest(prompt=prompt, steps=request.steps))
+    named = None if word is None else (word if prompt else None, word)
+    return ablate_edited(session, edit, words=named)
+
+
+def _waiting() -> Progress:
+    """A sign of life, on a terminal only."""
+    console = Console(stderr=True)
+    shown = Progress(
+        SpinnerColumn(),
+        TextColumn("Making every picture of the figures"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    shown.add_task("")
+    return shown
