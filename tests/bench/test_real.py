@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,6 +91,22 @@ def test_rows_of_every_kind(model: LoadedModel, inspector: Inspector, tmp_path: 
 FACTS = {"count": 2, "steps": 2, "guidance": 4.0, "start_step": 1, "start_layer": 9}
 
 
+def test_options_of_a_row(model: LoadedModel, inspector: Inspector, tmp_path: Path) -> None:
+    rows = ("direct", "direct:fresh_steps=1")
+    settings = replace(FEW, count=1, inversions=rows)
+    found = {
+        row["row"]: row["figures"] for row in measure_real(model, inspector, settings, tmp_path)
+    }
+    assert found["direct:fresh_steps=1"]["passes"] == found["direct"]["passes"] - 1
+    assert picture_path(tmp_path, "0000", rows[1]).exists()
+    assert "direct (fresh_steps=1), replay" in real_markdown(
+        real_means(measure_real(model, inspector, settings, tmp_path)), {**FACTS, "model": "tiny"}
+    )
+    wrong = replace(FEW, inversions=("direct:patience=3",))
+    with pytest.raises(ConfigError, match="no inversion has"):
+        measure_real(model, inspector, wrong, tmp_path)
+
+
 def test_a_failed_row_is_left_out_of_means() -> None:
     good = {name: 1.0 for name, *_ in FIGURES}
     rows: list[dict[str, Any]] = [
@@ -112,6 +129,8 @@ def test_a_failed_row_is_left_out_of_means() -> None:
         ({"pictures": -1}, "accepted is 0 and more"),
         ({"inversions": ("magic",)}, "accepted are direct"),
         ({"inversions": ("ddim", "ddim")}, "there twice"),
+        ({"inversions": ("ddim:fresh_steps",)}, "write NAME:OPTION=NUMBER"),
+        ({"inversions": ("ddim:fresh_steps=many",)}, "write NAME:OPTION=NUMBER"),
     ],
 )
 def test_settings_check_themselves(change: dict[str, Any], sentence: str) -> None:

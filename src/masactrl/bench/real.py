@@ -27,11 +27,13 @@ from masactrl.bench.real_tasks import (
     NEEDS_PROMPT,
     RealSettings,
     RealTask,
+    inversion_of,
     picture_path,
     real_tasks,
 )
 from masactrl.bench.workers import in_parallel
 from masactrl.edit import EditRequest, InversionRequest, invert
+from masactrl.editing import draws_noise
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.images import image_to_tensor, save_png, tensor_to_image
 from masactrl.models.denoiser import Denoiser
@@ -195,13 +197,18 @@ class _Bench:
             "passes": float(passes),
         }
 
-    def _inverted(self, task: RealTask, name: str, source: Image.Image) -> Any:
-        asked = InversionRequest(
-            method=name,
-            prompt=task.source_prompt if name in NEEDS_PROMPT else "",
-            steps=self.steps,
-            seed=self.settings.seed if name in ("edit-friendly", "virtual") else None,
-        )
+    def _inverted(self, task: RealTask, row: str, source: Image.Image) -> Any:
+        name, options = inversion_of(row)
+        drawn = draws_noise(name, options.get("fresh_steps"))
+        given: dict[str, Any] = {
+            "prompt": task.source_prompt if name in NEEDS_PROMPT else "",
+            "steps": self.steps,
+            "seed": self.settings.seed if drawn else None,
+        }
+        try:
+            asked = InversionRequest(method=name, **{**given, **options})
+        except TypeError as error:
+            raise ConfigError(f"{row!r} has an option that no inversion has: {error}.") from error
         request = EditRequest(
             target_prompts=(task.target_prompt,),
             guidance_scale=self.request.guidance_scale,

@@ -118,9 +118,11 @@ def _caption(
 
 def _label(row: str) -> str:
     """A row's name, with whether its source is replayed."""
-    if row not in INVERSIONS:
+    name, _, options = row.partition(":")
+    if name not in INVERSIONS:
         return row
-    return f"{row}, replay" if INVERSIONS[row]().replay else row
+    said = f"{name} ({options})" if options else name
+    return f"{said}, replay" if INVERSIONS[name]().replay else said
 
 
 def _cell(estimate: Estimate | None, factor: float, digits: int) -> str:

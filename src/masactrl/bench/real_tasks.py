@@ -21,6 +21,7 @@ __all__ = [
     "NEEDS_PROMPT",
     "RealSettings",
     "RealTask",
+    "inversion_of",
     "picture_path",
     "real_tasks",
 ]
@@ -32,12 +33,33 @@ NEEDS_PROMPT = ("negative-prompt", "null-text", "edit-friendly", "virtual")
 """Inversions that mean little without the source's prompt; the others get none, as in the paper."""
 
 
+def inversion_of(row: str) -> tuple[str, dict[str, int]]:
+    """Method and options of a row that is written NAME or NAME:OPTION=NUMBER,...
+
+    Raises:
+        ConfigError: there is no such inversion, or an option is no OPTION=NUMBER.
+    """
+    name, _, rest = row.partition(":")
+    if name not in INVERSIONS:
+        raise ConfigError(
+            f"The inversion {name!r} is not known; accepted are {', '.join(INVERSIONS)}."
+        )
+    options = {}
+    for word in rest.split(",") if rest else ():
+        option, sign, number = word.partition("=")
+        if not (sign and option.isidentifier() and number.isdecimal()):
+            raise ConfigError(f"{row!r} was given; write NAME:OPTION=NUMBER, fresh_steps=3 say.")
+        options[option] = int(number)
+    return name, options
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealSettings:
     """How pictures are edited.
 
     Attributes:
-        inversions: names of `masactrl.inversion.INVERSIONS`, a row each.
+        inversions: names of `masactrl.inversion.INVERSIONS`, a row each, with whole-number options
+            of `InversionRequest` where wanted: "direct:fresh_steps=3".
         count: pictures, at least 1.
         steps: of inversion and edit; None is the model's.
         guidance: of the targets; None is the model's.
@@ -56,11 +78,8 @@ class RealSettings:
     pictures: int = 8
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.inversions if name not in INVERSIONS]
-        if unknown:
-            raise ConfigError(
-                f"The inversion {unknown[0]!r} is not known; accepted are {', '.join(INVERSIONS)}."
-            )
+        for row in self.inversions:
+            inversion_of(row)
         if len(set(self.inversions)) < len(self.inversions):
             raise ConfigError("An inversion is there twice; name each once.")
         for name, least in (("count", 1), ("seed", 0), ("pictures", 0)):
@@ -106,7 +125,8 @@ def real_tasks(count: int, seed: int) -> tuple[RealTask, ...]:
 
 def picture_path(folder: Path, task: str, row: str) -> Path:
     """Where the picture of a row is kept, where it is."""
-    return folder / "pictures" / f"{task}-{row.replace(' ', '-')}.png"
+    safe = "".join(letter if letter.isalnum() else "-" for letter in row)
+    return folder / "pictures" / f"{task}-{safe}.png"
 
 
 def _prompt(scene: Scene) -> str:

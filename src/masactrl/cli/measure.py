@@ -91,7 +91,11 @@ def measure(
     ] = False,
     inversion: Annotated[
         list[str] | None,
-        typer.Option(help="An inversion, for real; repeat it.", show_default="all"),
+        typer.Option(
+            metavar="NAME[:OPTION=NUMBER]",
+            help="An inversion such as direct:fresh_steps=3, for real; repeat it.",
+            show_default="all",
+        ),
     ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, help="Scenes that are shown in the sheet, for real.")
