@@ -20,6 +20,12 @@ def made(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     return tmp_path / "o"
 
 
+def parameters(path: Path) -> str | None:
+    with Image.open(path) as image:
+        image.load()
+        return image.info.get("parameters")
+
+
 @pytest.mark.parametrize("name", ["sheet", "target1-controlled"])
 def test_a_picture_is_made_again(
     name: str, made: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
@@ -31,10 +37,13 @@ def test_a_picture_is_made_again(
     assert shown.out == "The picture is the same to the bit.\n"
     assert shown.err == ""
     assert read_recipe(again) == read_recipe(made / f"{name}.png")
+    assert parameters(again) == parameters(made / f"{name}.png")
+    assert (parameters(again) is None) == (name == "sheet")
     assert main([*words, "--json"]) == 2
     assert "is there already" in capsys.readouterr().err
     assert main([*words, "--json", "--overwrite", "--no-metadata"]) == 0
     assert read_recipe(again) is None
+    assert parameters(again) is None
     told = json.loads(capsys.readouterr().out)
     assert told["equal"] is True
     assert told["differences"] == []

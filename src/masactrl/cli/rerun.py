@@ -35,7 +35,7 @@ from masactrl.cli.options import (
 )
 from masactrl.errors import ConfigError, OutputError
 from masactrl.images import save_png
-from masactrl.recipe import Recipe, find_recipe, stated_model, versions
+from masactrl.recipe import PARAMETERS_KEY, Recipe, find_recipe, stated_model, versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +112,13 @@ def rerun(
                 after = run_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
             close = compare(before, after)
             if out is not None:
-                save_png(out, after, None if no_metadata else recipe.to_json())
+                # The settings as other tools read them are those of the picture made again.
+                same = before.info.get(PARAMETERS_KEY)
+                text = {PARAMETERS_KEY: same} if isinstance(same, str) else {}
+                if no_metadata:
+                    save_png(out, after)
+                else:
+                    save_png(out, after, recipe.to_json(), text=text)
             stopped = stopping()
     if as_json:
         told: dict[str, Any] = asdict(close)
@@ -139,7 +145,10 @@ def _opened(path: Path) -> Image.Image:
     if path.suffix.lower() == ".json":
         raise ConfigError(f"{path} is a recipe without a picture; give the PNG to compare with.")
     with Image.open(path) as image:
-        return image.convert("RGB")
+        image.load()  # text chunks may follow the pixels
+        opened = image.convert("RGB")
+        opened.info = dict(image.info)
+        return opened
 
 
 def given_inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[tuple[Path, ...], list[str]]:
