@@ -40,6 +40,7 @@ def draw(one: Field) -> Any:
             type="filepath",
             format="png",
             image_mode=None,
+            height=240,  # a small picture would shrink the field below its label
             sources=["upload", "clipboard"],
             **common,
         )

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ROWS = (
-    ("a cat standing in the meadow, facing left", "a cat running in the meadow, facing left", 7),
+    ("a cat standing in the meadow, facing left", "a cat running in the meadow, facing left", 28),
     ("a dog sitting on the beach, facing right", "a dog jumping on the beach, facing right", 11),
-    ("a horse standing in the snow, facing left", "a horse rearing in the snow, facing left", 3),
+    ("a horse standing in the snow, facing left", "a horse rearing in the snow, facing left", 27),
     ("a fox running in the forest, facing right", "a fox sitting in the forest, facing right", 5),
     ("a rabbit sitting in the city, facing left", "a rabbit lying in the city, facing left", 2),
 )
