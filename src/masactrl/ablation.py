@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from masactrl.generate import GenerateRequest, StepRecord
     from masactrl.models import LoadedModel
 
-__all__ = ["Ablation", "AblationResult", "ablate_edited", "ablate_generated"]
+__all__ = ["Ablation", "AblationResult", "ablate_edited", "ablate_generated", "figure_names"]
 
 _PARTS = (0.0, 0.08, 0.2, 0.4, 0.6)  # of the run, where S is tried
 _PLACES: tuple[tuple[str, tuple[Place, ...] | None], ...] = (
@@ -96,12 +96,18 @@ class AblationResult:
         Raises:
             OutputError: they cannot be written, or would replace a file.
         """
-        names = {f"ablation-{row.name}": row for row in self.rows}
+        names = dict(zip(figure_names(masks=len(self.rows) > 3), self.rows, strict=True))
         prepare_folder(folder, names, overwrite=overwrite)
         paths: list[Path] = []
         for name, row in names.items():
             paths += self.to_figure(row).save(folder / name)
         return tuple(paths)
+
+
+def figure_names(*, masks: bool) -> tuple[str, ...]:
+    """Return the names of the figures that `AblationResult.save` writes, without ending."""
+    rows = ("start-step", "start-layer", "places", *(("masks",) if masks else ()))
+    return tuple(f"ablation-{row}" for row in rows)
 
 
 class _Make(Protocol):

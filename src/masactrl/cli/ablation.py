@@ -27,14 +27,13 @@ from masactrl.cli.options import (
     StepsOption,
     ToOption,
 )
+from masactrl.cli.parsing import PICTURE_ENDINGS
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
     from masactrl.ablation import AblationResult
     from masactrl.models import LoadedModel
     from masactrl.request import GenerateRequest
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def ablation(
@@ -70,7 +69,7 @@ def ablation(
 
     Example: masactrl bench ablation "a cat standing" --to "a cat running" --mask-word cat -o out
     """
-    photo = Path(source) if Path(source).suffix.lower() in _PICTURES else None
+    photo = Path(source) if Path(source).suffix.lower() in PICTURE_ENDINGS else None
     if photo is None and prompt:
         raise ConfigError("--from belongs to a picture, and SOURCE is taken for a prompt.")
     if photo is not None and seed is not None:
@@ -78,8 +77,11 @@ def ablation(
     if len(to) != 1:
         raise ConfigError(f"An ablation has one --to and {len(to)} were given.")
     with quiet_libraries():
+        from masactrl.ablation import figure_names
         from masactrl.request import GenerateRequest
+        from masactrl.result import prepare_folder
 
+        prepare_folder(out, figure_names(masks=word is not None), overwrite=overwrite)
         request = GenerateRequest(
             source_prompt="-" if photo is not None else source,
             target_prompts=tuple(to),

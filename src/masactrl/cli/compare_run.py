@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import finishing, output, progress
+from masactrl.cli.parsing import PICTURE_ENDINGS
 from masactrl.cli.plan import show_lines
 from masactrl.compare import COMPARED, COMPARISON
 from masactrl.errors import ConfigError
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from masactrl.edit import EditRequest, InversionRequest
     from masactrl.models import LoadedModel
     from masactrl.recipe import Recipe
-
-_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class Asked:
     def photo(self) -> Path | None:
         """The picture that SOURCE names; None for a prompt."""
         path = Path(self.source)
-        named = path.suffix.lower() in _PICTURES
+        named = path.suffix.lower() in PICTURE_ENDINGS
         # A prompt may be longer than any path: only what ends like a file is looked for.
         return path if named or (path.suffix and path.is_file()) else None
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MOST_SEEDS = 1000
 """More than anyone means by one command; a slip of the pen like 1-80000 is caught."""
 
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""By which a SOURCE is the file of a picture, and no prompt."""
+
 
 def parse_size(text: str) -> tuple[int, int]:
     """Return width and height of a size written WIDTHxHEIGHT in pixels.
