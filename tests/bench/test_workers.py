@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from functools import partial
 from operator import truediv
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +20,6 @@ from masactrl.errors import ConfigError
 from masactrl.puppets.inspector import Inspector
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from masactrl.models import LoadedModel
 
 FEW = RealSettings(
@@ -65,6 +68,48 @@ def test_what_several_workers_find_is_what_one_finds(model: LoadedModel, tmp_pat
 def test_an_error_in_a_worker_arrives() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_parallel(partial(truediv, 1), [1, 0], 2))
+
+
+def test_workers_leave_with_a_caller_that_was_killed(tmp_path: Path) -> None:
+    program = tmp_path / "caller.py"
+    program.write_text(CALLER)
+    with subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as one:
+        assert one.stdout is not None
+        worker = int(one.stdout.readline())
+        os.kill(worker, 0)  # is there
+        one.kill()
+    for _ in range(200):
+        if _gone(worker):
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
+
+
+CALLER = """
+import os
+from masactrl.bench.workers import in_parallel
+
+def work(job):
+    return os.getpid()
+
+if __name__ == "__main__":
+    for _, worker in in_parallel(work, [1, 2], 2):
+        print(worker, flush=True)
+        import time
+        time.sleep(600)
+"""
+
+
+def _gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    # One that nobody has waited for is listed until somebody does.
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_what_cannot_be_is_refused() -> None:

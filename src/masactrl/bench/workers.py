@@ -8,7 +8,9 @@ their order, and rounding where the number of threads decides it.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
@@ -70,9 +72,18 @@ def in_parallel(
 
 def _begin(copied: bytes, threads: int, verbosity: int) -> None:
     global _work
+    # A worker whose caller was killed would wait for its next job for ever.
+    threading.Thread(target=_leave_with_the_caller, daemon=True).start()
     of_transformers.set_verbosity(verbosity)  # the caller may have silenced it
     torch.set_num_threads(threads)
     _work = pickle.loads(copied)
+
+
+def _leave_with_the_caller() -> None:
+    caller = multiprocessing.parent_process()
+    if caller is not None:
+        caller.join()
+        os._exit(1)
 
 
 def _one(job: Any) -> Any:
