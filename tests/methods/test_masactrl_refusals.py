@@ -151,20 +151,6 @@ def test_images_per_prompt_that_the_rows_were_not_told_of(
     assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
 
 
-def test_images_per_prompt_that_the_call_was_not_told_of(pipe: Any, plain: Tensor) -> None:
-    """4 rows of 2 images with guidance look like 4 images without it: their latents repeat."""
-    rows = Rows.one_source(targets=1, images_per_prompt=2)
-    with (
-        pytest.raises(RowsError, match=r"told of 4 images.*repeats the first.*2 images"),
-        MasaCtrl(schedule=ACTIVE).attach(pipe, rows),
-    ):
-        tiny_models.run(pipe, PROMPTS)
-    assert torch.equal(tiny_models.run(pipe, PROMPTS), plain)
-    with MasaCtrl(schedule=ACTIVE).attach(pipe, rows) as attached:  # told without guidance: right
-        tiny_models.run(pipe, PROMPTS, guidance=1.0, num_images_per_prompt=2)
-    assert attached.touched
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

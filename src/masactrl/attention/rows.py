@@ -155,23 +155,13 @@ class Rows:
             )
         return batch // self.images
 
-    def check_latents(self, latents: Tensor, *, guided: bool = False) -> None:
-        """Refuse a batch (rows, ...) that cannot be of as many images as were told.
+    def check_latents(self, latents: Tensor) -> None:
+        """Refuse a batch (rows, ...) whose guidance branches are not the same images.
 
-        All branches of a run see the same latents. Where they don't, the run has more images
-        (num_images_per_prompt, as a rule); where a batch of one branch comes twice although the
-        run is `guided`, it has fewer. Rows would read others than was meant.
+        All branches of a run see the same latents. Where they don't, the run has more images than
+        were told (num_images_per_prompt, as a rule), and rows would read others than was meant.
         """
         branches = self.branches(latents.shape[0])
-        if guided and branches == 1 and self.images % 2 == 0:
-            first, second = latents.chunk(2)
-            if torch.equal(first, second):
-                raise RowsError(
-                    f"The control was told of {self.images} images, but the second half of the "
-                    f"{latents.shape[0]} rows repeats the first, as guidance does with "
-                    f"{self.images // 2} images. Attach with Rows of that many (is "
-                    "images_per_prompt=... too high?)."
-                )
         parts = latents.reshape(branches, self.images, *latents.shape[1:])
         if not bool(((parts == parts[:1]) | parts.isnan()).all()):
             raise RowsError(

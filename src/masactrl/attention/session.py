@@ -94,10 +94,7 @@ class Session:
         if self._works and tick.step < 2:
             # Started from one noise, different images differ from the second step on. Pipelines
             # that add channels of conditions put them behind the latents.
-            guided = getattr(self._pipeline, "do_classifier_free_guidance", False)
-            self._rows.check_latents(
-                sample[:, : self._channels], guided=bool(guided) and tick.step == 1
-            )
+            self._rows.check_latents(sample[:, : self._channels])
         run = self._begin_run(tick) if tick.new_run or self._run is None else self._run
         run.tick = tick
         active = self._works and tick.step in run.steps
