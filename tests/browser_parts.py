@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -108,3 +109,19 @@ def short(page: Page, panel: Locator) -> None:
         number(page, label).fill(str(value))
         number(page, label).press("Tab")
         page.wait_for_timeout(2000)  # until S has moved along with the steps
+
+
+def look(page: Page, tab: str, x: int, y: int) -> None:
+    """Click a point of the result until the page says where it looked.
+
+    A click that falls while the page still moves is lost, as a person's would be.
+    """
+    from playwright.sync_api import TimeoutError as TooLate
+
+    page.locator(f"#{tab}-click img").wait_for()
+    for _ in range(6):
+        page.locator(f"#{tab}-click img").click(position={"x": x, "y": y})
+        with contextlib.suppress(TooLate):
+            page.locator(f"#{tab}-attention img").wait_for(timeout=WAIT / 6)
+            return
+    page.locator(f"#{tab}-attention img").wait_for()

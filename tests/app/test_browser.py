@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from browser_parts import MARKS, choose, kept, opened, pictures, recipe_of, small, unfold
+from browser_parts import MARKS, choose, kept, look, opened, pictures, recipe_of, small, unfold
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,9 +31,7 @@ def test_a_click_on_the_result_shows_where_it_looked(page: Page) -> None:
     small(page, steps=3)
     page.click("#set-run")
     pictures(page, "set", 5)
-    page.locator("#set-click img").wait_for()
-    page.locator("#set-click img").click(position={"x": 40, "y": 60})
-    page.locator("#set-attention img").wait_for()
+    look(page, "set", 40, 60)
     first = page.locator("#set-attention img").get_attribute("src")
     kept(page, "7-looked")
     panel = page.locator("#set-looking")

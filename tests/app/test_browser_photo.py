@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from browser_parts import MARKS, WAIT, kept, photo, pictures, recipe_of, short
+from browser_parts import MARKS, WAIT, kept, look, photo, pictures, recipe_of, short
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def test_a_photo_is_edited(page: Page, tmp_path: Path) -> None:
     assert len(pictures(page, "edit", 4)) >= 4
     assert "Reconstruction" in page.inner_text("#edit-note")
     page.locator("#edit-slider img").nth(1).wait_for(state="attached")  # before and after
-    page.locator("#edit-click img").click(position={"x": 30, "y": 30})
-    page.locator("#edit-attention img").wait_for()
+    look(page, "edit", 30, 30)
     kept(page, "6-edit")
 
 
