@@ -104,11 +104,18 @@ def photo(page: Page, folder: Path) -> Locator:
 
 
 def short(page: Page, panel: Locator) -> None:
+    """Ask for two steps, controlled from the second on."""
     panel.get_by_role("button", name="Advanced").click()
-    for label, value in (("Steps", 2), ("Start step", 1)):
+    for label, value, follows in (("Steps", 2, 0), ("Start step", 1, 1)):
         number(page, label).fill(str(value))
         number(page, label).press("Tab")
-        page.wait_for_timeout(2000)  # until S has moved along with the steps
+        page.wait_for_function(  # S moves along with the steps, when the server has answered
+            "s => [...document.querySelectorAll('input[type=number]')].some(e => e.value == s && "
+            "e.offsetParent && (e.ariaLabel || e.labels[0]?.innerText || '')"
+            ".includes('Start step'))",
+            arg=str(follows),
+        )
+        page.wait_for_timeout(2000)
 
 
 def look(page: Page, tab: str, x: int, y: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser_parts import opened
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -22,7 +24,9 @@ def browser() -> Iterator[Browser]:
     driver = pytest.importorskip(
         "playwright.sync_api", reason="the browser tests need: pip install playwright"
     )
-    with driver.sync_playwright() as started:
+    # One browser at a time on this machine: two of them starve each other of what draws a page.
+    lock = FileLock(Path(tempfile.gettempdir()) / "masactrl-browser-tests.lock")
+    with lock, driver.sync_playwright() as started:
         own = Path(started.chromium.executable_path)
         system = next((found for name in BROWSERS if (found := shutil.which(name))), None)
         if not own.exists() and system is None:

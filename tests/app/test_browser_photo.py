@@ -23,10 +23,10 @@ def test_a_painted_mask_is_the_subject(page: Page, tmp_path: Path) -> None:
     canvas = page.locator("#edit-paint canvas").first
     canvas.wait_for()
     page.wait_for_timeout(2000)  # until the canvas shows the picture
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box is not None
-    for _ in range(6):  # until the canvas is ready to be painted on
+    for _ in range(6):  # until the canvas is ready to be painted on, and lies still
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        assert box is not None
         page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.35 * box["height"])
         page.mouse.down()
         for part in range(8):
