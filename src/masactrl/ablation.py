@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ablation", "AblationResult", "ablate_edited", "ablate_generated", "figure_names"]
 
+_FIGURE = "ablation-{}"  # name of the figure of a row, without ending
 _PARTS = (0.0, 0.08, 0.2, 0.4, 0.6)  # of the run, where S is tried
 _PLACES: tuple[tuple[str, tuple[Place, ...] | None], ...] = (
     ("encoder", ("encoder",)),
@@ -96,7 +97,7 @@ class AblationResult:
         Raises:
             OutputError: they cannot be written, or would replace a file.
         """
-        names = dict(zip(figure_names(masks=len(self.rows) > 3), self.rows, strict=True))
+        names = {_FIGURE.format(row.name): row for row in self.rows}
         prepare_folder(folder, names, overwrite=overwrite)
         paths: list[Path] = []
         for name, row in names.items():
@@ -107,7 +108,7 @@ class AblationResult:
 def figure_names(*, masks: bool) -> tuple[str, ...]:
     """Return the names of the figures that `AblationResult.save` writes, without ending."""
     rows = ("start-step", "start-layer", "places", *(("masks",) if masks else ()))
-    return tuple(f"ablation-{row}" for row in rows)
+    return tuple(map(_FIGURE.format, rows))
 
 
 class _Make(Protocol):
