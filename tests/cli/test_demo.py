@@ -16,7 +16,6 @@ from masactrl.cli.demo import ROWS, Figures
 from masactrl.errors import ModelNotFound
 from masactrl.images import read_recipe
 from masactrl.models import LoadedModel, load_pipeline
-from masactrl.models.places import locate
 from masactrl.prompts import prompt_warnings
 from masactrl.recipe import Recipe
 
@@ -127,16 +126,7 @@ def test_the_inspector_measures_against_the_source_of_the_row(
     assert demo.read_figures([Image.new("RGB", (16, 16))] * 3) is None
 
 
-def embedded() -> bool:
-    try:
-        locate("puppets")
-    except ModelNotFound:
-        return False
-    return True
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not embedded(), reason="the embedded model is not in this checkout yet")
 def test_the_demo_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     started = time.process_time()
     assert main(["demo", "-o", str(tmp_path), "--device", "cpu", "--json"]) == 0
@@ -146,7 +136,6 @@ def test_the_demo_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert time.process_time() - started < 120
 
 
-@pytest.mark.skipif(not embedded(), reason="the embedded model is not in this checkout yet")
 def test_the_embedded_model_brings_its_settings_and_words() -> None:
     model = load_pipeline("puppets", device="cpu")
     assert (model.name, model.family) == ("puppets", "puppets")

@@ -24,9 +24,6 @@ from masactrl.puppets.train_inspector import (
 )
 
 WORDS = ("species", "action", "facing", "place", "shot", "pattern")
-shipped = pytest.mark.skipif(
-    not (default_folder() / "model.safetensors").exists(), reason="the weights are not here yet"
-)
 
 
 # ------------------------------------------------------------------------------------- colours
@@ -271,12 +268,10 @@ def test_training_steps_are_taken_and_continued(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- shipped
 
 
-@shipped
 def test_the_shipped_inspector_is_small() -> None:
     assert sum(f.stat().st_size for f in default_folder().iterdir()) <= 6_000_000
 
 
-@shipped
 def test_the_shipped_inspector_is_right_on_held_out_scenes() -> None:
     inspector = Inspector.load()
     assert inspector.accuracy["species"] >= 0.97

@@ -13,7 +13,7 @@ from masactrl.errors import ConfigError, MissingExtra, ScheduleError
 from masactrl.puppets.captions import parse
 from masactrl.puppets.data import HELD_OUT_SEED
 from masactrl.puppets.figures import draw_grid, edit_sheet, prompt_sheet
-from masactrl.puppets.inspector import QUESTIONS, Inspector, default_folder
+from masactrl.puppets.inspector import QUESTIONS, Inspector
 from masactrl.puppets.judging import Shot, Tally, background_psnr
 from masactrl.puppets.measure import (
     ASKED,
@@ -244,9 +244,6 @@ class Painter:
         )
 
 
-@pytest.mark.skipif(
-    not (default_folder() / "model.safetensors").exists(), reason="the weights are not here yet"
-)
 def test_pictures_that_are_right_are_found_right() -> None:
     found = measure_prompts(Painter(), Inspector.load(), count=48, batch=48)  # type: ignore[arg-type]
     assert all(found.shares[q] >= 0.93 for q in ASKED)
