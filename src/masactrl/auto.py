@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from masactrl.again_auto import AUTO, CHOSEN, auto_recipe
 from masactrl.attention import find_sites
 from masactrl.editing import edit_names
-from masactrl.errors import ConfigError, OutputError
+from masactrl.errors import ConfigError
+from masactrl.files import written_whole
 from masactrl.images import png_bytes, save_png
 from masactrl.result import prepare_folder
 from masactrl.scoring import Score, Scorer, Trial
@@ -130,10 +131,8 @@ class AutoResult:
         save_png(figure, self.to_sheet(), self.recipe().to_json() if metadata else None)
         if not metadata:
             return (*paths, figure)
-        try:
-            text.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{text} cannot be written: {error.strerror or error}.") from error
+        with written_whole(text) as beside:
+            beside.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
         return (*paths, figure)
 
 

@@ -6,15 +6,12 @@ comparison.to_figure().save(Path("out/comparison"))     # comparison.png, compar
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
-import os
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from masactrl.errors import OutputError
+from masactrl.files import written_whole
 from masactrl.images import FONT_SIZE, Tile, as_rgb, contact_sheet, laid_out, save_png
 
 if TYPE_CHECKING:
@@ -102,15 +99,8 @@ def write_svg(path: Path, text: str) -> Path:
     Raises:
         OutputError: it cannot be written there.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with written_whole(path) as beside:
         beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)  # noqa: PTH105 - says that an existing file is replaced
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
     return path
 
 

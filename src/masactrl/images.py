@@ -6,11 +6,8 @@ tensor has is said by `signed`: True for [-1, 1], what a VAE reads, False for [0
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
-import secrets
 import struct
 import zlib
 from dataclasses import dataclass
@@ -20,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from masactrl.errors import ConfigError, OutputError
+from masactrl.errors import ConfigError
+from masactrl.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -249,16 +247,8 @@ def save_png(
         chunks.add_text(RECIPE_KEY, json.dumps(recipe, ensure_ascii=True))
     for name, words in (text or {}).items():
         chunks.add_itxt(name, words)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=chunks)
-        os.replace(beside, path)  # noqa: PTH105 - says that an existing file is replaced
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):  # after the rename there is nothing left to remove
-            beside.unlink(missing_ok=True)
+    with written_whole(path) as beside:
+        image.save(beside, format="PNG", pnginfo=chunks)
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:

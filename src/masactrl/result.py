@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.errors import OutputError
+from masactrl.files import written_whole
 from masactrl.images import Tile, contact_sheet, png_bytes, save_png
 from masactrl.recipe import PARAMETERS_KEY, ModelStated, Recipe, parameters_text
 
@@ -175,10 +176,8 @@ def write_pictures(
         save_png(folder / f"{name}.png", picture, None if own is None else own.to_json(), text=text)
     if recipe is not None:
         path = folder / f"{recipe.picture}.json"
-        try:
-            path.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+        with written_whole(path) as beside:
+            beside.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
     return tuple(folder / f"{name}.png" for name in pictures)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from masactrl.errors import ConfigError, OutputError
+from masactrl.files import written_whole
 
 __all__ = ["Ledger"]
 
@@ -90,6 +91,5 @@ class Ledger:
             except (ValueError, KeyError, TypeError):
                 continue  # cut off by a stop
         # Written anew without what was cut off, or the next row would be glued to it.
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
-        beside.replace(self.path)
+        with written_whole(self.path) as beside:
+            beside.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")

@@ -25,6 +25,7 @@ from masactrl.bench.pie_table import TableRow, summarise_pie, table_text
 from masactrl.bench.plots import Point, preservation_plot
 from masactrl.bench.statistics import bootstrap
 from masactrl.errors import MasaCtrlError, MissingExtra, OutputError
+from masactrl.files import written_whole
 from masactrl.images import DAMAGED
 
 __all__ = ["Editor", "PieOutcome", "cropped", "run_pie", "scored_folder"]
@@ -142,9 +143,9 @@ def _one(
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             # Under the source's own name and format: the published pictures were JPEGs, too.
-            beside = path.with_name(f".{path.name}.part{path.suffix}")
-            editor(item, source).convert("RGB").save(beside)
-            beside.replace(path)
+            edited = editor(item, source).convert("RGB")
+            with written_whole(path) as beside:
+                edited.save(beside)
         with Image.open(path) as image:
             edited = cropped(image.convert("RGB"))
         figures = metrics.measure(

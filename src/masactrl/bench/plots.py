@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from masactrl.bench.statistics import Estimate
-from masactrl.errors import MissingExtra, OutputError
+from masactrl.errors import MissingExtra
+from masactrl.files import written_whole
 
 __all__ = ["Point", "preservation_plot"]
 
@@ -71,13 +71,6 @@ def preservation_plot(
     for one in paths:
         # No date inside: the same figures are the same file.
         kept = {"Date": None} if one.suffix == ".svg" else {}
-        beside = one.with_name(f".{one.name}.part")
-        try:
+        with written_whole(one) as beside:
             figure.savefig(beside, format=one.suffix[1:], metadata=kept)
-            beside.replace(one)
-        except OSError as error:
-            raise OutputError(f"{one} cannot be written: {error.strerror or error}.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
     return paths

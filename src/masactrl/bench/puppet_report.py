@@ -15,6 +15,7 @@ from masactrl.bench.puppet_figures import BOUNDS
 from masactrl.bench.puppet_settings import picture_path
 from masactrl.bench.statistics import Estimate, bootstrap
 from masactrl.errors import MasaCtrlError
+from masactrl.files import written_whole
 from masactrl.images import Tile, contact_sheet, save_png
 
 __all__ = ["SHOWN", "ColumnSummary", "summarise", "write_report"]
@@ -105,8 +106,9 @@ def write_report(rows: Sequence[dict[str, Any]], folder: Path, *, title: str) ->
     ]
     pictures = [path.name for path in paths if path.suffix == ".png"]
     markdown, page = folder / "report.md", folder / "report.html"
-    markdown.write_text(_markdown(title, sections, pictures), encoding="utf-8")
-    page.write_text(_html(title, sections, pictures), encoding="utf-8")
+    for path, text in ((markdown, _markdown), (page, _html)):
+        with written_whole(path) as beside:
+            beside.write_text(text(title, sections, pictures), encoding="utf-8")
     return (markdown, page, *paths)
 
 

@@ -131,7 +131,8 @@ def puppets(
             )
     keys = {task.key for task in tasks}
     rows = [row for row in ledger if row["task"] in keys]
-    title = f"PuppetBench, {split} split, {len(tasks)} tasks, {seeds} seeds, {steps} steps"
+    noises = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    title = f"PuppetBench, {split} split, {len(tasks)} tasks, {noises}, {steps} steps"
     paths = write_report(rows, out, title=title)
     console = output()
     for path in paths:

@@ -19,6 +19,7 @@ from rich.table import Table
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.measure_real import measured_real
 from masactrl.cli.options import DeviceOption, JsonOption, ModelOption, WorkersOption
+from masactrl.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,7 +150,8 @@ def measure(
         save_picture(out / f"{what.value}.png", sheet)
     common = {"model": loaded.name, "count": count, "steps": steps}
     text = json.dumps({**common, "guidance": settings["guidance"], **facts, "rows": rows}, indent=2)
-    (out / f"{what.value}.json").write_text(text + "\n")
+    with written_whole(out / f"{what.value}.json") as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
     typer.echo(text) if as_json else _table(rows)
 
 

@@ -5,11 +5,8 @@ A digest over everything inside tells a file that was altered, though it can sti
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from masactrl.errors import ConfigError, OutputError
+from masactrl.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,16 +35,11 @@ def write_bundle(path: Path, tensors: Mapping[str, Tensor], recipe: Mapping[str,
     """
     text = json.dumps(recipe, sort_keys=True)
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        save_file(whole, beside, metadata={_KEY: text, _DIGEST: _digest(whole, text)})
-        os.replace(beside, path)  # noqa: PTH105 - says that an existing file is replaced
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written: {reason}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+    with written_whole(path) as beside:
+        try:
+            save_file(whole, beside, metadata={_KEY: text, _DIGEST: _digest(whole, text)})
+        except SafetensorError as error:
+            raise OutputError(f"{path} cannot be written: {error}.") from error
 
 
 def read_bundle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
