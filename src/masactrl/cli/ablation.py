@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,13 +28,15 @@ from masactrl.cli.options import (
     StepsOption,
     ToOption,
 )
-from masactrl.cli.parsing import PICTURE_ENDINGS
+from masactrl.cli.parsing import parse_photo
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from masactrl.ablation import AblationResult
+    from masactrl.edit import EditRequest, InversionRequest
     from masactrl.models import LoadedModel
-    from masactrl.request import GenerateRequest
 
 
 def ablation(
@@ -69,7 +72,7 @@ def ablation(
 
     Example: masactrl bench ablation "a cat standing" --to "a cat running" --mask-word cat -o out
     """
-    photo = Path(source) if Path(source).suffix.lower() in PICTURE_ENDINGS else None
+    photo = parse_photo(source)
     if photo is None and prompt:
         raise ConfigError("--from belongs to a picture, and SOURCE is taken for a prompt.")
     if photo is not None and seed is not None:
@@ -77,47 +80,46 @@ def ablation(
     if len(to) != 1:
         raise ConfigError(f"An ablation has one --to and {len(to)} were given.")
     with quiet_libraries():
-        from masactrl.ablation import figure_names
+        from masactrl.ablation import ablate_generated, figure_names
+        from masactrl.edit import EditRequest, InversionRequest
         from masactrl.request import GenerateRequest
         from masactrl.result import prepare_folder
 
         prepare_folder(out, figure_names(masks=word is not None), overwrite=overwrite)
-        request = GenerateRequest(
-            source_prompt="-" if photo is not None else source,
-            target_prompts=tuple(to),
-            seed=seed or 0,
-            steps=steps,
-            guidance_scale=cfg,
-            start_step=start_step,
-            start_layer=start_layer,
-        )
+        shared: dict[str, Any] = {
+            "target_prompts": tuple(to),
+            "guidance_scale": cfg,
+            "start_step": start_step,
+            "start_layer": start_layer,
+        }
+        make: Callable[[LoadedModel], AblationResult]
+        if photo is None:
+            generated = GenerateRequest(source_prompt=source, seed=seed or 0, steps=steps, **shared)
+            words = None if word is None else (word, word)
+            make = partial(ablate_generated, request=generated, words=words)
+        else:
+            inversion = InversionRequest(prompt=prompt, steps=steps)
+            make = partial(_edited, photo, inversion, EditRequest(**shared), word)
         loaded = load_model(model, device=device, dtype=dtype, lora=lora)
         with _waiting():
-            result = _made(loaded, request, photo, prompt, word)
+            result = make(loaded)
         paths = result.save(out, overwrite=overwrite)
     for path in paths:
         output().print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
-def _made(
-    model: LoadedModel, request: GenerateRequest, photo: Path | None, prompt: str, word: str | None
+def _edited(
+    photo: Path,
+    inversion: InversionRequest,
+    request: EditRequest,
+    word: str | None,
+    model: LoadedModel,
 ) -> AblationResult:
-    from masactrl.ablation import ablate_edited, ablate_generated
+    from masactrl.ablation import ablate_edited
+    from masactrl.edit import invert
 
-    if photo is None:
-        words = None if word is None else (word, word)
-        return ablate_generated(model, request, words=words)
-    from masactrl.edit import EditRequest, InversionRequest, invert
-
-    edit = EditRequest(
-        target_prompts=request.target_prompts,
-        guidance_scale=request.guidance_scale,
-        start_step=request.start_step,
-        start_layer=request.start_layer,
-    )
-    session = invert(model, photo, InversionRequest(prompt=prompt, steps=request.steps))
-    named = None if word is None else (word if prompt else None, word)
-    return ablate_edited(session, edit, words=named)
+    named = None if word is None else (word if inversion.prompt else None, word)
+    return ablate_edited(invert(model, photo, inversion), request, words=named)
 
 
 def _waiting() -> Progress:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import finishing, output, progress
-from masactrl.cli.parsing import PICTURE_ENDINGS
+from masactrl.cli.parsing import parse_photo
 from masactrl.cli.plan import show_lines
 from masactrl.compare import COMPARED, COMPARISON
 from masactrl.errors import ConfigError
@@ -50,10 +50,7 @@ class Asked:
     @property
     def photo(self) -> Path | None:
         """The picture that SOURCE names; None for a prompt."""
-        path = Path(self.source)
-        named = path.suffix.lower() in PICTURE_ENDINGS
-        # A prompt may be longer than any path: only what ends like a file is looked for.
-        return path if named or (path.suffix and path.is_file()) else None
+        return parse_photo(self.source)
 
     def check(self) -> None:
         """Refuse what cannot be, before a model is loaded; `ConfigError`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
 MOST_SEEDS = 1000
 """More than anyone means by one command; a slip of the pen like 1-80000 is caught."""
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""By which a SOURCE is the file of a picture, and no prompt."""
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def parse_photo(source: str) -> Path | None:
+    """Return the picture that a SOURCE names, there or not; None for a prompt."""
+    path = Path(source)
+    named = path.suffix.lower() in _PICTURE_ENDINGS
+    # A prompt may be longer than any path: only what ends like a file is looked for.
+    return path if named or (path.suffix and path.is_file()) else None
 
 
 def parse_size(text: str) -> tuple[int, int]:
