@@ -21,9 +21,12 @@ _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".
 def parse_photo(source: str) -> Path | None:
     """Return the picture that a SOURCE names, there or not; None for a prompt."""
     path = Path(source)
-    named = path.suffix.lower() in _PICTURE_ENDINGS
-    # A prompt may be longer than any path: only what ends like a file is looked for.
-    return path if named or (path.suffix and path.is_file()) else None
+    if path.suffix.lower() in _PICTURE_ENDINGS:
+        return path
+    try:
+        return path if path.suffix and path.is_file() else None
+    except OSError:  # a prompt may be longer than any path
+        return None
 
 
 def parse_size(text: str) -> tuple[int, int]:
