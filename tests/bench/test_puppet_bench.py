@@ -192,6 +192,9 @@ def test_run_resume_and_report(
     slower = PuppetSettings(columns=settings.columns, steps=3)
     with pytest.raises(ConfigError, match="another steps"):
         run_puppets(model, inspector, tasks, slower, tmp_path)
+    model.pipeline.to(dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="another dtype"):
+        run_puppets(model, inspector, tasks, settings, tmp_path)
 
 
 def test_a_column_that_fails_is_written_down(model: LoadedModel, tmp_path: Path) -> None:

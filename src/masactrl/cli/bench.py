@@ -132,7 +132,10 @@ def puppets(
     keys = {task.key for task in tasks}
     rows = [row for row in ledger if row["task"] in keys]
     noises = f"{seeds} seed{'' if seeds == 1 else 's'}"
-    title = f"PuppetBench, {split} split, {len(tasks)} tasks, {noises}, {steps} steps"
+    kind_of_number = str(loaded.pipeline.unet.dtype).removeprefix("torch.")
+    title = (
+        f"PuppetBench, {split} split, {len(tasks)} tasks, {noises}, {steps} steps, {kind_of_number}"
+    )
     paths = write_report(rows, out, title=title)
     console = output()
     for path in paths:
