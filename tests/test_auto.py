@@ -217,6 +217,7 @@ def test_the_best_cell_is_edited(session: EditSession, tmp_path: Path) -> None:
     assert (recipe.kind, recipe.picture) == ("auto", "auto")
     assert recipe.request["scores"][2] == [1, 9, "0.90, chosen"]
     assert found._repr_png_()[1:4] == b"PNG"
+    assert "0.90, chosen" in (tmp_path / "auto.svg").read_text()
     written = json.loads((tmp_path / "auto.json").read_text())
     assert written["chosen"] == {"start_step": 1, "start_layer": 9}
     assert [cell["score"] for cell in written["cells"]] == [0.2, 0.3, 0.9, 0.4]

@@ -18,6 +18,7 @@ from masactrl.again_auto import AUTO, CHOSEN, auto_recipe
 from masactrl.attention import find_sites
 from masactrl.editing import edit_names
 from masactrl.errors import ConfigError
+from masactrl.figures import write_svg
 from masactrl.files import written_whole
 from masactrl.images import png_bytes, save_png
 from masactrl.result import prepare_folder
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.editing import EditPlan, EditRequest, EditResult, EditSession
+    from masactrl.figures import Figure
     from masactrl.generate import StepRecord
     from masactrl.models import LoadedModel
     from masactrl.recipe import Recipe
@@ -74,7 +76,11 @@ class AutoResult:
 
     def to_sheet(self) -> Image.Image:
         """Return the grid with every cell's score."""
-        return self.sweep.to_sheet(self._notes())
+        return self.to_figure().to_image()
+
+    def to_figure(self) -> Figure:
+        """Return what `to_sheet` draws, to be saved as PNG and SVG."""
+        return self.sweep.to_figure(self._notes())
 
     def _notes(self) -> dict[Cell, str]:
         notes = {cell: f"{_mean(scores):.2f}" for cell, scores in self.scores.items()}
@@ -114,7 +120,7 @@ class AutoResult:
     def save(
         self, folder: Path, *, overwrite: bool = False, metadata: bool = True
     ) -> tuple[Path, ...]:
-        """Write the edit's pictures, then the grid and its JSON; return the pictures' paths.
+        """Write the edit's pictures, the grid (also as SVG) and its JSON; return the PNGs' paths.
 
         Args:
             folder: where to; made if it does not exist.
@@ -129,6 +135,7 @@ class AutoResult:
         paths = self.edit.save(folder, overwrite=overwrite, metadata=metadata)
         figure, text = folder / f"{AUTO}.png", folder / f"{AUTO}.json"
         save_png(figure, self.to_sheet(), self.recipe().to_json() if metadata else None)
+        write_svg(folder / f"{AUTO}.svg", self.to_figure().to_svg())
         if not metadata:
             return (*paths, figure)
         with written_whole(text) as beside:
