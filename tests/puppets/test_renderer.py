@@ -13,6 +13,7 @@ from masactrl.puppets.renderer import Rendered, render
 from masactrl.puppets.scene import (
     ACTIONS,
     PATTERNS,
+    PLACES,
     SPECIES,
     Camera,
     Scene,
@@ -108,6 +109,19 @@ def test_close_ups_are_larger() -> None:
     wide = render(BODIES[:8], 64)
     near = render([replace(s, camera=Camera(shot="close-up")) for s in BODIES[:8]], 64)
     assert bool((near.mask.mean((1, 2, 3)) > wide.mask.mean((1, 2, 3))).all())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_close_up_without_ground_or_sky_is_as_in_company(place: str) -> None:
+    # Found by PuppetBench: a rearing horse seen so near that there was no ground to paint.
+    horse = replace(BODIES[0], identity=replace(BODIES[0].identity, species="horse"))
+    near = [Camera(shot="close-up", offset=(0.0, lift, 1.0)) for lift in (-1.0, 1.0)]
+    rearing = replace(horse.acting("rearing"), camera=near[0])
+    grazing = replace(horse.acting("grazing"), camera=near[1])
+    scenes = [replace(s, backdrop=replace(s.backdrop, place=place)) for s in (rearing, grazing)]
+    both = render(scenes, 64).image
+    alone = torch.cat([render([scene], 64).image for scene in scenes])
+    assert (alone - both).abs().max() < 1e-4
 
 
 def test_the_whole_animal_is_in_a_full_body_picture() -> None:

@@ -75,8 +75,10 @@ def window(grid: Tensor, low: Tensor, high: Tensor) -> slice:
     A pixel more on either side; what is not seen at all gives an empty slice.
     """
     flat = grid.reshape(grid.shape[0], -1)
-    step = flat[:, 1] - flat[:, 0]
     count = flat.shape[1]
+    if count < 2:  # a close-up may show no ground, or no sky; such a grid has no step
+        return slice(0, count)
+    step = flat[:, 1] - flat[:, 0]
     first = ((low.flatten() - flat[:, 0]) / step - 1.0).floor().amin().clamp(0, count)
     last = ((high.flatten() - flat[:, 0]) / step + 2.0).ceil().amax().clamp(0, count)
     begin, end = torch.stack((first, last)).int().tolist()
