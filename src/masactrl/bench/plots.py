@@ -23,7 +23,7 @@ class Point:
 
 
 def preservation_plot(
-    points: Sequence[Point], path: Path, *, across: str, up: str
+    points: Sequence[Point], path: Path, *, across: str, up: str, error: bool = False
 ) -> tuple[Path, ...]:
     """Preservation against edit, one dot a method with an ellipse of its 95 % intervals.
 
@@ -31,6 +31,8 @@ def preservation_plot(
         points: at least one.
         path: without ending; `.png` and `.svg` are written.
         across, up: what the axes show.
+        error: whether less is better across; the axis then runs the other way, so that the best
+            is always at the upper right.
 
     Returns:
         both paths.
@@ -63,6 +65,8 @@ def preservation_plot(
         axes.plot([x.mean], [y.mean], "o", color=colour, label=point.label)
     axes.margins(0.12)
     axes.autoscale_view()
+    if error:
+        axes.invert_xaxis()
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(visible=True, alpha=0.3)

@@ -188,17 +188,18 @@ def _html(
 def _plot(summaries: Sequence[ColumnSummary], folder: Path) -> list[Path]:
     points = []
     for one in summaries:
-        kept, edited = one.figures["background"], one.figures["asked"]
-        if kept is not None and edited is not None:
-            points.append(Point(label=one.column, across=kept, up=edited))
+        lost, edited = one.figures["identity"], one.figures["asked"]
+        if lost is not None and edited is not None:
+            points.append(Point(label=one.column, across=lost, up=edited))
     if not points:
         return []
     return list(
         preservation_plot(
             points,
             folder / "preservation",
-            across="background kept, PSNR in dB",
+            across="subject kept: identity error, 0 is the source's",
             up="edit right, share",
+            error=True,
         )
     )
 
