@@ -27,7 +27,16 @@ WEIGHTS = PACKAGE / "puppets" / "weights"
 
 # Who may import whom: a module imports from its own floor and from those below.
 FLOORS = (
-    ("_version", "errors", "figures", "images", "out_of_memory", "overlays", "picture_input"),
+    (
+        "_version",
+        "errors",
+        "figures",
+        "files",
+        "images",
+        "out_of_memory",
+        "overlays",
+        "picture_input",
+    ),
     ("attention", "diffusion"),
     ("models",),
     ("inversion", "methods", "puppets"),
