@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,26 @@ def small(page: Page, steps: int = 2) -> None:
         "(e.ariaLabel || e.labels[0]?.innerText || '').includes('Start step'))",
         arg=str(expected),
     )
+
+
+def refilled(page: Page, values: Mapping[str, str]) -> None:
+    """Fill the fields of these labels until they keep it.
+
+    A tab that is opened for the first time is still being built: what is typed then may be lost.
+    """
+    for _ in range(20):
+        lost = [name for name, value in values.items() if read(page, name) != value]
+        if not lost:
+            return
+        for name in lost:
+            page.get_by_label(name).fill(values[name])
+            page.get_by_label(name).press("Tab")
+        page.wait_for_timeout(500)
+    raise AssertionError(f"The fields {', '.join(lost)} do not keep what is typed.")
+
+
+def read(page: Page, label: str) -> str:
+    return page.get_by_label(label).input_value()
 
 
 def choose(panel: Locator, label: str, value: str) -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from browser_parts import MARKS, choose, kept, look, opened, pictures, recipe_of, small, unfold
+from browser_parts import (
+    MARKS,
+    choose,
+    kept,
+    look,
+    opened,
+    pictures,
+    recipe_of,
+    refilled,
+    small,
+    unfold,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -51,9 +62,10 @@ def test_a_click_on_the_result_shows_where_it_looked(page: Page) -> None:
 def test_a_grid_states_its_cost_first(page: Page) -> None:
     page.get_by_role("tab", name="Grid").click()
     page.wait_for_selector("#grid-run:visible")
-    page.get_by_label("Start steps S").fill("0, 1")
-    page.get_by_label("Start layers L").fill("10, 12")
+    axes = {"Start steps S": "0, 1", "Start layers L": "10, 12"}
+    refilled(page, axes)
     small(page)
+    refilled(page, axes)
     page.wait_for_selector("text=4 cells and two plain pictures, 2 steps each: 12 steps in all.")
     page.click("#grid-run")
     assert len(pictures(page, "grid", 4)) == 4

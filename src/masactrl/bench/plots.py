@@ -23,7 +23,7 @@ class Point:
 
 
 def preservation_plot(
-    points: Sequence[Point], path: Path, *, across: str, up: str, error: bool = False
+    points: Sequence[Point], path: Path, *, across: str, up: str, less_is_better: bool = False
 ) -> tuple[Path, ...]:
     """Preservation against edit, one dot a method with an ellipse of its 95 % intervals.
 
@@ -31,7 +31,7 @@ def preservation_plot(
         points: at least one.
         path: without ending; `.png` and `.svg` are written.
         across, up: what the axes show.
-        error: whether less is better across; the axis then runs the other way, so that the best
+        less_is_better: of what goes across; the axis then runs the other way, so that the best
             is always at the upper right.
 
     Returns:
@@ -65,7 +65,7 @@ def preservation_plot(
         axes.plot([x.mean], [y.mean], "o", color=colour, label=point.label)
     axes.margins(0.12)
     axes.autoscale_view()
-    if error:
+    if less_is_better:
         axes.invert_xaxis()
     axes.set_xlabel(across)
     axes.set_ylabel(up)

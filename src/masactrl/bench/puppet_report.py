@@ -199,7 +199,7 @@ def _plot(summaries: Sequence[ColumnSummary], folder: Path) -> list[Path]:
             folder / "preservation",
             across="subject kept: identity error, 0 is the source's",
             up="edit right, share",
-            error=True,
+            less_is_better=True,
         )
     )
 
