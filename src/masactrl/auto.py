@@ -18,8 +18,7 @@ from masactrl.again_auto import AUTO, CHOSEN, auto_recipe
 from masactrl.attention import find_sites
 from masactrl.editing import edit_names
 from masactrl.errors import ConfigError
-from masactrl.figures import write_svg
-from masactrl.files import written_whole
+from masactrl.files import write_text
 from masactrl.images import png_bytes, save_png
 from masactrl.result import prepare_folder
 from masactrl.scoring import Score, Scorer, Trial
@@ -135,11 +134,10 @@ class AutoResult:
         paths = self.edit.save(folder, overwrite=overwrite, metadata=metadata)
         figure, text = folder / f"{AUTO}.png", folder / f"{AUTO}.json"
         save_png(figure, self.to_sheet(), self.recipe().to_json() if metadata else None)
-        write_svg(folder / f"{AUTO}.svg", self.to_figure().to_svg())
+        write_text(folder / f"{AUTO}.svg", self.to_figure().to_svg())
         if not metadata:
             return (*paths, figure)
-        with written_whole(text) as beside:
-            beside.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_text(text, json.dumps(self.to_json(), indent=2) + "\n")
         return (*paths, figure)
 
 

@@ -153,7 +153,7 @@ def comparison_recipe(
         picture=COMPARISON,
         model=stated_model(model),
         device=model.pipeline._execution_device.type,
-        dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+        dtype=model.dtype,
         request={
             **asdict(request.resolve(model.preset)),
             "methods": list(methods),

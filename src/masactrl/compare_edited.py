@@ -127,7 +127,7 @@ def edited_recipe(
         picture=COMPARISON,
         model=stated_model(model),
         device=model.pipeline._execution_device.type,
-        dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+        dtype=model.dtype,
         request={
             **settings.recipe(),
             "inversion": asdict(session.request) | {"steps": steps},

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from masactrl.files import written_whole
+from masactrl.files import write_text
 from masactrl.images import FONT_SIZE, Tile, as_rgb, contact_sheet, laid_out, save_png
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["Figure", "sheet_svg", "write_svg"]
+__all__ = ["Figure", "sheet_svg"]
 
 _INK = "#202020"
 _FONT = "Arial, Helvetica, sans-serif"  # not wider than the font of the PNG
@@ -60,7 +60,7 @@ class Figure:
         """
         png, svg = (path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg"))
         save_png(png, self.to_image())
-        return png, write_svg(svg, self.to_svg())
+        return png, write_text(svg, self.to_svg())
 
 
 def sheet_svg(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()) -> str:
@@ -91,17 +91,6 @@ def sheet_svg(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()) ->
         for words, left, top in laid.words
     ]
     return "\n".join([*parts, "</g>", "</svg>", ""])
-
-
-def write_svg(path: Path, text: str) -> Path:
-    """Write a document, whole or not at all; a file that is there is replaced. Returns its path.
-
-    Raises:
-        OutputError: it cannot be written there.
-    """
-    with written_whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-    return path
 
 
 def _inside(picture: Image.Image) -> str:

@@ -1,7 +1,9 @@
 """Files that are there whole or not at all: written beside their place, then renamed into it.
 
+write_text(path, text)
+
 with written_whole(path) as beside:
-    beside.write_text(text)
+    picture.save(beside)
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["written_whole"]
+__all__ = ["write_text", "written_whole"]
 
 
 @contextlib.contextmanager
@@ -43,3 +45,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # after the rename there is nothing left to remove
             beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text, whole or not at all; a file that is there is replaced. Returns its path.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return path

@@ -113,7 +113,7 @@ def generate(
         model=model.name,
         # Not pipeline.device, which of an offloaded model is where it waits.
         device=model.pipeline._execution_device.type,
-        dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+        dtype=model.dtype,
         warnings=notes,
         stated=stated_model(model),
         control=own,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.errors import OutputError
-from masactrl.files import written_whole
+from masactrl.files import write_text
 from masactrl.images import Tile, contact_sheet, png_bytes, save_png
 from masactrl.recipe import PARAMETERS_KEY, ModelStated, Recipe, parameters_text
 
@@ -176,8 +176,7 @@ def write_pictures(
         save_png(folder / f"{name}.png", picture, None if own is None else own.to_json(), text=text)
     if recipe is not None:
         path = folder / f"{recipe.picture}.json"
-        with written_whole(path) as beside:
-            beside.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(recipe.to_json(), indent=2) + "\n")
     return tuple(folder / f"{name}.png" for name in pictures)
 
 

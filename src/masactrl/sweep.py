@@ -157,7 +157,7 @@ def sweep_generate(
         picture=SWEEP,
         model=stated_model(model),
         device=model.pipeline._execution_device.type,
-        dtype=str(model.pipeline.unet.dtype).removeprefix("torch."),
+        dtype=model.dtype,
         request=asdict(settings),
     )
     return SweepResult(

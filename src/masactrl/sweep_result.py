@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from masactrl.figures import Figure, write_svg
+from masactrl.figures import Figure
+from masactrl.files import write_text
 from masactrl.images import Tile, png_bytes
 from masactrl.result import prepare_folder, write_pictures
 
@@ -169,7 +170,7 @@ class SweepResult:
         recipe = self.recipe if metadata else None
         paths = write_pictures(folder, pictures, recipe, prompts=self.prompts())
         if self.whole:
-            write_svg(folder / f"{SWEEP}.svg", self.to_figure().to_svg())
+            write_text(folder / f"{SWEEP}.svg", self.to_figure().to_svg())
         return paths
 
     def _repr_png_(self) -> bytes:

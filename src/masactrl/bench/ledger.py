@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from masactrl.errors import ConfigError, OutputError
-from masactrl.files import written_whole
+from masactrl.files import write_text
 
 __all__ = ["Ledger"]
 
@@ -91,5 +91,4 @@ class Ledger:
             except (ValueError, KeyError, TypeError):
                 continue  # cut off by a stop
         # Written anew without what was cut off, or the next row would be glued to it.
-        with written_whole(self.path) as beside:
-            beside.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+        write_text(self.path, "".join(f"{line}\n" for line in whole))

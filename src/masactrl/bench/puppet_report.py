@@ -15,7 +15,7 @@ from masactrl.bench.puppet_figures import BOUNDS
 from masactrl.bench.puppet_settings import picture_path
 from masactrl.bench.statistics import Estimate, bootstrap
 from masactrl.errors import MasaCtrlError
-from masactrl.files import written_whole
+from masactrl.files import write_text
 from masactrl.images import Tile, contact_sheet, save_png
 
 __all__ = ["SHOWN", "ColumnSummary", "summarise", "write_report"]
@@ -107,8 +107,7 @@ def write_report(rows: Sequence[dict[str, Any]], folder: Path, *, title: str) ->
     pictures = [path.name for path in paths if path.suffix == ".png"]
     markdown, page = folder / "report.md", folder / "report.html"
     for path, text in ((markdown, _markdown), (page, _html)):
-        with written_whole(path) as beside:
-            beside.write_text(text(title, sections, pictures), encoding="utf-8")
+        write_text(path, text(title, sections, pictures))
     return (markdown, page, *paths)
 
 

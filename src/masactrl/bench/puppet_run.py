@@ -110,7 +110,7 @@ def _facts(kitchen: Kitchen, tasks: Sequence[PuppetTask]) -> dict[str, Any]:
         "benchmark": "puppets-1",
         "model": model.name,
         "weights": model.origin.weights,
-        "dtype": str(model.pipeline.unet.dtype).removeprefix("torch."),
+        "dtype": model.dtype,
         "steps": settings.steps,
         "guidance": kitchen.guidance,
         "preset": asdict(model.preset),

@@ -91,7 +91,7 @@ def measure_real(
         "benchmark": "real-1",
         "model": model.name,
         "weights": model.origin.weights,
-        "dtype": str(model.pipeline.unet.dtype).removeprefix("torch."),
+        "dtype": model.dtype,
         "steps": steps,
         "guidance": resolved.guidance_scale,
         "start_step": resolved.start_step,

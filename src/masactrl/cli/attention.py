@@ -31,7 +31,7 @@ from masactrl.cli.options import (
 )
 from masactrl.cli.rerun import differences, given_inputs, load_stated
 from masactrl.errors import ConfigError
-from masactrl.figures import write_svg
+from masactrl.files import write_text
 from masactrl.recipe import Recipe, find_recipe
 from masactrl.result import prepare_folder, write_pictures
 
@@ -131,7 +131,7 @@ def attention(
             figure = view.to_figure(*points, target=number - 1, step=step, layer=layer)
             drawn = {NAME: figure.to_image()}
             (path,) = write_pictures(out, drawn, None if no_metadata else recipe)
-            write_svg(out / f"{NAME}.svg", figure.to_svg())
+            write_text(out / f"{NAME}.svg", figure.to_svg())
             stopped = stopping()
     _tell(view, question_of(recipe), path, as_json=as_json)
     if stopped:

@@ -132,10 +132,8 @@ def puppets(
     keys = {task.key for task in tasks}
     rows = [row for row in ledger if row["task"] in keys]
     noises = f"{seeds} seed{'' if seeds == 1 else 's'}"
-    kind_of_number = str(loaded.pipeline.unet.dtype).removeprefix("torch.")
-    title = (
-        f"PuppetBench, {split} split, {len(tasks)} tasks, {noises}, {steps} steps, {kind_of_number}"
-    )
+    settled = f"{noises}, {steps} steps, {loaded.dtype}"
+    title = f"PuppetBench, {split} split, {len(tasks)} tasks, {settled}"
     paths = write_report(rows, out, title=title)
     console = output()
     for path in paths:

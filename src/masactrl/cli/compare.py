@@ -41,7 +41,7 @@ from masactrl.cli.options import (
 )
 from masactrl.cli.parsing import parse_options, parse_size
 from masactrl.compare import COMPARED, COMPARISON
-from masactrl.figures import write_svg
+from masactrl.files import write_text
 from masactrl.result import prepare_folder, write_pictures
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def compare(
     paths = write_pictures(
         out, result.pictures(), None if no_metadata else recipe, prompts=result.prompts()
     )
-    write_svg(out / f"{COMPARISON}.svg", result.to_figure().to_svg())
+    write_text(out / f"{COMPARISON}.svg", result.to_figure().to_svg())
     if as_json:
         typer.echo(json.dumps(described(result, paths), indent=2))
     else:

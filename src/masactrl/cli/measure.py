@@ -19,7 +19,7 @@ from rich.table import Table
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.measure_real import measured_real
 from masactrl.cli.options import DeviceOption, JsonOption, ModelOption, WorkersOption
-from masactrl.files import written_whole
+from masactrl.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,8 +150,7 @@ def measure(
         save_picture(out / f"{what.value}.png", sheet)
     common = {"model": loaded.name, "count": count, "steps": steps}
     text = json.dumps({**common, "guidance": settings["guidance"], **facts, "rows": rows}, indent=2)
-    with written_whole(out / f"{what.value}.json") as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    write_text(out / f"{what.value}.json", text + "\n")
     typer.echo(text) if as_json else _table(rows)
 
 

@@ -28,7 +28,7 @@ def measured_real(
     """
     from masactrl.bench.real import RealSettings, measure_real, real_tasks
     from masactrl.bench.real_report import real_markdown, real_means, real_sheet
-    from masactrl.files import written_whole
+    from masactrl.files import write_text
     from masactrl.inversion import INVERSIONS
 
     known = {one.name for one in fields(RealSettings)}
@@ -51,8 +51,7 @@ def measured_real(
     facts = json.loads((own / "settings.json").read_text(encoding="utf-8"))
     text = real_markdown(means, {**facts, "count": asked.count})
     path = folder / "real.md"
-    with written_whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    write_text(path, text)
     told = {
         "start_step": facts["start_step"],
         "start_layer": facts["start_layer"],

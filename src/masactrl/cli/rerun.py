@@ -216,15 +216,14 @@ def differences(recipe: Recipe, model: LoadedModel) -> list[str]:
     """Return a sentence for everything that lets one expect another picture than the recipe's."""
     found = []
     now, then = stated_model(model), recipe.model
-    dtype = str(model.pipeline.unet.dtype).removeprefix("torch.")
     device = model.pipeline._execution_device.type
-    if now.weights != then.weights and dtype == recipe.dtype and then.weights:
+    if now.weights != then.weights and model.dtype == recipe.dtype and then.weights:
         found.append(f"The weights of {model.name} are not those that made the picture.")
     if [(one.hash, one.scale) for one in now.loras] != [(o.hash, o.scale) for o in then.loras]:
         found.append("The LoRAs or their scales are not those that made the picture.")
     for name, was, is_now in (
         ("device", recipe.device, device),
-        ("precision", recipe.dtype, dtype),
+        ("precision", recipe.dtype, model.dtype),
     ):
         if was != is_now:
             found.append(f"The picture was made with {name} {was}; this run has {is_now}.")

@@ -50,7 +50,7 @@ def save_session(session: EditSession, path: Path, *, overwrite: bool = False) -
         "masactrl": __version__,
         "model": session.model.name,
         "revision": session.model.origin.revision,
-        "dtype": _dtype(session.model),
+        "dtype": session.model.dtype,
         "framing": asdict(session.framing),
         "inputs": [asdict(one) for one in session.stated],
         "inversion": asdict(session.request),
@@ -78,7 +78,7 @@ def load_session(path: Path, model: LoadedModel) -> EditSession:
             "the picture anew."
         )
     marks, here = tensors.pop("fingerprint"), fingerprint(model.pipeline)
-    if not same_model(marks, here, same_dtype=_dtype(model) == recipe["dtype"]):
+    if not same_model(marks, here, same_dtype=model.dtype == recipe["dtype"]):
         raise ConfigError(
             f"{path} was made with the model {_named(recipe['model'], recipe['revision'])}, and "
             f"{_named(model.name, model.origin.revision)} has other weights (another model, "
@@ -114,10 +114,6 @@ def _check_schedule(
             f"{path} was made with another noise schedule (timesteps, levels or kind of "
             f"prediction) than {model.name} has now; invert the picture anew."
         )
-
-
-def _dtype(model: LoadedModel) -> str:
-    return str(model.pipeline.unet.dtype).removeprefix("torch.")
 
 
 def _named(name: str, revision: str | None) -> str:

@@ -58,6 +58,11 @@ class LoadedModel:
     preset: ModelPreset
     origin: Origin = field(default_factory=Origin)
 
+    @property
+    def dtype(self) -> str:
+        """Precision of the denoiser, as recipes name it: float32, float16, bfloat16."""
+        return str(self.pipeline.unet.dtype).removeprefix("torch.")
+
 
 def load_pipeline(
     model: str | Path = EMBEDDED,
