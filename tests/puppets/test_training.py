@@ -15,10 +15,20 @@ from masactrl.errors import ConfigError
 from masactrl.puppets.alignment import Alignment
 from masactrl.puppets.data import open_pictures
 from masactrl.puppets.model import build_scheduler, build_unet, build_vae
+from masactrl.puppets.optimizer import Muon
 from masactrl.puppets.recipe import Recipe, train_puppets
-from masactrl.puppets.train import foreground_weights, spread_timesteps, train_diffusion
+from masactrl.puppets.scene import sample_scenes
+from masactrl.puppets.tokenizer import build_tokenizer
+from masactrl.puppets.train import (
+    Noising,
+    foreground_weights,
+    spread_timesteps,
+    tokenised,
+    train_diffusion,
+)
 from masactrl.puppets.train_decoder import drawing_loss, train_decoder
 from masactrl.puppets.training import Run
+from masactrl.puppets.words import parse
 
 COUNT = 8
 
@@ -40,6 +50,61 @@ def test_the_animal_weighs_more_and_every_picture_the_same(pictures) -> None:  #
 def test_timesteps_are_spread_over_the_whole_schedule() -> None:
     t = spread_timesteps(50, 1000, torch.Generator().manual_seed(0))
     assert sorted((t // 20).tolist()) == list(range(50))
+
+
+def test_most_timesteps_lie_above_the_lowest_and_a_few_below() -> None:
+    t = spread_timesteps(64, 1000, torch.Generator().manual_seed(0), lowest=600)
+    assert (t < 600).sum() == 8
+    assert t.max() >= 990
+    assert (t >= 600).sum() == 56
+
+
+def test_noise_is_the_schedules_and_its_offset_is_shared_by_a_channel() -> None:
+    alpha_bar = build_scheduler().alphas_cumprod
+    z_0 = torch.zeros(64, 16, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    z_t, t, eps = Noising(alpha_bar).draw(z_0, generator)
+    assert torch.allclose(z_t, (1 - alpha_bar[t]).sqrt().view(-1, 1, 1, 1) * eps)
+    assert eps.mean((2, 3)).std() == pytest.approx(1 / 8, rel=0.1)  # 64 cells' chance
+    shared = Noising(alpha_bar, offset=1.0).draw(z_0, generator)[2].mean((2, 3))
+    assert shared.std() == pytest.approx((1 + 1 / 64) ** 0.5, rel=0.1)
+
+
+def test_captions_are_written_before_the_first_step() -> None:
+    tokenizer = build_tokenizer()
+    scenes = sample_scenes(3, seed=0)
+    ids = tokenised(scenes, tokenizer, torch.Generator().manual_seed(0))
+    assert ids.shape[::2] == (3, 77)
+    for scene, rows in zip(scenes, ids, strict=True):
+        read = {parse(tokenizer.decode(row, skip_special_tokens=True)).species for row in rows}
+        assert read <= {scene.identity.species, None}
+        assert len({tuple(row.tolist()) for row in rows}) > 1
+
+
+def test_muon_is_torchs_own_with_matrices_of_one_shape_together() -> None:
+    torch.manual_seed(0)
+    shapes = [(8, 12), (8, 12), (12, 8), (6, 2, 3, 3)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.data.clone().reshape(len(p), -1)) for p in ours]
+    batched = Muon(ours, lr=0.02, weight_decay=0.01)
+    single = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.reshape(other.shape).clone()
+        batched.step()
+        single.step()
+    for one, other in zip(ours, theirs, strict=True):
+        # torch's iterates in bfloat16, ours in float32 on a CPU
+        assert torch.allclose(one.reshape(other.shape), other, atol=2e-3)
+
+
+def test_pictures_are_the_same_from_any_number_of_processes(tmp_path: Path) -> None:
+    one, two = (
+        open_pictures(tmp_path / str(n), count=260, size=64, seed=5, workers=n) for n in (1, 2)
+    )
+    assert (one.images == two.images).all()
+    assert (one.masks == two.masks).all()
 
 
 def test_pictures_of_another_recipe_are_refused(pictures, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -136,6 +201,11 @@ def test_the_whole_recipe_ends_in_a_model(tmp_path: Path) -> None:
         ({"pictures": 3}, "at least 64"),
         ({"size": 100}, "multiple of 64"),
         ({"batch": 0}, "1 or more"),
+        ({"workers": 0}, "1 or more"),
+        ({"lowest": 1000}, "0 to 999"),
+        ({"offset_noise": 2.0}, r"deviation in \[0, 1\]"),
+        ({"learning_rate": 0.0}, "give one in"),
+        ({"ema_decay": 1.0}, r"in \[0, 1\)"),
     ],
 )
 def test_impossible_recipes_are_refused(

@@ -40,7 +40,7 @@ def world(
     ] = Path("world.png"),
     columns: Annotated[int, typer.Option(min=1, max=32, help="Pictures in a row.")] = 8,
     rows: Annotated[int, typer.Option(min=1, max=32, help="Rows.")] = 6,
-    size: Annotated[int, typer.Option(min=16, max=2048, help="Side of a picture, pixels.")] = 128,
+    size: Annotated[int, typer.Option(min=16, max=2048, help="Side of a picture, pixels.")] = 256,
     seed: SeedOption = 1_000_000,
 ) -> None:
     """Render scenes of the puppet world (no model involved): what the embedded model has learned.
@@ -77,8 +77,25 @@ def train(
         typer.Option(help="Run this stage only; repeatable.", show_default="all"),
     ] = None,
     pictures: Annotated[int, typer.Option(min=64, help="Training pictures to render.")] = 40_000,
-    size: Annotated[int, typer.Option(min=64, help="Side in pixels, a multiple of 64.")] = 128,
+    size: Annotated[int, typer.Option(min=64, help="Side in pixels, a multiple of 64.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the U-Net.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Highest rate of the U-Net.")] = 1e-3,
+    ema_decay: Annotated[
+        float, typer.Option(help="Of the averaged weights; less for a short run.")
+    ] = 0.998,
+    lowest: Annotated[
+        int,
+        typer.Option(
+            min=0, max=999, help="Noise seven pictures in eight at this timestep or above."
+        ),
+    ] = 0,
+    offset_noise: Annotated[
+        float, typer.Option(min=0, max=1, help="Deviation of noise that a whole channel shares.")
+    ] = 0.1,
+    align: Annotated[
+        bool, typer.Option(help="Draw the U-Net's middle to what the inspector sees.")
+    ] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     stop_after: Annotated[
@@ -117,6 +134,12 @@ def train(
             pictures=pictures,
             size=size,
             batch=batch,
+            learning_rate=learning_rate,
+            ema_decay=ema_decay,
+            lowest=lowest,
+            offset_noise=offset_noise,
+            align=align,
+            workers=workers,
             seed=seed,
             device=device,
             stop_after=stop_after,

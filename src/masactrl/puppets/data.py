@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,7 +49,8 @@ def open_pictures(
     count: int,
     size: int,
     seed: int,
-    device: str | torch.device = "cpu",
+    device: str = "cpu",
+    workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PictureCache:
     """Open the cache, rendering what is missing (also after an interruption).
@@ -56,6 +59,9 @@ def open_pictures(
         directory: made if absent.
         count, size, seed: number of pictures, side in pixels, seed of the scenes (below
             `HELD_OUT_SEED` for training).
+        device: where to render.
+        workers: processes that render; the pictures are the same. Also on a GPU several are
+            quicker than one, since a single process is busy launching kernels.
         on_progress: called with (done, count).
 
     Raises:
@@ -71,19 +77,63 @@ def open_pictures(
         )
     scenes = sample_scenes(count, seed=seed)
     fresh = not (directory / "images.u8").exists()
-    mode: Literal["w+", "r+"] = "w+" if fresh else "r+"
-    images = np.memmap(
-        directory / "images.u8", dtype=np.uint8, mode=mode, shape=(count, 3, size, size)
-    )
-    masks = np.memmap(directory / "masks.u8", dtype=np.uint8, mode=mode, shape=(count, size, size))
     done = 0 if fresh else int(have["done"])
-    while done < count:
-        end = min(done + _WRITE_AT_ONCE, count)
-        made = render(scenes[done:end], size, device=device)
-        images[done:end] = made.image.mul(255).round_().byte().cpu().numpy()
-        masks[done:end] = made.mask[:, 0].mul(255).round_().byte().cpu().numpy()
-        done = end
-        note.write_text(json.dumps({**want, "done": done}))
+    images, masks = _arrays(directory, count, size, new=fresh)
+    jobs = [
+        _Job(directory, scenes[at : at + _WRITE_AT_ONCE], at, count, size, device)
+        for at in range(done, count, _WRITE_AT_ONCE)
+    ]
+    for end in _each(jobs, workers):
+        note.write_text(json.dumps({**want, "done": end}))
         if on_progress is not None:
-            on_progress(done, count)
+            on_progress(end, count)
     return PictureCache(images=images, masks=masks, scenes=scenes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Scenes to render and their place in the cache."""
+
+    directory: Path
+    scenes: tuple[Scene, ...]
+    at: int
+    count: int
+    size: int
+    device: str
+
+    def run(self) -> int:
+        """Render, write, and return the index behind the last picture."""
+        end = self.at + len(self.scenes)
+        images, masks = _arrays(self.directory, self.count, self.size)
+        made = render(self.scenes, self.size, device=self.device)
+        images[self.at : end] = made.image.mul(255).round_().byte().cpu().numpy()
+        masks[self.at : end] = made.mask[:, 0].mul(255).round_().byte().cpu().numpy()
+        images.flush()
+        masks.flush()
+        return end
+
+
+def _each(jobs: Sequence[_Job], workers: int) -> Iterator[int]:
+    """Run the jobs, yielding in their order, so that what is noted as done has no holes."""
+    if workers == 1 or len(jobs) < 2:
+        yield from map(_Job.run, jobs)
+        return
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:
+        yield from pool.map(_Job.run, jobs)
+
+
+def _arrays(
+    directory: Path, count: int, size: int, *, new: bool = False
+) -> tuple[np.memmap, np.memmap]:
+    """Pictures (count, 3, size, size) and masks (count, size, size), bytes on disk."""
+    mode: Literal["w+", "r+"] = "w+" if new else "r+"
+    shape = (count, 3, size, size)
+    return (
+        np.memmap(directory / "images.u8", dtype=np.uint8, mode=mode, shape=shape),
+        np.memmap(directory / "masks.u8", dtype=np.uint8, mode=mode, shape=(count, size, size)),
+    )

@@ -39,6 +39,12 @@ class Recipe:
         stages: subset of `STAGES`; a stage that is left out must have been run before.
         pictures: number of rendered training pictures.
         size: side of the pictures in pixels, a multiple of 64.
+        batch: pictures per step of the U-Net.
+        learning_rate, ema_decay: of the U-Net, see `train_diffusion`; short runs that start from
+            trained weights want less of both.
+        lowest, offset_noise: which noise the U-Net sees, see `train_diffusion`.
+        align: draw the U-Net's middle to the inspector's features, see `alignment`.
+        workers: processes that render.
         seed: of scenes, initial weights and noise.
         device: "cpu" or "cuda".
         stop_after: minutes of this session, for a machine lent by the minute; the run resumes.
@@ -53,6 +59,12 @@ class Recipe:
     pictures: int = 40_000
     size: int = PICTURE_SIZE
     batch: int = 32
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.998
+    lowest: int = 0
+    offset_noise: float = 0.1
+    align: bool = True
+    workers: int = 1
     seed: int = 0
     device: str = "cpu"
     stop_after: float | None = None
@@ -68,8 +80,17 @@ class Recipe:
             raise ConfigError(f"pictures is {self.pictures}; give at least 64.")
         if self.size % 64 or self.size <= 0:
             raise ConfigError(f"size is {self.size}; it must be a positive multiple of 64.")
-        if self.batch < 1:
-            raise ConfigError(f"batch is {self.batch}; it must be 1 or more.")
+        for name, value in (("batch", self.batch), ("workers", self.workers)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be 1 or more.")
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; give one in (0, 1).")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}; give one in [0, 1).")
+        if not 0 <= self.lowest < 1000:
+            raise ConfigError(f"lowest is {self.lowest}; timesteps are 0 to 999.")
+        if not 0 <= self.offset_noise <= 1:
+            raise ConfigError(f"offset_noise is {self.offset_noise}; give a deviation in [0, 1].")
 
 
 def train_puppets(
@@ -118,11 +139,15 @@ def train_puppets(
             recipe.directory / "diffusion",
             budget=60 * recipe.minutes * _SHARES["diffusion"],
             batch=recipe.batch,
+            learning_rate=recipe.learning_rate,
+            ema_decay=recipe.ema_decay,
+            lowest=recipe.lowest,
+            offset_noise=recipe.offset_noise,
             seed=recipe.seed,
             device=recipe.device,
             stop_after=None if recipe.stop_after is None else 60 * recipe.stop_after,
             start_from=earlier,
-            inspector=_inspector(exported / "inspector"),
+            inspector=_inspector(exported / "inspector") if recipe.align else None,
             on_record=tell("diffusion"),
             on_sample=on_sample,
         )
@@ -191,5 +216,6 @@ def _pictures(recipe: Recipe, told: Callable[[Mapping[str, float]], None]) -> Pi
         size=recipe.size,
         seed=recipe.seed,
         device=recipe.device,
+        workers=recipe.workers,
         on_progress=lambda done, count: told({"done": done, "count": count}),
     )

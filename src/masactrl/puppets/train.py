@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ from masactrl.puppets.training import Ema, OnRecord, Run, animal_weight
 _SNR_POWER = 0.5
 _ALIGN = 0.1  # lambda of `alignment`, a like share of the loss as in its paper
 _NO_CAPTION = 0.1  # share of empty captions, for classifier-free guidance
+_CAPTIONS = 6  # captions written of each scene before the run; a step draws one
+_BELOW = 8  # with a lowest timestep, one picture in so many is noised less than that
 
 
 @torch.no_grad()
@@ -86,35 +88,70 @@ class Captioned(nn.Module):
         return predicted
 
 
+def tokenised(
+    scenes: Sequence[Scene], tokenizer: CLIPTokenizer, generator: torch.Generator
+) -> Tensor:
+    """(scenes, 6, 77) int16 ids of captions of each scene, written before the first step.
+
+    Writing and tokenising them at every step kept a GPU waiting for Python.
+    """
+    parts = []
+    for at in range(0, len(scenes), 1024):
+        words = [caption(s, generator) for s in scenes[at : at + 1024] for _ in range(_CAPTIONS)]
+        ids = tokenizer(
+            words, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        ).input_ids
+        parts.append(ids.to(torch.int16).unflatten(0, (-1, _CAPTIONS)))
+    return torch.cat(parts)
+
+
+def tokenised_empty(tokenizer: CLIPTokenizer) -> Tensor:
+    """(77,) int64 ids of the empty caption."""
+    ids: Tensor = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    return ids[0]
+
+
 @dataclass(frozen=True, slots=True)
 class _Batches:
-    """Draws training batches: which pictures, and token ids of a fresh caption of each."""
+    """The training set on the device, and the batches drawn from it.
+
+    Attributes:
+        latents: (count, c, h, w) float16; weights: (count, 1, h, w) float16.
+        tokens: (count, captions, 77) int16; empty: (77,) ids of the empty caption.
+        generator: of the CPU, so that every device sees the same pictures.
+    """
 
     latents: Tensor
     weights: Tensor
-    scenes: tuple[Scene, ...]
-    tokenizer: CLIPTokenizer
+    tokens: Tensor
+    empty: Tensor
     generator: torch.Generator
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        index = torch.randint(len(self.scenes), (count,), generator=self.generator)
-        empty = torch.rand(count, generator=self.generator) < _NO_CAPTION
-        words = [
-            "" if none else caption(self.scenes[i], self.generator)
-            for i, none in zip(index.tolist(), empty.tolist(), strict=True)
-        ]
-        tokens = self.tokenizer(
-            words, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
-        ).input_ids
-        return index, tokens
+        """(count,) indices into the set, and (count, 77) token ids of one caption of each."""
+        index = torch.randint(len(self.latents), (count,), generator=self.generator)
+        which = torch.randint(self.tokens.shape[1], (count,), generator=self.generator)
+        none = torch.rand(count, generator=self.generator) < _NO_CAPTION
+        device = self.tokens.device
+        words = self.tokens[index.to(device), which.to(device)].long()
+        return index, torch.where(none.to(device)[:, None], self.empty, words)
 
 
-def spread_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
-    """(count,) timesteps in [0, total), one from each of ``count`` equal bins: less variance."""
+def spread_timesteps(
+    count: int, total: int, generator: torch.Generator, *, lowest: int = 0
+) -> Tensor:
+    """(count,) timesteps in [lowest, total), one from each of ``count`` equal bins: less variance.
+
+    With ``lowest`` above 0, one in eight comes from below it, so that what is learned there stays.
+    """
     u = (
         torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
     ) / count
-    return (u * total).long().clamp(max=total - 1)
+    t = (lowest + u * (total - lowest)).long().clamp(max=total - 1)
+    if lowest:
+        below = count // _BELOW
+        t[:below] = torch.randint(lowest, (below,), generator=generator)
+    return t
 
 
 def train_diffusion(
@@ -126,6 +163,9 @@ def train_diffusion(
     batch: int = 32,
     learning_rate: float = 1e-3,
     decay: float = 0.35,
+    ema_decay: float = 0.998,
+    lowest: int = 0,
+    offset_noise: float = 0.0,
     seed: int = 0,
     device: str = "cpu",
     stop_after: float | None = None,
@@ -145,6 +185,11 @@ def train_diffusion(
         budget: seconds of the whole run; see `Run`.
         batch: pictures per step.
         learning_rate, decay: see `Run`.
+        ema_decay: of the average that is returned; short runs want less than long ones.
+        lowest: lowest timestep of seven pictures in eight, in [0, 1000), see `spread_timesteps`.
+        offset_noise: standard deviation of the noise that all cells of a picture's channel share.
+            With it the layout cannot be read from the mean of a noisy latent, which the end of SD's
+            noise schedule still shows and pure noise does not have.
         stop_after: seconds of this session, for machines lent by the minute.
         latents: (count, c, h, w) scaled latents if already known.
         start_from: a trained model whose weights a new run begins with; a checkpoint goes before.
@@ -168,12 +213,18 @@ def train_diffusion(
     if torch.device(device).type == "cpu":
         # The fused kernel's backward pass is three times slower on a CPU at these sizes.
         network.unet.set_attn_processor(AttnProcessor())
-    ema = Ema(network, 0.998)
+    ema = Ema(network, ema_decay)
     optimizer = MuonAdamW(network, lr=learning_rate)
     scheduler = build_scheduler()
-    alpha_bar = scheduler.alphas_cumprod
-    weights = foreground_weights(cache, *latents.shape[-2:])
-    batches = _Batches(latents, weights, cache.scenes, tokenizer, generator)
+    generator.manual_seed(seed)
+    batches = _Batches(
+        latents.to(device),
+        foreground_weights(cache, *latents.shape[-2:]).to(device),
+        tokenised(cache.scenes, tokenizer, generator).to(device),
+        tokenised_empty(tokenizer).to(device),
+        generator,
+    )
+    noising = Noising(scheduler.alphas_cumprod, lowest=lowest, offset=offset_noise)
     run = Run(
         directory=directory,
         budget=budget,
@@ -196,7 +247,7 @@ def train_diffusion(
                 generator.manual_seed(seed + 1 + step)
                 begun = True
             index, tokens = batches.draw(batch)
-            loss = _denoising_loss(network, batches, index, tokens, alpha_bar, device)
+            loss = _denoising_loss(network, batches, index, tokens, noising, device)
             total = loss
             if alignment is not None and seen is not None:
                 distance = alignment.distance(seen[index].to(device))
@@ -223,26 +274,46 @@ def _aligner(alignment: Alignment) -> torch.optim.Optimizer:
     return torch.optim.AdamW(alignment.parameters(), lr=1e-3, weight_decay=0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Noising:
+    """z_t = sqrt(a) z_0 + sqrt(1 - a) eps with a = ``alpha_bar[t]``; see `train_diffusion`."""
+
+    alpha_bar: Tensor
+    lowest: int = 0
+    offset: float = 0.0
+
+    def draw(self, z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, c, h, w) -> z_t (n, c, h, w), t (n,), eps (n, c, h, w)."""
+        t = spread_timesteps(len(z_0), len(self.alpha_bar), generator, lowest=self.lowest)
+        eps = torch.randn(z_0.shape, generator=generator)
+        if self.offset:
+            eps = eps + self.offset * torch.randn(*z_0.shape[:2], 1, 1, generator=generator)
+        eps = eps.to(z_0.device)
+        a = self.alpha_bar[t].view(-1, 1, 1, 1).to(z_0.device)
+        return a.sqrt() * z_0 + (1 - a).sqrt() * eps, t, eps
+
+    def weight(self, t: Tensor) -> Tensor:
+        """(n,) timesteps -> (n,) SNR^(-1/2), at most 10."""
+        snr = self.alpha_bar[t] / (1 - self.alpha_bar[t])
+        return (snr**-_SNR_POWER).clamp(max=10.0)
+
+
 def _denoising_loss(
     network: Captioned,
     batches: _Batches,
     index: Tensor,
     tokens: Tensor,
-    alpha_bar: Tensor,
+    noising: Noising,
     device: str,
 ) -> Tensor:
-    """The weighted error of the noise predicted from z_t = sqrt(a) z_0 + sqrt(1 - a) eps."""
+    """The weighted error of the noise predicted from z_t."""
+    index = index.to(device)
     z_0, where = batches.latents[index].float(), batches.weights[index].float()
-    t = spread_timesteps(len(index), len(alpha_bar), batches.generator)
-    eps = torch.randn(z_0.shape, generator=batches.generator)
-    a = alpha_bar[t].view(-1, 1, 1, 1)
-    z_t = a.sqrt() * z_0 + (1 - a).sqrt() * eps
-    snr = alpha_bar[t] / (1 - alpha_bar[t])
-    weight = (snr**-_SNR_POWER).clamp(max=10.0).to(device)
+    z_t, t, eps = noising.draw(z_0, batches.generator)
     with torch.autocast(device, torch.bfloat16):
-        predicted = network(z_t.to(device), t.to(device), tokens.to(device))
-    error = (where.to(device) * (predicted.float() - eps.to(device)).square()).mean((1, 2, 3))
-    loss: Tensor = (weight * error).mean()
+        predicted = network(z_t, t.to(device), tokens)
+    error = (where * (predicted.float() - eps).square()).mean((1, 2, 3))
+    loss: Tensor = (noising.weight(t).to(device) * error).mean()
     return loss
 
 
