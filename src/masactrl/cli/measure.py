@@ -60,7 +60,7 @@ def measure(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
     model: ModelOption = "puppets",
     count: CountOption = 200,
-    steps: StepsOption = 50,
+    steps: StepsOption = 25,
     cfg: Annotated[
         float | None,
         typer.Option(min=1, help="Guidance scale; 1 is off.", show_default="the model's"),

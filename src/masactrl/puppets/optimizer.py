@@ -47,8 +47,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Update every matrix that has a gradient; a closure is not called."""
         for group in self.param_groups:
             shapes: dict[tuple[int, int], list[Tensor]] = {}
             for parameter in group["params"]:
