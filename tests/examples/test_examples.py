@@ -42,7 +42,7 @@ def test_the_notebook_tells_its_story() -> None:
     target = names["result"].targets[0]
     assert target.controlled.tobytes() != target.uncontrolled.tobytes()
     assert len(names["cells"]) == len(names["start_steps"]) * 3
-    assert names["edited"].picture.size == names["photo"].size == (128, 128)
+    assert names["edited"].picture.size == names["photo"].size == (256, 256)
 
 
 @pytest.fixture

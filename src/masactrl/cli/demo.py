@@ -20,6 +20,7 @@ from masactrl.cli.options import (
     NoMetadataOption,
     OutOption,
     OverwriteOption,
+    StepsOption,
 )
 from masactrl.errors import ModelNotFound
 from masactrl.generate import generate
@@ -65,12 +66,15 @@ class Figures:
 
 def demo(
     out: OutOption = Path("out"),
+    steps: StepsOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     no_metadata: NoMetadataOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make consistent pictures with the embedded model, in about a minute on two CPU cores.
+
+    Fewer --steps are quicker and rougher.
 
     Each row shows a source, then another action of the same animal from the same start noise:
     first without control, which draws another animal, then with mutual self-attention.
@@ -86,11 +90,14 @@ def demo(
         from masactrl.models import load_pipeline
 
         model = load_pipeline("puppets", device=device)
-        errors, total = Console(stderr=True), len(ROWS) * model.preset.steps
+        rows = [
+            GenerateRequest(source_prompt=source, target_prompts=(target,), seed=seed, steps=steps)
+            for source, target, seed in ROWS
+        ]
+        errors, total = Console(stderr=True), len(rows) * (steps or model.preset.steps)
         results: list[GenerateResult] = []
         with finishing(errors) as stopping, progress(errors, "Drawing", total) as on_step:
-            for source, target, seed in ROWS:
-                asked = GenerateRequest(source_prompt=source, target_prompts=(target,), seed=seed)
+            for asked in rows:
                 results.append(generate(model, asked, on_step=on_step))
                 if stopped := stopping():
                     break
