@@ -128,7 +128,7 @@ def test_no_strength_is_no_control(model: LoadedModel) -> None:
 
 
 def test_pictures_have_the_size_that_was_asked_for(model: LoadedModel) -> None:
-    result = generate(model, request(height=24, width=40, steps=1, start_step=0))
+    result = generate(model, request(height=24, width=40, steps=2, start_step=0))
     assert {picture.size for picture in result.pictures().values()} == {(40, 24)}
 
 
@@ -205,7 +205,7 @@ def test_a_size_that_the_latents_cannot_have_is_refused(model: LoadedModel) -> N
 def test_prompts_that_are_not_fully_seen_give_a_warning(model: LoadedModel) -> None:
     long = "a cat " * 60 + "on the red beach"
     with pytest.warns(ControlWarning, match="longer than the model's 77 tokens") as caught:
-        result = generate(model, request(source_prompt=long, steps=1, start_step=0))
+        result = generate(model, request(source_prompt=long, steps=2, start_step=0))
     assert [str(one.message) for one in caught] == list(result.warnings)
 
 

@@ -29,13 +29,18 @@ WEIGHTS = PACKAGE / "puppets" / "weights"
 FLOORS = (
     (
         "_version",
+        "checks",
+        "colour_profiles",
         "errors",
         "figures",
         "files",
+        "fonts",
         "images",
+        "mask_input",
         "out_of_memory",
         "overlays",
         "picture_input",
+        "torch_defaults",
     ),
     ("attention", "diffusion"),
     ("models",),

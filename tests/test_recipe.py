@@ -198,7 +198,7 @@ def test_a_run_is_made_again_to_the_bit(picture: str, model: LoadedModel, tmp_pa
 
 def test_the_recipe_names_the_model_by_its_weights(model: LoadedModel) -> None:
     made = generate(
-        model, GenerateRequest(source_prompt="a", target_prompts=("b",), steps=1, start_step=0)
+        model, GenerateRequest(source_prompt="a", target_prompts=("b",), steps=2, start_step=0)
     )
     stated = made.recipe("source").model
     assert (stated.name, stated.kind) == ("tiny", "folder")

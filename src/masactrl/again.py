@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,6 +23,7 @@ from masactrl.again_compare import compare_again, compare_steps, compare_words
 from masactrl.again_edit import edit_again, edit_steps, edit_words
 from masactrl.again_generate import generate_again, generate_steps, generate_words, request_of
 from masactrl.again_sweep import sweep_again, sweep_steps, sweep_words
+from masactrl.command_words import shell_line
 from masactrl.errors import ConfigError
 from masactrl.generate import GenerateRequest, GenerateResult, StepRecord, generate
 from masactrl.images import as_rgb, contact_sheet
@@ -106,6 +106,9 @@ def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[st
         model: words for --model; None takes the recipe's name, which for a local model has to be
             replaced by its path.
         loras: words for --lora; none takes the recipe's names.
+
+    Raises:
+        ConfigError: the command line has no words for it, or they cannot be shown as they are.
     """
     stated, known = recipe.model, kind_of(recipe).shared
     verb, *words = kind_of(recipe).words(recipe)
@@ -119,7 +122,7 @@ def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[st
         options[:0] = [("model", named), *([("revision", str(stated.revision))] if hub else [])]
     shared = [word for name, value in options if name in known for word in (f"--{name}", value)]
     end = words.index("--") if "--" in words else len(words)
-    return shlex.join(["masactrl", verb, *words[:end], *shared, *words[end:]])
+    return shell_line(["masactrl", verb, *words[:end], *shared, *words[end:]])
 
 
 def _bare(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.again_edit import edit_of, edit_steps
 from masactrl.again_generate import generate_steps, request_of
+from masactrl.checks import settle
 from masactrl.command_words import command_words
 from masactrl.errors import ConfigError
 from masactrl.recipe import Recipe, checked
@@ -64,6 +65,7 @@ class Question:
     layer: int | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if not self.points or not all(math.isfinite(one) for point in self.points for one in point):
             raise ConfigError("There is no point to look from; give x and y in pixels.")
 

@@ -133,7 +133,7 @@ def edit_of(
 
 def _masks(asked: AskedMasks | None, files: tuple[Path, ...]) -> EditMasks | None:
     from masactrl.editing import EditMasks
-    from masactrl.picture_input import read_picture
+    from masactrl.picture_input import read_mask
 
     if asked is None:
         return None
@@ -142,8 +142,13 @@ def _masks(asked: AskedMasks | None, files: tuple[Path, ...]) -> EditMasks | Non
         return EditMasks(source=source, targets=targets or None, threshold=asked.threshold)
     if not files:
         return None
-    first, *others = (read_picture(one) for one in files)
-    return EditMasks(source=first, targets=tuple(others) or None, threshold=asked.threshold)
+    first, *others = (read_mask(one) for one in files)
+    return EditMasks(
+        source=first,
+        targets=tuple(others) or None,
+        threshold=asked.threshold,
+        on_empty="warn",  # it was allowed when the picture was made
+    )
 
 
 def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:

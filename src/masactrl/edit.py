@@ -7,6 +7,7 @@ result = session.edit(EditRequest(target_prompts=("a photo of a running corgi",)
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +22,16 @@ from masactrl.editing import (
 )
 from masactrl.editing.plan import EditPlan, check_inversion, plan_edit
 from masactrl.editing.session import tell_steps
+from masactrl.errors import ControlWarning
 from masactrl.images import image_to_tensor
 from masactrl.inversion import InversionTask
 from masactrl.models.denoiser import Denoiser
+from masactrl.models.drawing import first_level_warning
+from masactrl.models.loading import ddim_like
 from masactrl.models.origin import file_hash
 from masactrl.picture_input import PIXEL_LIMIT, frame, read_picture
 from masactrl.recipe import InputStated
+from masactrl.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +53,7 @@ __all__ = [
 ]
 
 
+@torch_defaults()
 def invert(
     model: LoadedModel,
     picture: Path | str | Image.Image,
@@ -71,6 +77,9 @@ def invert(
         ConfigError: the picture cannot be read, or a setting does not fit the model.
         UnsupportedPipeline: the model cannot be inverted.
         MasaCtrlError: the model made no numbers, as some do in float16.
+
+    Warns:
+        ControlWarning: so many steps begin far from pure noise.
     """
     request = request or InversionRequest()
     check_inversion(model, request)
@@ -79,6 +88,10 @@ def invert(
     denoiser = Denoiser(model.pipeline)
     framing = frame(opened.size, native=native, multiple=denoiser.factor, fit=request.fit)
     method = request.build()
+    for note in first_level_warning(
+        ddim_like(model.pipeline.scheduler), request.steps or model.preset.steps
+    ):
+        warnings.warn(note, ControlWarning, stacklevel=3)
     started = time.perf_counter()
     schedule = denoiser.schedule(request.steps or model.preset.steps, spacing=method.spacing)
     pixels = image_to_tensor(framing.enter(opened))[None]  # 1 3 h w in [-1, 1]

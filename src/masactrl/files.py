@@ -8,6 +8,7 @@ with written_whole(path) as beside:
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import secrets
@@ -19,7 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["write_text", "written_whole"]
+__all__ = ["read_text", "write_text", "written_whole"]
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""What editors and shells of Windows begin text files with, the longer mark first."""
+
+
+def read_text(path: Path) -> str:
+    """Return a text file: UTF-8, or what its byte order mark says; every line ends in one newline.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is text of another encoding, or none (a ValueError).
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    return content.decode(encoding).replace("\r\n", "\n")
 
 
 @contextlib.contextmanager

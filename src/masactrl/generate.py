@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ControlWarning, MasaCtrlError
@@ -18,6 +19,7 @@ from masactrl.prompts import prompt_warnings
 from masactrl.recipe import stated_model
 from masactrl.request import GenerateRequest, ResolvedRequest
 from masactrl.result import GenerateResult, TargetResult
+from masactrl.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +58,7 @@ class StepRecord:
     timestep: float
 
 
+@torch_defaults()
 def generate(
     model: LoadedModel,
     request: GenerateRequest,
@@ -82,18 +85,24 @@ def generate(
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
+    from masactrl.models.drawing import exact_ddim, first_level_warning
+
     settings, own = request.resolve(model.preset), None
     control = method_of(settings) if method is None else method
     if method is not None:
         settings, own = _described(model, settings, method)
     targets = settings.target_prompts
     prompts = [settings.source_prompt, *targets]
-    notes = prompt_warnings(model, [*prompts, settings.negative_prompt])
+    notes = (
+        *first_level_warning(model.pipeline.scheduler, settings.steps),
+        *prompt_warnings(model, [*prompts, settings.negative_prompt]),
+    )
     for note in notes:
-        warnings.warn(note, ControlWarning, stacklevel=2)
+        warnings.warn(note, ControlWarning, stacklevel=3)
 
     started = time.perf_counter()
-    pictures = _pictures(model, settings, control, _reporter(on_step))
+    with exact_ddim(model.pipeline):  # before anything is attached, also to the scheduler
+        pictures = _pictures(model, settings, control, _reporter(on_step))
     seconds = time.perf_counter() - started
     if not bool(pictures.isfinite().all()):
         raise MasaCtrlError(
@@ -171,6 +180,7 @@ def _pictures(
 
     from masactrl.attention import Rows
     from masactrl.methods.sdedit import late_start, noised_start
+    from masactrl.models.drawing import draw
 
     pipeline, targets = model.pipeline, settings.target_prompts
     noise = start_noise(model, settings)  # 1 c h w
@@ -180,20 +190,14 @@ def _pictures(
         final[:] = [values["latents"]]
         return values if report is None else report(pipe, step, timestep, values)
 
-    def call(prompts: list[str], latents: Tensor) -> Tensor:
-        pictures: Tensor = pipeline(
-            prompt=prompts,
-            negative_prompt=[settings.negative_prompt] * len(prompts),
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            latents=latents,
-            output_type="pt",
-            callback_on_step_end=tell,
-        ).images
-        return pictures
-
+    call = partial(
+        draw,
+        pipeline,
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        negative_prompt=settings.negative_prompt,
+        on_step_end=tell,
+    )
     prompts = [settings.source_prompt, *targets]
     if method.start is None:
         rows = rows_of(len(targets))
@@ -202,8 +206,8 @@ def _pictures(
             return call(prompts, noise.repeat(rows.images, 1, 1, 1))
     plain = call(prompts, noise.repeat(len(prompts), 1, 1, 1))
     z_0 = final[-1][:1]
-    first, z_t = noised_start(pipeline, method.start, z_0, noise, settings.steps)
     rows = Rows.plain(images=len(targets))
+    first, z_t = noised_start(pipeline, method.start, z_0, noise, settings.steps)
     with (
         late_start(pipeline, first),
         method.attach(pipeline, rows, prompts=targets),
@@ -225,22 +229,12 @@ def rows_of(targets: int) -> Rows:
 
 
 def start_noise(model: LoadedModel, settings: ResolvedRequest) -> Tensor:
-    """Return the start noise `1 c h w` of one picture, on the model's device, of its precision.
+    """Return the start noise `1 c h w` of a request; see `masactrl.models.drawing.start_noise`."""
+    from masactrl.models import drawing
 
-    Drawn in float32 on the CPU, so that a seed means the same noise on every device.
-    """
-    import torch
-
-    pipeline = model.pipeline
-    factor = pipeline.vae_scale_factor
-    shape = (
-        1,
-        pipeline.unet.config.in_channels,
-        settings.height // factor,
-        settings.width // factor,
+    return drawing.start_noise(
+        model.pipeline, seed=settings.seed, height=settings.height, width=settings.width
     )
-    generator = torch.Generator("cpu").manual_seed(settings.seed)
-    return torch.randn(shape, generator=generator).to(pipeline.device, pipeline.unet.dtype)
 
 
 def _reporter(on_step: Callable[[StepRecord], None] | None) -> Callable[..., dict[str, Any]] | None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import io
 import json
 import struct
+import unicodedata
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
-from masactrl.errors import ConfigError
+from masactrl.colour_profiles import in_srgb
+from masactrl.errors import ConfigError, ControlWarning
 from masactrl.files import written_whole
+from masactrl.fonts import Font, font_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,12 +56,13 @@ _SMALLEST_TILE = 192  # pixels: a caption needs about this width to be read
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return the picture upright and as 8 bit RGB; what is transparent shows white.
+    """Return the picture upright and as 8 bit RGB in sRGB; what is transparent shows white.
 
     Args:
-        image: any picture; a rotation noted in its EXIF data is carried out.
+        image: any picture; a rotation noted in its EXIF data is carried out, and an embedded
+            colour profile applied, see `masactrl.colour_profiles`.
     """
-    upright = ImageOps.exif_transpose(image)
+    upright = in_srgb(ImageOps.exif_transpose(image))
     if not upright.has_transparency_data:
         return upright.convert("RGB")
     layer = upright.convert("RGBA")
@@ -151,7 +156,7 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()
     laid = laid_out(rows, headers=headers)
     sheet = Image.new("RGB", laid.size, _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=FONT_SIZE)
+    font = font_for((words for words, _, _ in laid.words), FONT_SIZE)
     for picture, (left, top, width, height) in laid.pictures:
         sized = as_rgb(picture).resize((width, height), Image.Resampling.BICUBIC)
         sheet.paste(sized, (left, top))
@@ -169,7 +174,9 @@ def laid_out(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()) -> 
     factor = max(1, -(-_SMALLEST_TILE // largest))
     width = max(picture.width for picture in pictures) * factor
     height = max(picture.height for picture in pictures) * factor
-    font = ImageFont.load_default(size=FONT_SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ControlWarning)  # who draws the words says what is missing
+        font = font_for([*headers, *(tile.caption for row in rows for tile in row)], FONT_SIZE)
     line = FONT_SIZE + 4
 
     header_lines = [_wrap(words, font, width) for words in headers]
@@ -199,17 +206,20 @@ def laid_out(rows: Sequence[Sequence[Tile]], *, headers: Sequence[str] = ()) -> 
     return Sheet(size=size, pictures=tuple(shown), words=tuple(said))
 
 
-def _wrap(
-    words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
-) -> tuple[str, ...]:
-    """Break words into lines of at most `width` pixels; one word longer than that stays whole."""
+def _wrap(words: str, font: Font, width: int) -> tuple[str, ...]:
+    """Break words into lines of at most `width` pixels; one word longer than that stays whole.
+
+    Scripts that write no spaces (Chinese, Japanese) may break after every letter.
+    """
     lines: list[str] = []
     for word in words.split():
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
+        wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in word)
+        for number, part in enumerate(word if wide else [word]):
+            joined = f"{lines[-1]}{'' if number else ' '}{part}" if lines else part
+            if lines and font.getlength(joined) <= width:
+                lines[-1] = joined
+            else:
+                lines.append(part)
     return tuple(lines)
 
 

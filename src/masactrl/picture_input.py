@@ -15,15 +15,19 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from masactrl.errors import ConfigError
+from masactrl.errors import ConfigError, ControlWarning
 from masactrl.images import DAMAGED, as_rgb
+from masactrl.mask_input import mask_of
 
-__all__ = ["PIXEL_LIMIT", "Fit", "Framing", "frame", "read_picture"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PIXEL_LIMIT", "Fit", "Framing", "frame", "read_mask", "read_picture"]
 
 Fit = Literal["auto", "keep"]
 """What happens to a picture that is not of the model's size; see the module."""
@@ -37,9 +41,10 @@ _SMALLEST_SIDE = 8  # pixels; below there is nothing to see
 
 
 def read_picture(picture: Path | str | Image.Image, *, limit: int = PIXEL_LIMIT) -> Image.Image:
-    """Return the picture upright, as 8 bit RGB, what is transparent on white.
+    """Return the picture upright, as 8 bit RGB in sRGB, what is transparent on white.
 
-    Greyscale, palette, CMYK and 16 bit pictures are converted; the first frame of several counts.
+    Greyscale, palette, CMYK and 16 bit pictures are converted, embedded colour profiles applied;
+    the first frame of several counts.
 
     Args:
         picture: a file, or a picture that is open already.
@@ -48,21 +53,48 @@ def read_picture(picture: Path | str | Image.Image, *, limit: int = PIXEL_LIMIT)
     Raises:
         ConfigError: it is missing, no picture, cut off, too small or too large.
     """
+    return _read(picture, limit, lambda opened, name: as_rgb(_eight_bit(opened, name)))
+
+
+def read_mask(mask: Path | str | Image.Image, *, limit: int = PIXEL_LIMIT) -> Image.Image:
+    """Return a mask upright, as 8 bit grey: white is the subject; see `masactrl.mask_input`.
+
+    Args:
+        mask: a file, or a picture that is open already.
+        limit: as for `read_picture`.
+
+    Raises:
+        ConfigError: as from `read_picture`; `MaskError` where its values are no mask's.
+    """
+
+    def grey(opened: Image.Image, name: str) -> Image.Image:
+        return Image.fromarray((mask_of(opened, name) * 255).round().astype(np.uint8))
+
+    return _read(mask, limit, grey)
+
+
+def _read(
+    picture: Path | str | Image.Image,
+    limit: int,
+    convert: Callable[[Image.Image, str], Image.Image],
+) -> Image.Image:
+    """Open, check and convert; errors are sentences about the file."""
     if not 1 <= limit <= _HARD_LIMIT:
         raise ConfigError(f"limit={limit} pixels was given; accepted is 1 to {_HARD_LIMIT}.")
     if isinstance(picture, Image.Image):
         _check_size(picture, "The picture", limit)
-        return as_rgb(_eight_bit(picture, "The picture"))
+        return convert(picture, "The picture")
     path = Path(picture)
     try:
         with warnings.catch_warnings():
             # Pillow's about large pictures, to which the limit here is the answer, and about what
             # is odd but can be read, such as damaged EXIF data.
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", ControlWarning)  # ours
             with Image.open(path) as opened:
                 _check_size(opened, str(path), limit)
                 opened.load()
-                return as_rgb(_eight_bit(opened, str(path)))
+                return convert(opened, str(path))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no file {path}.") from error
     except IsADirectoryError as error:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from masactrl._version import __version__
 from masactrl.errors import ConfigError
+from masactrl.files import read_text
 from masactrl.images import read_recipe
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def find_recipe(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_SIDECAR:
             raise ConfigError(f"{path} is too large for a recipe.")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no file {path}.") from error
     except (OSError, ValueError, RecursionError) as error:

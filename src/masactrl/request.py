@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
+from masactrl.checks import plain, settle
 from masactrl.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class GenerateRequest:
     method_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        settle(self)
         given: object = self.target_prompts
         if isinstance(given, str):  # would be taken for one prompt per letter
             raise PromptError("target_prompts is a tuple of prompts, not one string.")
@@ -203,8 +205,8 @@ def check_method(asked: MethodAsked, also: Mapping[str, Any] | None = None) -> N
 def sorted_pairs(
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...],
 ) -> tuple[tuple[str, Any], ...]:
-    """Return options as pairs sorted by name."""
-    return tuple(sorted(dict(options).items()))
+    """Return options as pairs sorted by name, their numbers Python's own."""
+    return tuple((name, plain(value)) for name, value in sorted(dict(options).items()))
 
 
 def _check_prompts(source: str, targets: tuple[str, ...]) -> None:

@@ -21,17 +21,18 @@ from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.generate import StepRecord, start_noise
 from masactrl.images import tensor_to_images
 from masactrl.methods import MasaCtrl
+from masactrl.models.drawing import draw, first_level_warning
 from masactrl.prompts import prompt_warnings
 from masactrl.recipe import Recipe, stated_model
 from masactrl.sweep_axes import Axes, parse_axes
 from masactrl.sweep_plan import check_axes, sweep_calls
 from masactrl.sweep_result import SWEEP, SweepResult, TargetSweep, sweep_names
+from masactrl.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from PIL import Image
-    from torch import Tensor
 
     from masactrl.editing import EditRequest, EditResult, EditSession
     from masactrl.models import LoadedModel
@@ -114,6 +115,7 @@ def sweep_edit(
     )
 
 
+@torch_defaults()
 def sweep_generate(
     model: LoadedModel,
     request: GenerateRequest,
@@ -146,8 +148,11 @@ def sweep_generate(
     axes = axes.filled(settings.start_step, settings.start_layer)
     check_axes(model.pipeline.unet, axes, settings.steps)
     prompts = [settings.source_prompt, *settings.target_prompts, settings.negative_prompt]
-    for note in prompt_warnings(model, prompts):
-        warnings.warn(note, ControlWarning, stacklevel=2)
+    for note in (
+        *first_level_warning(model.pipeline.scheduler, settings.steps),
+        *prompt_warnings(model, prompts),
+    ):
+        warnings.warn(note, ControlWarning, stacklevel=3)
     started = time.perf_counter()
     source, plain, cells = _generated(model, settings, axes, on_step, stop)
     runs = 1 + len(settings.target_prompts) * (1 + len(cells))
@@ -197,17 +202,15 @@ def _generated(
         )
 
     def pictures(prompts: Sequence[str]) -> tuple[Image.Image, ...]:
-        made: Tensor = pipeline(
-            prompt=list(prompts),
-            negative_prompt=[settings.negative_prompt] * len(prompts),
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=settings.steps,
+        made = draw(
+            pipeline,
+            prompts,
+            noise.repeat(len(prompts), 1, 1, 1),
+            steps=settings.steps,
             guidance_scale=settings.guidance_scale,
-            latents=noise.repeat(len(prompts), 1, 1, 1),
-            output_type="pt",
-            callback_on_step_end=_teller(on_step, settings.steps),
-        ).images
+            negative_prompt=settings.negative_prompt,
+            on_step_end=_teller(on_step, settings.steps),
+        )
         if not bool(made.isfinite().all()):
             raise MasaCtrlError(
                 f"The model {model.name} made values that are no numbers, as some do in float16; "

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from masactrl.checks import settle
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Axes:
     start_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        settle(self)
         for name, values in (("start-step", self.start_steps), ("start-layer", self.start_layers)):
             twice = [value for value in values if values.count(value) > 1]
             if twice:

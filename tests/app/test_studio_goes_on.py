@@ -16,6 +16,7 @@ from masactrl.app.edit_fields import edit_fields
 from masactrl.app.opening import opened
 from masactrl.app.studio import Studio
 from masactrl.app.visit import Stopped
+from masactrl.errors import MaskError
 from masactrl.models import LoadedModel
 from masactrl.recipe import Recipe
 
@@ -71,19 +72,19 @@ def test_a_poor_reconstruction_is_said(
     monkeypatch.setattr(studio_module, "POOR_DB", level)
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
     asked = {one.name: one.value for one in edit_fields(studio.limits)}
-    asked |= {"picture": str(tmp_path / "a.png"), "steps": 1, "start_step": 0}
+    asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 0}
     made = studio.make_edit("one", asked | {"target_prompts": "a dog"}, quiet)
     assert ("expect parts of the picture to change" in made.note) is poor
 
 
-def test_what_masks_warn_of_is_said_in_the_page(studio: Studio, tmp_path: Path) -> None:
+def test_a_mask_of_everything_is_refused_in_the_page(studio: Studio, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
     Image.new("L", (64, 64), 255).save(tmp_path / "m.png")
     asked = {one.name: one.value for one in edit_fields(studio.limits)}
-    asked |= {"picture": str(tmp_path / "a.png"), "steps": 1, "start_step": 0}
+    asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 0}
     asked |= {"mask": str(tmp_path / "m.png"), "target_prompts": "a dog"}
-    note = studio.make_edit("one", asked, quiet).note
-    assert "mask" in note.partition(" s. ")[2], note
+    with pytest.raises(MaskError, match="marks everything"):
+        studio.make_edit("one", asked, quiet)
 
 
 EDIT: dict[str, Any] = {

@@ -24,6 +24,7 @@ from masactrl.puppets.captions import parse  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 REQUEST: Any = SimpleNamespace(session_hash="one")
+STUDIO: Any = SimpleNamespace(claim=lambda *_: None)
 LIMITS = Limits(preset=default_preset("sd", height=64, width=64), layers=16)
 NO_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
@@ -43,7 +44,7 @@ def clicked(error: Exception, *values: Any) -> Any:
         raise error
 
     names = [f"field{number}" for number in range(len(values))]
-    return tab._handler(runner, names)(REQUEST, lambda *_, **__: None, *values)
+    return tab._handler(STUDIO, runner, names)(REQUEST, lambda *_, **__: None, *values)
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda one: str(one)[:20])

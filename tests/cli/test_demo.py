@@ -24,9 +24,9 @@ COUNT = 3 * len(SHORT)
 
 @pytest.fixture
 def tiny_demo(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows of the demo on the tiny model in the part of the embedded one, one step each."""
+    """Two rows of the demo on the tiny model in the part of the embedded one, two steps each."""
     monkeypatch.setattr(demo, "ROWS", SHORT)
-    preset = dataclasses.replace(model.preset, steps=1, start_step=0, height=16, width=16)
+    preset = dataclasses.replace(model.preset, steps=2, start_step=0, height=16, width=16)
     puppets = dataclasses.replace(model, family="puppets", preset=preset)
     monkeypatch.setattr(models, "load_pipeline", lambda *args, **kwargs: puppets)
 

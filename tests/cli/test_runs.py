@@ -194,7 +194,7 @@ def test_a_lora_changes_the_pictures_and_is_in_the_recipe(
     [
         (["--lora", "a.bin"], 2, ".safetensors files"),
         (["--lora", "missing.safetensors:0.5"], 1, "no LoRA file missing.safetensors"),
-        (["--lora", "a.safetensors:nan"], 2, "no finite number"),
+        (["--lora", "a.safetensors:nan"], 2, "finite numbers"),
         (["--offload", "model"], 2, "the device is the CPU"),
         (["--revision", "main"], 2, "belongs to a Hub id"),
         (["--model", "old.ckpt"], 2, "--allow-pickle"),

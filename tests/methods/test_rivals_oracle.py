@@ -92,7 +92,8 @@ def test_refine(pipe: DiffusionPipeline, guidance: float) -> None:
             self_part=0.5,
         )
 
-    agree(pipe, PromptToPrompt(cross=0.6, self_attention=0.5), literal, guidance=guidance)
+    method = PromptToPrompt(cross=0.6, self_attention=0.5, as_published=True)
+    agree(pipe, method, literal, guidance=guidance)
 
 
 def test_replace_with_word_windows_and_reweighting(pipe: DiffusionPipeline) -> None:
@@ -126,6 +127,7 @@ def test_replace_with_word_windows_and_reweighting(pipe: DiffusionPipeline) -> N
 
     method = PromptToPrompt(
         edit="replace",
+        as_published=True,
         cross=0.8,
         self_attention=0.4,
         self_tokens=24,
@@ -180,7 +182,7 @@ def test_local_blend(
         )
 
     blend = LocalBlend(source=("cat",), target=("dog", "cat"), threshold=0.3, tokens=ours)
-    method = PromptToPrompt(cross=0.4, self_attention=0.4, blend=blend)
+    method = PromptToPrompt(cross=0.4, self_attention=0.4, blend=blend, as_published=True)
     agree(pipe, method, literal, size=size)
 
 

@@ -33,7 +33,8 @@ def draw_open_tab(studio: Studio, controls: Mapping[str, Mapping[str, Any]], tab
     names = {tab: tuple(drawn) for tab, drawn in controls.items()}
     outputs = [one for drawn in controls.values() for one in drawn.values()]
 
-    def fill(path: str | None) -> list[Any]:
+    def fill(request: gr.Request, path: str | None) -> list[Any]:
+        studio.claim(str(request.session_hash), path)
         if not path:
             return [gr.skip()] * (len(outputs) + 3)
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from masactrl.app import fields, requests
 from masactrl.app.edit_fields import edit_fields
@@ -39,6 +41,7 @@ def build(studio: Studio) -> gr.Blocks:
     """Return the page of a studio, ready to be served."""
     limits = studio.limits
     preset = limits.preset
+    studio.watch_cache(Path(get_upload_folder()))
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(_DAY // 24, _DAY)) as page:
         gr.Markdown(

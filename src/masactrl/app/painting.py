@@ -11,7 +11,7 @@ import numpy as np
 from masactrl.errors import ConfigError
 from masactrl.images import save_png
 from masactrl.overlays import enlarged, mask_over
-from masactrl.picture_input import read_picture
+from masactrl.picture_input import read_mask, read_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,4 +72,4 @@ def subject_over(
     drawn = Path(mask) if mask else painted_mask(painted)
     if not picture or drawn is None:
         return None
-    return mask_over(enlarged(read_picture(Path(picture))), read_picture(drawn))
+    return mask_over(enlarged(read_picture(Path(picture))), read_mask(drawn))

@@ -109,11 +109,11 @@ def _drawn(path: Path) -> EditMasks:
     """
     from masactrl.edit import EditMasks
     from masactrl.models.origin import file_hash
-    from masactrl.picture_input import read_picture
+    from masactrl.picture_input import read_mask
     from masactrl.recipe import InputStated
 
     return EditMasks(
-        source=read_picture(path).convert("L"),
+        source=read_mask(path),
         stated=(InputStated(name=path.name, hash=file_hash(path)),),
     )
 

@@ -8,6 +8,7 @@ it, and a lock here for whoever calls without the page.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.again import command_line
 from masactrl.app import fields, requests
+from masactrl.app.leftovers import Leftovers, own_folder, remove_orphans
 from masactrl.app.opening import Opened, opened
 from masactrl.app.painting import PAINTED, painted_mask
 from masactrl.app.visit import Made, Report, Running, Visit, noted
@@ -30,6 +32,8 @@ from masactrl.recipe import Recipe, find_recipe
 from masactrl.result import SHEET, write_pictures
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from masactrl.attention_view import AttentionView
     from masactrl.edit import EditRequest, EditResult
     from masactrl.models import LoadedModel
@@ -60,12 +64,37 @@ class Studio:
         self.limits = fields.Limits(
             preset=model.preset, layers=len(find_sites(model.pipeline.unet))
         )
-        self._root = Path(tempfile.mkdtemp(prefix="masactrl-studio-"))
+        remove_orphans()
+        self._root = own_folder()
+        self._leftovers: Leftovers | None = None
         self._visits: dict[str, Visit] = {}
         self._device = threading.Lock()
 
+    @property
+    def cache(self) -> Path:
+        """A folder for the page's own copies, which goes with the studio."""
+        return self._root / "page"
+
+    def watch_cache(self, cache: Path) -> None:
+        """Remove what visitors leave in the page's cache, too, from now on."""
+        self._leftovers = Leftovers(cache)
+
+    def claim(self, session: str, *values: Any) -> None:
+        """Note which uploads are a visitor's: the files that the values name."""
+        if self._leftovers is not None:
+            self._leftovers.claim(session, *values)
+
+    def keep(self, session: str, picture: Image.Image) -> str:
+        """Write a picture that the page shows beside results into the visitor's folder."""
+        handle, path = tempfile.mkstemp(suffix=".png", dir=self._visit(session).folder)
+        os.close(handle)
+        picture.save(path)
+        return path
+
     def close(self) -> None:
         """Remove every picture that is left."""
+        if self._leftovers is not None:
+            self._leftovers.clear()
         shutil.rmtree(self._root, ignore_errors=True)
 
     def leave(self, session: str) -> None:
@@ -73,6 +102,9 @@ class Studio:
         visit = self._visits.pop(session, None)
         if visit is not None:
             visit.stops += 1
+        if self._leftovers is not None:
+            self._leftovers.leave(session, None if visit is None else visit.folder)
+        if visit is not None:
             shutil.rmtree(visit.folder, ignore_errors=True)
 
     def ask(self, session: str) -> None:

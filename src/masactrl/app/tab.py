@@ -54,7 +54,7 @@ def draw_tab(
                     for one in (one for one in shown if one.fold and one.group == group):
                         controls[one.name] = parts.draw(one)
                     if group == fields.SUBJECT:
-                        _follow_subject(controls)
+                        _follow_subject(studio, controls)
         with gr.Column(scale=3):
             results = parts.pictures(name)
             looking = _looking(studio, name) if name in ("set", "edit") else None
@@ -83,7 +83,7 @@ def draw_tab(
     # First of all the click is noted, outside of the queue: Stop may come while the run waits.
     asked = run.click(_asker(studio), queue=False, api_visibility="private")
     made = asked.then(
-        _handler(runner, names),
+        _handler(studio, runner, names),
         ordered,
         results,
         concurrency_id=_DEVICE,
@@ -105,7 +105,7 @@ def _looking(studio: Studio, name: str) -> Looking:
     return Looking(name, studio.limits.layers, watched)
 
 
-def _follow_subject(controls: Mapping[str, Any]) -> None:
+def _follow_subject(studio: Studio, controls: Mapping[str, Any]) -> None:
     """Let the canvas show the picture, and the masks that are given lie over it."""
     picture, mask, painted = (controls[name] for name in ("picture", "mask", "painted"))
     over = gr.Image(
@@ -118,14 +118,23 @@ def _follow_subject(controls: Mapping[str, Any]) -> None:
         elem_id="edit-subject",
     )
 
-    def shown(*given: Any) -> Any:
+    def shown(request: gr.Request, *given: Any) -> Any:
+        studio.claim(session_of(request), *given)
         try:
             found = subject_over(*given)
         except ConfigError as error:
             raise parts.sentence(error, *given) from error
-        return gr.Image(value=found, visible=found is not None)
+        value = None if found is None else studio.keep(session_of(request), found)
+        return gr.Image(value=value, visible=found is not None)
 
-    picture.change(_backdrop, picture, painted, api_visibility="private", show_progress="hidden")
+    def behind(request: gr.Request, path: str | None) -> Any:
+        studio.claim(session_of(request), path)
+        value = _backdrop(path)
+        if value is not None:
+            value["background"] = studio.keep(session_of(request), value["background"])
+        return value
+
+    picture.change(behind, picture, painted, api_visibility="private", show_progress="hidden")
     gr.on(
         [picture.change, mask.change, painted.change, painted.input],
         shown,
@@ -144,7 +153,7 @@ def _backdrop(path: str | None) -> Any:
         raise parts.sentence(error, path) from error
 
 
-def _handler(runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
+def _handler(studio: Studio, runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
     """Return the function behind Run: values in, results out, errors as sentences."""
 
     def run(request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
@@ -152,6 +161,7 @@ def _handler(runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
             progress((done, total), desc="Denoising", unit="steps")
 
         asked = dict(zip(names, values, strict=True))
+        studio.claim(session_of(request), *values)
         try:
             made = runner(session_of(request), asked, report)
         except Stopped:

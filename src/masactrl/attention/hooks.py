@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from masactrl.attention.call import Control, LayerCall
 from masactrl.attention.masks import key_bias
+from masactrl.attention.sites import check_tokens
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class SelfAttentionHook(ModelHook):
         if self.mask_at is not None:
             self.used = self.mask_at()
             masks = self.used.mask.flatten(1).repeat(self.rows.branches, 1)
+            check_tokens(self.layer, hidden.shape[1], masks.shape[1], "masks need")
         return self.control(
             LayerCall(
                 layer=layer,

@@ -6,11 +6,13 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from masactrl.attention.maps import CrossAttentionHook
 from masactrl.attention.masks import GivenMasks, OnEmpty, WordMasks, binary, normalised, resized
+from masactrl.attention.sites import check_tokens
 from masactrl.attention.words import token_numbers
 from masactrl.errors import ControlWarning, MaskError
 
@@ -76,7 +78,7 @@ class GivenMasker:
                     f"Image {image} reads or is read but has no mask. Give a mask for the source "
                     "and for every target; None is for images that take no part."
                 )
-            chosen = torch.ones(1, 1) if mask is None else torch.as_tensor(mask)
+            chosen = torch.as_tensor(np.ones((1, 1), np.float32) if mask is None else mask)
             masks.append(binary(chosen, given.threshold))
         report_useless({image: masks[image] for image in involved}, self.on_empty, "was given for")
         self._masks = masks
@@ -162,7 +164,10 @@ class WordMasker:
                 maps.append(hook.map if kept is None else torch.cat([hook.map, kept]))
         height, width = self._sample.shape[-2:]
         mean = torch.stack(maps).mean(dim=0)
-        soft = normalised(mean.reshape(-1, *self._captures[0][0].grid(height, width)))
+        capture = self._captures[0][0]
+        rows, columns = capture.grid(height, width)
+        check_tokens(capture.name, mean.shape[-1], rows * columns, "masks of words need")
+        soft = normalised(mean.reshape(-1, rows, columns))
         previous = self._previous.get(site.index)
         if previous is not None:
             soft = torch.lerp(soft, previous, self._wanted.smoothing)
@@ -225,7 +230,8 @@ def _token_table(
     _check_count("entries of words", len(words), rows.images, "images of the run")
     if prompts:
         _check_count("prompts", len(prompts), rows.images, "images of the run")
-    table = torch.zeros(rows.images, int(tokenizer.model_max_length))
+    longest = int(tokenizer.model_max_length)
+    table = torch.zeros(rows.images, longest, dtype=torch.float32, device="cpu")
     for image, entry in enumerate(words):
         named = (entry,) if isinstance(entry, (str, int)) else entry
         prompt = prompts[image] if prompts else None

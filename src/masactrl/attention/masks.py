@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from masactrl.checks import settle
 from masactrl.errors import MaskError
+from masactrl.mask_input import mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,19 +43,21 @@ OnEmpty = Literal["raise", "warn"]
 class GivenMasks:
     """One foreground mask per image of the run, in the order of the prompts.
 
-    A mask is a picture, an array or a tensor (h, w) of any size; booleans, 0 to 255 for integers,
-    0 to 1 for floats. It is cut at `threshold` and resized to each layer by nearest neighbour.
-    None is for images that neither read nor are read. `sources` are the masks of recorded sources.
-    An empty or a full mask is reported (`on_empty`: a warning, or an error). Raises `MaskError`
-    for NaN, values out of range or a wrong number of dimensions.
+    A mask is a picture, an array or a tensor (h, w) of any size, white for the foreground; see
+    `masactrl.mask_input` for transparency, palettes, 16 bits and floats. It is cut at `threshold`
+    and resized to each layer by nearest neighbour. None is for images that neither read nor are
+    read. `sources` are the masks of recorded sources. An empty or a full mask separates nothing and
+    is an error, or a warning where `on_empty` allows it. Raises `MaskError` for NaN, values out of
+    range or a wrong number of dimensions.
     """
 
     images: tuple[MaskLike | None, ...]
     sources: tuple[MaskLike, ...] = ()
     threshold: float = 0.5
-    on_empty: OnEmpty = "warn"
+    on_empty: OnEmpty = "raise"
 
     def __post_init__(self) -> None:
+        settle(self, MaskError)
         _check_options(self.threshold, self.on_empty)
         images = tuple(_as_mask(mask, f"image {i}") for i, mask in enumerate(self.images))
         sources = tuple(
@@ -101,6 +105,7 @@ class WordMasks:
     on_empty: OnEmpty = "warn"
 
     def __post_init__(self) -> None:
+        settle(self, MaskError)
         _check_options(self.threshold, self.on_empty)
         if not 0.0 <= self.smoothing < 1.0:
             raise MaskError(
@@ -185,31 +190,12 @@ def _as_mask(mask: MaskLike | None, whose: str) -> Tensor | None:
     """(h, w) float32 in [0, 1] on the CPU; a copy, not a view."""
     if mask is None:
         return None
-    if isinstance(mask, Image.Image):
-        mask = np.array(mask.convert("L"))
-    if isinstance(mask, np.ndarray):
-        mask = torch.tensor(np.ascontiguousarray(mask))  # a mirrored view has negative strides
-    if not isinstance(mask, Tensor):
+    if isinstance(mask, Tensor):
+        values = mask.detach().cpu()
+        mask = (values.float() if values.is_floating_point() else values).numpy()
+    if not isinstance(mask, Image.Image | np.ndarray):
         raise MaskError(
             f"The mask of {whose} is a {type(mask).__name__}; accepted are pictures, arrays and "
             "tensors (height, width)."
         )
-    tensor = mask.detach().cpu()
-    if tensor.ndim != 2 or tensor.numel() == 0:
-        raise MaskError(
-            f"The mask of {whose} has shape {tuple(tensor.shape)}; accepted is one non-empty "
-            "(height, width) mask per image, without channels."
-        )
-    if tensor.dtype == torch.bool:
-        return tensor.float()
-    values = tensor.float() if tensor.is_floating_point() else tensor.float() / 255
-    if not tensor.is_floating_point() and int(tensor.max()) <= 1:
-        values = tensor.float()  # 0 and 1 as integers
-    if not bool(torch.isfinite(values).all()):
-        raise MaskError(f"The mask of {whose} holds NaN or infinity; accepted are finite numbers.")
-    if float(values.min()) < 0.0 or float(values.max()) > 1.0:
-        raise MaskError(
-            f"The mask of {whose} has values from {float(tensor.min()):g} to "
-            f"{float(tensor.max()):g}; accepted are booleans, floats 0 to 1 or integers 0 to 255."
-        )
-    return values.clone()
+    return torch.from_numpy(np.array(mask_of(mask, whose)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from masactrl.checks import settle
 from masactrl.errors import RowsError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Rows:
     cached: int = 0
 
     def __post_init__(self) -> None:
+        settle(self, RowsError)
         object.__setattr__(self, "reads", tuple(tuple(entry) for entry in self.reads))
         if self.images < 1:
             raise RowsError(f"A run makes at least one image; images={self.images} was given.")

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from masactrl.attention.sites import PLACES, Place, Site
+from masactrl.checks import settle
 from masactrl.errors import ScheduleError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("steps", "layers", "places", "scales", "fraction"):
             self._freeze(name)
+        settle(self, ScheduleError, hint="A part of the run is written as fraction=(begin, end).")
         if self.idle:
             if any(getattr(self, f.name) is not None for f in fields(self) if f.name != "idle"):
                 raise ScheduleError(
@@ -67,14 +69,13 @@ class Schedule:
             return
         self._check_alone("steps", ("start_step", "fraction", "max_timestep"))
         self._check_alone("layers", ("start_layer", "places", "scales"))
-        self._check_numbers()
         for name in ("start_step", "start_layer"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ScheduleError(f"{name}={value} was given; counting starts at 0.")
         if self.fraction is not None:
-            pair = [float(part) for part in self.fraction if isinstance(part, (int, float))]
-            if len(self.fraction) != 2 or len(pair) != 2 or not 0.0 <= pair[0] < pair[1] <= 1.0:
+            pair = self.fraction
+            if len(pair) != 2 or not 0.0 <= pair[0] < pair[1] <= 1.0:
                 raise ScheduleError(
                     f"fraction={self.fraction} was given; accepted is (begin, end) with "
                     "0 <= begin < end <= 1."
@@ -89,7 +90,7 @@ class Schedule:
         value = getattr(self, name)
         if value is None:
             return
-        if isinstance(value, (str, int, float)):
+        if isinstance(value, str) or not hasattr(value, "__len__"):
             value = (value,)
         if len(value) == 0:
             raise ScheduleError(
@@ -97,21 +98,6 @@ class Schedule:
                 "all, or use Schedule.never() to control nothing on purpose."
             )
         object.__setattr__(self, name, tuple(value))
-
-    def _check_numbers(self) -> None:
-        for name in ("start_step", "start_layer", "steps", "layers", "scales"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, bool) or not hasattr(number, "__index__"):
-                    raise ScheduleError(
-                        f"{name}={value!r} was given; accepted are whole numbers. A part of the "
-                        "run is written as fraction=(begin, end)."
-                    )
-        limit = self.max_timestep
-        if limit is not None and (not isinstance(limit, (int, float)) or math.isnan(limit)):
-            raise ScheduleError(f"max_timestep={limit!r} was given; accepted is a number.")
 
     def _check_alone(self, explicit: str, others: tuple[str, ...]) -> None:
         clash = [name for name in others if getattr(self, name) is not None]

@@ -86,6 +86,20 @@ def find_sites(unet: nn.Module) -> tuple[Site, ...]:
     return tuple(found)
 
 
+def check_tokens(name: str, tokens: int, wanted: int, what: str) -> None:
+    """Refuse a layer that sees another number of tokens than the latents have cells.
+
+    Raises:
+        UnsupportedPipeline: something merges or tiles tokens; says what cannot be done with them.
+    """
+    if tokens != wanted:
+        raise UnsupportedPipeline(
+            f"The layer {name} sees {tokens} tokens where its part of the latents has {wanted}: "
+            f"something merges or tiles them (token merging, HyperTile), and {what} every token in "
+            "its place. Take that off the pipeline first."
+        )
+
+
 def _attention(module: nn.Module) -> Attention:
     inner = unwrap(module)
     if not isinstance(inner, Attention):

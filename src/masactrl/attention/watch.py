@@ -17,7 +17,7 @@ from torch import Tensor
 
 from masactrl.attention.clock import Clock, Tick
 from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
-from masactrl.attention.sites import Site, find_sites
+from masactrl.attention.sites import Site, check_tokens, find_sites
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.view import Seen, Views, listed
 from masactrl.errors import ControlNotApplied, RowsError, ScheduleError
@@ -113,6 +113,8 @@ class _Watcher:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         reads = self._reads(control.rows)
         if reads:
+            rows, columns = site.grid(*self._latent)
+            check_tokens(site.name, hidden.shape[1], rows * columns, "this view needs")
             seen = self._kept(reads, site.grid(*self._latent), module, hidden, control)
             self._views.keep(tick.step, site.index, seen)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from masactrl.errors import ConfigError
+from masactrl.files import read_text
 from masactrl.images import DAMAGED
 
 __all__ = ["IMAGES", "SIDE", "TYPES", "PieData", "PieItem", "PieProblem", "decode_mask", "read_pie"]
@@ -131,7 +132,7 @@ def read_pie(folder: Path, *, types: Sequence[str] | None = None) -> PieData:
             raise ConfigError(f"The editing type {one!r} is not known; accepted are 0 to 9.")
     path = folder / "mapping_file.json"
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
+        mapping = json.loads(read_text(path))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror or error}. Give the benchmark's folder."

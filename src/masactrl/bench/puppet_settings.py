@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention import Schedule
+from masactrl.checks import settle
 from masactrl.editing import EditRequest
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
@@ -114,6 +115,7 @@ class PuppetSettings:
     inversion: str = "direct"
 
     def __post_init__(self) -> None:
+        settle(self)
         for name, least, most in (
             ("steps", 1, 1000),
             ("seeds", 1, 16),

@@ -28,6 +28,7 @@ from masactrl.images import image_to_tensor, tensor_to_image
 from masactrl.methods import FixedSeed
 from masactrl.methods.running import run_method
 from masactrl.models.denoiser import Denoiser
+from masactrl.models.drawing import draw, start_noise
 from masactrl.puppets.renderer import render
 
 if TYPE_CHECKING:
@@ -90,25 +91,19 @@ class Kitchen:
 
     def noise(self, seed: int) -> Tensor:
         """(c, h, w) start noise, drawn on the CPU."""
-        pipeline = self.model.pipeline
-        factor = pipeline.vae_scale_factor
-        shape = (pipeline.unet.config.in_channels, *(side // factor for side in self.size))
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return torch.randn(shape, generator=generator).to(pipeline.device, pipeline.unet.dtype)
+        height, width = self.size
+        return start_noise(self.model.pipeline, seed=seed, height=height, width=width)[0]
 
     def call(self, prompts: Sequence[str], latents: Tensor, callback: Any) -> Tensor:
         """Pictures (n, 3, h, w) in [0, 1] of the plain pipeline, on the CPU."""
-        result: Any = self.model.pipeline(
-            prompt=list(prompts),
-            height=self.size[0],
-            width=self.size[1],
-            num_inference_steps=self.settings.steps,
+        pictures = draw(
+            self.model.pipeline,
+            prompts,
+            latents,
+            steps=self.settings.steps,
             guidance_scale=self.guidance,
-            latents=latents,
-            output_type="pt",
-            callback_on_step_end=callback,
+            on_step_end=callback,
         )
-        pictures: Tensor = result.images
         return pictures.float().cpu()
 
     def prompt_only(self, items: Sequence[Item]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
 from masactrl.puppets.captions import full_prompt
@@ -78,6 +79,7 @@ class RealSettings:
     pictures: int = 8
 
     def __post_init__(self) -> None:
+        settle(self)
         for row in self.inversions:
             inversion_of(row)
         if len(set(self.inversions)) < len(self.inversions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Annotated
 
@@ -80,6 +81,8 @@ def app(
             allow_pickle=allow_pickle,
         )
         studio = Studio(model=loaded, words=model, loras=tuple(lora or ()))
+        # Gradio's copies of what visitors see; with the studio's own folder they are gone.
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(studio.cache))
         errors = Console(stderr=True)
         errors.print(f"The studio is at http://{host}:{port} (Ctrl-C ends it).", highlight=False)
         try:

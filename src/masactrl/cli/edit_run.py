@@ -46,7 +46,7 @@ def masks_from(
     """
     from masactrl.edit import EditMasks
     from masactrl.models.origin import file_hash
-    from masactrl.picture_input import read_picture
+    from masactrl.picture_input import read_mask
     from masactrl.recipe import InputStated
 
     (source, targets), (drawn, drawn_targets) = words, files
@@ -60,7 +60,7 @@ def masks_from(
     paths = [one for one in (drawn, *drawn_targets) if one is not None]
     if not paths:
         return None
-    pictures = {path: read_picture(path, limit=limit) for path in paths}
+    pictures = {path: read_mask(path, limit=limit) for path in paths}
     return EditMasks(
         source=None if drawn is None else pictures[drawn],
         targets=tuple(pictures[one] for one in drawn_targets) or None,

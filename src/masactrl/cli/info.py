@@ -49,7 +49,7 @@ def info(
 def _command(recipe: Recipe, *, as_json: bool) -> None:
     from masactrl.again import command_line
 
-    line = _plain(command_line(recipe))
+    line = command_line(recipe)
     typer.echo(json.dumps({"command": line}, indent=2) if as_json else line)
     errors = Console(stderr=True)
     for name in local_names(recipe):

@@ -20,6 +20,7 @@ import typer
 
 from masactrl.cli.options import OUTPUT
 from masactrl.errors import ConfigError
+from masactrl.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,7 @@ ConfigOption = Annotated[
 
 def _toml(path: Path) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no file {path}.") from error
     except OSError as error:

@@ -30,6 +30,7 @@ from masactrl.cli import (
     sweep,
 )
 from masactrl.cli.console import said, warnings_said
+from masactrl.cli.threads import wait_asleep
 from masactrl.errors import ConfigError, MasaCtrlError
 from masactrl.out_of_memory import out_of_memory
 
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after the command's name; None takes those of this process.
     """
+    wait_asleep()
     errors = Console(stderr=True)
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:

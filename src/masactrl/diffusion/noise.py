@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from masactrl.errors import ConfigError, UnsupportedPipeline
 
@@ -27,6 +27,9 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 Spacing = Literal["leading", "trailing", "linspace"]
 """How N timesteps are chosen among those of the training (arXiv 2305.08891, Table 2)."""
+
+
+_NO_PICTURE: Final = 1e-9  # alpha_bar below which z_0 cannot be told from z and eps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,8 @@ class NoiseSchedule:
 
         Raises:
             ConfigError: the scheduler has no room for so many steps.
-            UnsupportedPipeline: the scheduler clips latents, which cannot be undone.
+            UnsupportedPipeline: the scheduler clips latents, which cannot be undone, or begins at
+                a level without any picture.
         """
         config = scheduler.config
         for clip in ("clip_sample", "thresholding"):
@@ -96,6 +100,13 @@ class NoiseSchedule:
             spacing=spacing or config.get("timestep_spacing", "leading"),
             offset=config.get("steps_offset", 0),
         )
+        if levels[timesteps[0]] < _NO_PICTURE:
+            raise UnsupportedPipeline(
+                f"The scheduler's noisiest level (timestep {timesteps[0]}) holds nothing of the "
+                "picture (zero terminal SNR), so that no way leads down from it by the noise "
+                'alone; edit with timestep_spacing="leading" and fewer steps, or without '
+                "rescale_betas_zero_snr."
+            )
         return cls(
             timesteps=timesteps,
             alpha_bar=(*(float(levels[t]) for t in timesteps), float(last)),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS, Inversion
 from masactrl.picture_input import Fit
@@ -56,6 +57,7 @@ class InversionRequest:
     fit: Fit = "auto"
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.method not in INVERSIONS:
             raise ConfigError(
                 f"The inversion {self.method!r} is not known; accepted are {', '.join(INVERSIONS)}."

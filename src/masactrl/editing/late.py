@@ -75,7 +75,8 @@ def _noised(run: EditRun, start: Start, first: int) -> Tensor:
     z_0 = run.trajectory.latents[-1]
     # On the CPU, so that a seed means the same on every device.
     generator = torch.Generator("cpu").manual_seed(run.request.seed or 0)
-    noise = torch.randn(z_0.shape, generator=generator).to(z_0)
+    drawn = torch.randn(z_0.shape, generator=generator, dtype=torch.float32, device="cpu")
+    noise = drawn.to(z_0)
     return start.latents(z_0, noise, run.trajectory.schedule.alpha_bar[first])
 
 

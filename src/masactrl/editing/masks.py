@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from masactrl.attention import Attached
+    from masactrl.attention.masks import OnEmpty
     from masactrl.editing.request import EditMasks
     from masactrl.picture_input import Framing
 
@@ -65,7 +66,7 @@ class MaskPlan:
                 prompts=tuple(prompts[image] for image in images),
                 threshold=self.threshold,
             )
-        return GivenMasks(images=chosen)
+        return GivenMasks(images=chosen, on_empty="warn")  # looked at already
 
     def cached(self, images: Sequence[int]) -> GivenMasks | WordMasks:
         """Return the control's masks for a batch of targets whose source was recorded.
@@ -82,7 +83,7 @@ class MaskPlan:
                 source_prompts=(self.source_prompt,),
                 threshold=self.threshold,
             )
-        return GivenMasks(images=chosen, sources=(self.source,))
+        return GivenMasks(images=chosen, sources=(self.source,), on_empty="warn")
 
     def recording(self) -> WordMasks | None:
         """Return what has to be recorded of the source beside its features."""
@@ -150,9 +151,9 @@ def plan_masks(
     if masks.by_words:
         source = _OBJECT_OF_NOTHING if source is None else source
     else:
-        source = _framed(source, framing, "the source")
+        source = _framed(source, framing, "the source", masks.on_empty)
         targets = tuple(
-            _framed(mask, framing, f"target {number}")
+            _framed(mask, framing, f"target {number}", masks.on_empty)
             for number, mask in enumerate(targets, start=1)
         )
     return MaskPlan(
@@ -165,7 +166,7 @@ def plan_masks(
     )
 
 
-def _framed(mask: Any, framing: Framing, whose: str) -> Tensor:
+def _framed(mask: Any, framing: Framing, whose: str, on_empty: OnEmpty) -> Tensor:
     (values,) = GivenMasks(images=(mask,)).images  # checks it
     pixels = np.asarray(values)
     height, width = pixels.shape
@@ -175,7 +176,15 @@ def _framed(mask: Any, framing: Framing, whose: str) -> Tensor:
             f"The mask of {whose} has {width}x{height} pixels, the picture "
             f"{framing.original[0]}x{framing.original[1]}; give one of the same proportions."
         )
-    return torch.from_numpy(framing.enter_mask(pixels)).float()
+    laid = framing.enter_mask(pixels)
+    if on_empty == "raise" and (laid.all() or not laid.any()):
+        share = "everything" if laid.all() else "nothing"
+        raise MaskError(
+            f"The mask of {whose} marks {share}, so it separates nothing; white has to be the "
+            "subject, black or transparent the rest. Leave the mask out to control all, or allow "
+            'it with EditMasks(on_empty="warn").'
+        )
+    return torch.from_numpy(laid).float()
 
 
 def _finest(attached: Attached, step: int) -> Tensor | None:

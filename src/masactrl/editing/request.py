@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from masactrl.attention.masks import MaskLike, Words
+from masactrl.attention.masks import MaskLike, OnEmpty, Words
+from masactrl.checks import settle
 from masactrl.editing.inversion_request import check_guidance
 from masactrl.errors import ConfigError, MaskError, PromptError
 from masactrl.recipe import InputStated
@@ -50,6 +51,8 @@ class EditMasks:
         targets: one for all targets, or one per target. None: the source's mask for all, which
             then is the region where things may change.
         threshold: of the attention of words, above 0 and up to 1.
+        on_empty: whether a mask picture that marks everything or nothing is an error ("raise"), or
+            a warning.
         stated: name and hash of the files of masks that are pictures, the source's first, for
             recipes; empty where they were no files.
 
@@ -60,9 +63,11 @@ class EditMasks:
     source: MaskLike | Words | None = None
     targets: MaskLike | Words | tuple[MaskLike | Words, ...] | None = None
     threshold: float = 0.1
+    on_empty: OnEmpty = "raise"
     stated: tuple[InputStated, ...] = ()
 
     def __post_init__(self) -> None:
+        settle(self, MaskError)
         given = [one for one in (self.source, *self._each()) if one is not None]
         if not given:
             raise MaskError("No mask was given: give pictures, or words that name the subject.")
@@ -157,6 +162,7 @@ class EditRequest:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         given: object = self.target_prompts
         if isinstance(given, str):  # would be taken for one prompt per letter
             raise PromptError("target_prompts is a tuple of prompts, not one string.")

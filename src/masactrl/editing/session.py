@@ -29,6 +29,7 @@ from masactrl.models.denoiser import Denoiser
 from masactrl.picture_input import Framing
 from masactrl.prompts import prompt_warnings
 from masactrl.recipe import InputStated, stated_model
+from masactrl.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,7 @@ class EditSession:
     seconds: float = 0.0
     _recordings: list[Recording] = field(default_factory=list, repr=False)
 
+    @torch_defaults()
     def edit(
         self,
         request: EditRequest,
@@ -100,7 +102,7 @@ class EditSession:
         self._plan(settings)  # refuses what cannot be
         notes = self._notes(settings)
         for note in notes:
-            warnings.warn(note, ControlWarning, stacklevel=2)
+            warnings.warn(note, ControlWarning, stacklevel=3)
         masks = self._masks(settings)
         denoiser = Denoiser(self.model.pipeline)
         told = tell_steps(on_step, settings.steps)

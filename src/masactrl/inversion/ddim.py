@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from masactrl.checks import settle
 from masactrl.diffusion import Trajectory, step_up
 from masactrl.errors import ConfigError
 
@@ -45,6 +46,7 @@ class DDIM:
     spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.fresh_steps < 0:
             raise ConfigError(f"fresh_steps={self.fresh_steps} was given; use 0 or more.")
 

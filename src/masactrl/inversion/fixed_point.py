@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from masactrl.checks import settle
 from masactrl.diffusion import Trajectory, step_up
 from masactrl.errors import ConfigError
 from masactrl.inversion.ddim import climb
@@ -41,6 +42,7 @@ class FixedPoint:
     spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.iterations < 1:
             raise ConfigError(f"iterations={self.iterations} was given; use 1 or more.")
         if self.tolerance < 0:

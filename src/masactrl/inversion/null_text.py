@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from masactrl.checks import settle
 from masactrl.diffusion import Trajectory, guided, step_down
 from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion.ddim import DDIM
@@ -46,6 +47,7 @@ class NullText:
     spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.iterations < 1 or self.rate <= 0 or self.tolerance < 0:
             raise ConfigError(
                 f"iterations={self.iterations}, rate={self.rate}, tolerance={self.tolerance} were "

@@ -53,7 +53,8 @@ class InversionTask:
     def draw(self, count: int) -> Tensor:
         """Return noise (count, 1, c, h, w), drawn on the CPU so that a seed means the same."""
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        noise = torch.randn((count, *self.latents.shape), generator=generator)
+        shape = (count, *self.latents.shape)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         return noise.to(self.latents)
 
     def done(self, step: int) -> None:

@@ -2,10 +2,11 @@ r"""Local blend of Prompt-to-Prompt: keep the source wherever neither prompt's w
 
     B   = maxpool_3( mean_{layers, heads} sum_{steps so far} sum_{words} M* )
     S   = [ B / max B > k ]                          both for the source and for the target
-    z  <- z_s + (S_s or S) (z - z_s)                 after a step of the sampler
+    S' = [ B'/ max B'> k']                           of words to subtract; B' as B, not pooled
+    z  <- z_s + (S_s or S) and not (S'_s or S') (z - z_s)       after a step of the sampler
 
     M*        cross-attention probabilities after their replacement, at 16x16, mid block left out
-    k         threshold (0.3)
+    k, k'     thresholds (0.3)
     z, z_s    latents of target and source after the step
 
 It works on latents, which no layer holds: the scheduler's `step` is wrapped while it is attached.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masactrl.checks import settle
 from masactrl.errors import ConfigError, ControlNotApplied, MaskError, PromptError, RowsError
 from masactrl.methods.words import word_tokens
 
@@ -41,33 +43,46 @@ class LocalBlend:
     """What may change: the pictures' parts that `source` and `target` words are looked at.
 
     `source` and `target` are words of the prompts; of several target words those that a prompt
-    holds count, and it must hold one. `threshold` in (0, 1) is k; the first int(`begin` N) steps
-    are not blended; maps are those of layers with `tokens` picture tokens (256 is 16x16, which a
-    512-pixel Stable Diffusion has), None those of a quarter of the latents' side.
+    holds count, and it must hold one. What the words `subtract` are looked at stays the source's;
+    one of the two prompts must hold one. `threshold` in (0, 1) is k, `subtract_threshold` k'; the
+    first int(`begin` N) steps are not blended; maps are those of layers with `tokens` picture
+    tokens (256 is 16x16, which a 512-pixel Stable Diffusion has), None those of a quarter of the
+    latents' side.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
+    subtract: tuple[str, ...] = ()
     threshold: float = 0.3
+    subtract_threshold: float = 0.3
     begin: float = 0.0
     tokens: int | None = 256
 
     def __post_init__(self) -> None:
-        for name in ("source", "target"):
-            value = getattr(self, name)
-            words = (value,) if isinstance(value, str) else tuple(value)
-            if not words:
+        settle(self)
+        for name in ("source", "target", "subtract"):
+            value: Any = getattr(self, name)
+            words = (value,) if isinstance(value, str) else tuple(value or ())
+            if not all(isinstance(word, str) and word.strip() for word in words):
+                raise ConfigError(f"{name}={value!r} was given; accepted are words.")
+            if not words and name != "subtract":
                 raise ConfigError(f"{name} of a local blend is empty; name at least one word.")
             object.__setattr__(self, name, words)
-        if not 0.0 < self.threshold < 1.0:
-            raise ConfigError(f"threshold={self.threshold} was given; accepted is between 0 and 1.")
+        for name in ("threshold", "subtract_threshold"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} was given; accepted is between 0 and 1."
+                )
         if not 0.0 <= self.begin < 1.0:
             raise ConfigError(f"begin={self.begin} was given; accepted is 0 to below 1.")
         if self.tokens is not None and self.tokens < 1:
             raise ConfigError(f"tokens={self.tokens} was given; use 1 or more, or None.")
 
     def words(self, tokenizer: Any, prompt: str, *, source: bool) -> Tensor:
-        """(words,) 1 at the tokens of the words in this prompt; `PromptError` without any."""
+        """(2, words) 1 at the tokens of the words in this prompt, and at those to subtract.
+
+        Raises `PromptError` without any of the first.
+        """
         chosen = self.source if source else self.target
         numbers = [n for word in chosen for n in word_tokens(tokenizer, prompt, word)]
         if not numbers:
@@ -75,14 +90,29 @@ class LocalBlend:
                 f"None of the words {', '.join(map(repr, chosen))} of the local blend is in the "
                 f"prompt {prompt!r}. Name words of both prompts."
             )
-        weights = torch.zeros(int(tokenizer.model_max_length))
-        weights[numbers] = 1.0
+        size = (2, int(tokenizer.model_max_length))
+        weights = torch.zeros(size, dtype=torch.float32, device="cpu")
+        weights[0, numbers] = 1.0
+        weights[1, [n for w in self.subtract for n in word_tokens(tokenizer, prompt, w)]] = 1.0
         return weights
 
+    def check_subtracted(
+        self, source: Tensor | None, target: Tensor | None, source_prompt: str, target_prompt: str
+    ) -> None:
+        """Refuse words to subtract that neither prompt holds; `PromptError`."""
+        held = any(one is not None and bool(one[1].any()) for one in (source, target))
+        if self.subtract and not held:
+            raise PromptError(
+                f"None of the words {', '.join(map(repr, self.subtract))} that the local blend "
+                f"subtracts is in {source_prompt!r} or {target_prompt!r}."
+            )
 
-def blend_mask(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+
+def blend_mask(
+    maps: Tensor, size: tuple[int, int], threshold: float, *, pool: bool = True
+) -> Tensor:
     """S (images, 1, *size) booleans from summed word maps (images, height, width)."""
-    pooled = F.max_pool2d(maps[:, None], 3, stride=1, padding=1)
+    pooled = F.max_pool2d(maps[:, None], 3, stride=1, padding=1) if pool else maps[:, None]
     sized = F.interpolate(pooled, size=size)  # nearest
     return sized / sized.amax(dim=(2, 3), keepdim=True) > threshold
 
@@ -92,7 +122,7 @@ class Blender:
 
     def __init__(self, blend: LocalBlend, rows: Rows, words: Sequence[Tensor | None]) -> None:
         self._blend, self._rows, self._words = blend, rows, words
-        self._sum: dict[int, Tensor] = {}  # image -> (height, width), summed over the run
+        self._sum: dict[int, Tensor] = {}  # image -> (2, height, width), summed over the run
         self._size: tuple[int, int] = (0, 0)
         self._owed: int | None = None  # step whose latents are still to be blended
         self._start = 0
@@ -125,8 +155,11 @@ class Blender:
         words = self._words[image]
         if words is None:
             return
-        weights = words.to(probabilities)
-        one = (probabilities * weights).sum(-1).float().mean(0).reshape(grid)
+        each = [
+            (probabilities * weights).sum(-1).float().mean(0).reshape(grid)
+            for weights in words.to(probabilities)
+        ]
+        one = torch.stack(each)
         self._sum[image] = self._sum[image] + one if image in self._sum else one
 
     def step(self, latents: Tensor) -> Tensor:
@@ -149,7 +182,10 @@ class Blender:
         for image in self._rows.targets:
             source = self._rows.reads[image][0]
             maps = torch.stack([self._sum[source], self._sum[image]])
-            mask = blend_mask(maps, self._size, self._blend.threshold).any(0)
+            mask = blend_mask(maps[:, 0], self._size, self._blend.threshold).any(0)
+            if self._blend.subtract:
+                k = self._blend.subtract_threshold
+                mask &= ~blend_mask(maps[:, 1], self._size, k, pool=False).any(0)
             z_s = latents[source]
             blended[image] = z_s + mask.to(z_s) * (latents[image] - z_s)
         return blended

@@ -30,6 +30,7 @@ from masactrl.attention.attach import attach
 from masactrl.attention.cache import SourceCache
 from masactrl.attention.rows import Part, Rows
 from masactrl.attention.schedule import Schedule
+from masactrl.checks import settle
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class MasaCtrl:
     on_untouched: OnUntouched = "raise"
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.form not in ("replace", "union"):
             raise ConfigError(f"form={self.form!r} was given; accepted are 'replace' and 'union'.")
         if not 0.0 <= self.strength <= 1.0:

@@ -24,6 +24,7 @@ from masactrl.attention.schedule import Schedule
 from masactrl.attention.sites import find_sites, unwrap
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import Tap, TapSession, tapped
+from masactrl.checks import settle
 from masactrl.errors import ConfigError, UnsupportedPipeline
 from masactrl.methods.method import Parts, check_pairs
 from masactrl.methods.steps import FirstSteps, first_steps
@@ -77,6 +78,7 @@ class PlugAndPlay:
     source: Branch = "conditional"
 
     def __post_init__(self) -> None:
+        settle(self)
         for field in ("features", "attention"):
             if not 0.0 <= getattr(self, field) <= 1.0:
                 raise ConfigError(

@@ -12,6 +12,7 @@ r"""Prompt-to-Prompt (Hertz et al., ICLR 2023): the source's attention to words,
     W, A, alpha  word alignment, see `words`;    c_j  strength of word j
     a_t          1 in the first int(tau_c (N + 1)) of N steps, then 0; may differ by word
     tau_s        self-attention: the first int(tau_s N) steps
+                 both may have a begin, too: from int(b N) to below int(e N)
 
 A local blend keeps the rest of the picture, see `local_blend`.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from masactrl.attention.attach import attach
@@ -28,11 +29,12 @@ from masactrl.attention.schedule import Schedule
 from masactrl.attention.sites import find_sites
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import TapSession, tapped
+from masactrl.checks import number, settle
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods.cross_attention import CrossTap, check_cross
 from masactrl.methods.local_blend import Blender, LocalBlend, blended_steps
 from masactrl.methods.method import Parts, check_pairs, check_prompts
-from masactrl.methods.steps import FirstSteps
+from masactrl.methods.steps import FirstSteps, check_window, window
 from masactrl.methods.structure import structure_index, values_of
 from masactrl.methods.word_edit import WordEdit
 
@@ -57,39 +59,54 @@ class PromptToPrompt:
     """Prompt-to-Prompt; raises `ConfigError` for values outside their range.
 
     `edit` is one of "replace" (prompts of equally many words), "refine" (any prompts), "reweight"
-    (the same prompt). `cross` is tau_c and `self_attention` tau_s, both 0 (off) to 1.
+    (the same prompt). `cross` is tau_c and `self_attention` tau_s, both 0 (off) to 1, or
+    (begin, end) as parts of the run.
     `cross_words` gives words of the target prompts a window of their own, (word, begin, end) as
     parts of the run; `reweight` gives words a strength, (word, c). Self-attention is replaced in
     layers of at most `self_tokens` picture tokens (256 is 16x16); None means a quarter of the
-    latents' side and smaller, which is the same for a 512-pixel Stable Diffusion.
+    latents' side and smaller, which is the same for a 512-pixel Stable Diffusion. `as_published`
+    aligns words and padding behind a change of length as the published code does, see `words`.
     """
 
     edit: EditKind = "refine"
-    cross: float = 0.8
-    self_attention: float = 0.4
+    cross: float | tuple[float, float] = 0.8
+    self_attention: float | tuple[float, float] = 0.4
     cross_words: tuple[tuple[str, float, float], ...] = ()
     reweight: tuple[tuple[str, float], ...] = ()
     blend: LocalBlend | None = None
     self_tokens: int | None = 256
+    as_published: bool = False
 
     def __post_init__(self) -> None:
+        settle(self)
         if isinstance(self.blend, Mapping):  # as a recipe or the command line writes it
-            object.__setattr__(self, "blend", LocalBlend(**self.blend))
+            known = {field.name for field in fields(LocalBlend)}
+            if unknown := sorted(set(map(str, self.blend)) - known):
+                raise ConfigError(
+                    f"blend has {', '.join(unknown)}; accepted are {', '.join(sorted(known))}."
+                )
+            try:
+                object.__setattr__(self, "blend", LocalBlend(**self.blend))
+            except TypeError as error:  # a field that has to be given is missing
+                raise ConfigError(f"blend={self.blend!r} needs source and target words.") from error
+        if self.blend is not None and not isinstance(self.blend, LocalBlend):
+            raise ConfigError(f"blend={self.blend!r} was given; accepted is a LocalBlend.")
         if self.edit not in ("replace", "refine", "reweight"):
             raise ConfigError(
                 f"edit={self.edit!r} was given; accepted are 'replace', 'refine', 'reweight'."
             )
-        for field in ("cross", "self_attention"):
-            if not 0.0 <= getattr(self, field) <= 1.0:
-                raise ConfigError(
-                    f"{field}={getattr(self, field)} was given; accepted is 0 (off) to 1."
-                )
-        for word, begin, end in self.cross_words:
+        for name in ("cross", "self_attention"):
+            object.__setattr__(self, name, check_window(name, getattr(self, name)))
+        words = _entries("cross_words", self.cross_words, '("dog", begin, end)', 2)
+        for word, begin, end in words:
             if not 0.0 <= begin <= end <= 1.0:
                 raise ConfigError(
                     f"The window {begin} to {end} of the word {word!r} was given; accepted is "
                     "0 <= begin <= end <= 1."
                 )
+        object.__setattr__(self, "cross_words", words)
+        strengths = _entries("reweight", self.reweight, '("dog", strength)', 1)
+        object.__setattr__(self, "reweight", strengths)
         if self.edit == "reweight" and not self.reweight:
             raise ConfigError("edit='reweight' needs reweight=((word, strength), ...).")
         if self.self_tokens is not None and self.self_tokens < 1:
@@ -133,9 +150,10 @@ class PromptToPrompt:
     def _self_attention(self, pipeline: DiffusionPipeline, rows: Rows) -> Iterator[Attached]:
         schedule: Schedule = Schedule.never()
         sites = find_sites(denoiser_of(pipeline))
-        if self.self_attention > 0:
+        begin, end = window(self.self_attention)
+        if begin < end:
             small = tuple(s.index for s in sites if self.self_tokens is not None or s.scale >= 4)
-            schedule = FirstSteps(part=self.self_attention, layers=small)
+            schedule = FirstSteps(begin=begin, part=end, layers=small)
         controlled: set[str] = set()
         with values_of(schedule.resolve_layers(sites)) as values:
 
@@ -148,7 +166,7 @@ class PromptToPrompt:
 
             with attach(pipeline, control, rows=rows, schedule=schedule) as attached:
                 yield attached
-        if self.self_attention > 0 and rows.targets and not controlled:
+        if begin < end and rows.targets and not controlled:
             raise ControlNotApplied(
                 f"No self-attention layer of this run has at most {self.self_tokens} tokens, so "
                 "none was replaced. Set self_tokens=None (a quarter of the latents' side and "
@@ -191,6 +209,24 @@ def edited_words(
         yield stack.enter_context(tapped(pipeline, session, hooks))
 
 
+def _entries(name: str, given: Any, like: str, numbers: int) -> tuple[tuple[Any, ...], ...]:
+    """Words with their numbers as tuples; `ConfigError` for anything that is written otherwise."""
+    entries = list(given) if isinstance(given, list | tuple) else [None]
+    made: list[tuple[Any, ...]] = []
+    for entry in entries:
+        parts = list(entry) if isinstance(entry, list | tuple) else []
+        try:
+            if len(parts) != 1 + numbers or not isinstance(parts[0], str) or not parts[0].strip():
+                raise TypeError
+            made.append((parts[0], *(number(one) for one in parts[1:])))
+        except TypeError:
+            raise ConfigError(
+                f"{name}={given!r} was given; accepted are entries ({like}, ...), each a word and "
+                f"{'a number' if numbers == 1 else f'{numbers} numbers'}."
+            ) from None
+    return tuple(made)
+
+
 def _tokenizer(pipeline: DiffusionPipeline) -> Any:
     tokenizer = getattr(pipeline, "tokenizer", None)
     if tokenizer is None:
@@ -203,10 +239,11 @@ def _tokenizer(pipeline: DiffusionPipeline) -> Any:
 def _blend_words(
     blend: LocalBlend, tokenizer: object, rows: Rows, prompts: Sequence[str]
 ) -> list[Tensor | None]:
-    """Per image the weights of its words; None for images that take no part."""
+    """Per image the weights (2, words), see `LocalBlend.words`; None where it takes no part."""
     words: list[Tensor | None] = [None] * rows.images
     for image in rows.targets:
         source = rows.reads[image][0]
         words[image] = blend.words(tokenizer, prompts[image], source=False)
         words[source] = blend.words(tokenizer, prompts[source], source=True)
+        blend.check_subtracted(words[source], words[image], prompts[source], prompts[image])
     return words

@@ -16,6 +16,7 @@ from torch import Tensor
 from masactrl.attention.rows import Rows
 from masactrl.errors import ConfigError
 from masactrl.methods.sdedit import late_start, noised_start
+from masactrl.models.drawing import exact_ddim
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -71,6 +72,24 @@ def run_method(
             f"{n} source prompts, {len(target_prompts)} target prompts and {noise.shape[0]} noises "
             "were given; give as many of each."
         )
+    with exact_ddim(pipeline):  # before anything is attached, also to the scheduler
+        return _made(
+            pipeline, method, (source_prompts, target_prompts), noise, steps, call, source_latents
+        )
+
+
+def _made(
+    pipeline: DiffusionPipeline,
+    method: Method,
+    prompts_of: tuple[Sequence[str], Sequence[str]],
+    noise: Tensor,
+    steps: int,
+    call: Call,
+    source_latents: Tensor | None,
+) -> Made:
+    """See `run_method`."""
+    source_prompts, target_prompts = prompts_of
+    n = len(source_prompts)
     kept: list[Tensor] = []
     if method.start is None:
         prompts = [*source_prompts, *target_prompts]
@@ -82,8 +101,8 @@ def run_method(
     if source_latents is None:
         sources = call(list(source_prompts), noise, keep_latents(kept))
         source_latents = kept[-1]
-    first, z_t = noised_start(pipeline, method.start, source_latents, noise, steps)
     prompts = list(target_prompts)
+    first, z_t = noised_start(pipeline, method.start, source_latents, noise, steps)
     with (
         late_start(pipeline, first),
         method.attach(pipeline, Rows.plain(images=n), prompts=prompts),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from masactrl.checks import settle
 from masactrl.errors import ConfigError, ScheduleError, UnsupportedPipeline
 from masactrl.methods.fixed_seed import FixedSeed
 
@@ -66,6 +67,7 @@ class SDEdit:
     strength: float = 0.6
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0.0 < self.strength <= 1.0:
             raise ConfigError(f"strength={self.strength} was given; SDEdit accepts above 0 to 1.")
 

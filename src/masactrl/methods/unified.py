@@ -23,6 +23,7 @@ from masactrl.attention.schedule import Schedule
 from masactrl.attention.sites import find_sites
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import TapSession, tapped
+from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.methods.masactrl import mutual_self_attention
 from masactrl.methods.method import Parts, check_pairs, check_prompts
@@ -55,6 +56,7 @@ class Unified:
     start_layer: int = 0
 
     def __post_init__(self) -> None:
+        settle(self)
         for field in ("cross", "rigid"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ConfigError(
@@ -83,7 +85,9 @@ class Unified:
         """
         check_pairs(self.name, rows)
         given = check_prompts(self.name, rows, prompts)
-        words = PromptToPrompt(edit="refine", cross=self.cross, self_attention=0.0)
+        words = PromptToPrompt(
+            edit="refine", cross=self.cross, self_attention=0.0, as_published=True
+        )
         sites = find_sites(denoiser_of(pipeline))
         mutual = {s.name for s in Schedule(start_layer=self.start_layer).resolve_layers(sites)}
         watch = TapSession(pipeline, (), rows=rows, steps=lambda t: first_steps(self.rigid, len(t)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from masactrl.errors import PromptError
-from masactrl.methods.steps import first_steps
+from masactrl.methods.steps import window, window_steps
 from masactrl.methods.words import refinement, replacement, word_tokens
 
 if TYPE_CHECKING:
@@ -23,17 +23,21 @@ __all__ = ["WordEdit", "word_windows"]
 
 
 def word_windows(
-    steps: int, words: int, default: float, windows: Sequence[tuple[Sequence[int], float, float]]
+    steps: int,
+    words: int,
+    default: float | tuple[float, float],
+    windows: Sequence[tuple[Sequence[int], float, float]],
 ) -> Tensor:
     """a_t: (steps + 1, words) in {0, 1}, counted as published, in parts of steps + 1.
 
-    `default` is the end of the window of all words, `windows` (token numbers, begin, end) those of
-    single words.
+    `default` is the window of all words, its end or (begin, end), `windows` (token numbers, begin,
+    end) those of single words.
     """
-    a = torch.zeros(steps + 1, words)
-    a[: int(default * (steps + 1))] = 1.0
+    a = torch.zeros(steps + 1, words, dtype=torch.float32, device="cpu")
+    first, last = (int(part * (steps + 1)) for part in window(default))
+    a[first:last] = 1.0
     for tokens, begin, end in windows:
-        of_word = torch.zeros(steps + 1)
+        of_word = torch.zeros(steps + 1, dtype=torch.float32, device="cpu")
         of_word[int(begin * (steps + 1)) : int(end * (steps + 1))] = 1.0
         a[:, list(tokens)] = of_word[:, None]
     return a
@@ -44,14 +48,17 @@ class _Pair:
 
     def __init__(self, method: PromptToPrompt, tokenizer: Any, source: str, target: str) -> None:
         self.words = int(tokenizer.model_max_length)
-        self.W = replacement(tokenizer, source, target) if method.edit == "replace" else None
+        self.W: Tensor | None = None
+        published = method.as_published
+        if method.edit == "replace":
+            self.W = replacement(tokenizer, source, target, published=published)
         self.A: Tensor | None = None
         self.alpha: Tensor | None = None
         if method.edit == "refine":
-            self.A, self.alpha = refinement(tokenizer, source, target)
+            self.A, self.alpha = refinement(tokenizer, source, target, published=published)
         self.c: Tensor | None = None
         if method.reweight:
-            self.c = torch.ones(self.words)
+            self.c = torch.ones(self.words, dtype=torch.float32, device="cpu")
             for word, strength in method.reweight:
                 self.c[list(word_tokens(tokenizer, target, word))] = float(strength)
         self.windows = [
@@ -74,7 +81,10 @@ class WordEdit:
     """The edit of all pairs at all steps of a run."""
 
     def __init__(
-        self, pairs: Sequence[_Pair], images: Sequence[tuple[int, int]], cross: float
+        self,
+        pairs: Sequence[_Pair],
+        images: Sequence[tuple[int, int]],
+        cross: tuple[float, float],
     ) -> None:
         self._pairs, self._images, self._cross = pairs, images, cross
         self._windows: list[Tensor] = []
@@ -101,11 +111,11 @@ class WordEdit:
                     f"The word {word!r} is in none of the target prompts; name words of them."
                 )
         pairs = [_Pair(method, tokenizer, source, target) for source, target in prompts]
-        return cls(pairs, images, method.cross)
+        return cls(pairs, images, window(method.cross))
 
     def begin(self, steps: int) -> None:
         """Lay the windows out for a run of `steps` steps."""
-        first_steps(self._cross, steps, more=1)  # says so when the window covers no step
+        window_steps(self._cross, steps, more=1)  # says so when the window covers no step
         self._windows = [
             word_windows(steps, pair.words, self._cross, pair.windows) for pair in self._pairs
         ]

@@ -12,7 +12,12 @@ and of equal scores prefers the gap in x, then the gap in y, as the published co
 
 Replacement maps word by word: prompts of equally many words, M (source tokens, target tokens) with
 M_ij = 1 for unchanged words, and 1 / (tokens of the target word) where the tokens of a replaced
-word differ in number. Behind the last replaced word M is the identity on the *target* index.
+word differ in number.
+
+Padding takes its attention from padding: the k-th token behind the target's end from the k-th
+behind the source's. The published code has the identity on the *target's* index there, in
+replacement already behind the last replaced word, so that words behind a word that became longer
+or shorter, or padding, take the attention of other words; `published=True` does as it does.
 """
 
 from __future__ import annotations
@@ -55,19 +60,23 @@ def align(x: Sequence[int], y: Sequence[int]) -> tuple[int, ...]:
     return tuple(aligned)
 
 
-def refinement(tokenizer: Any, source: str, target: str) -> tuple[Tensor, Tensor]:
+def refinement(
+    tokenizer: Any, source: str, target: str, *, published: bool = False
+) -> tuple[Tensor, Tensor]:
     """A (words,) of source token numbers and alpha (words,) in {0, 1}, for all tokens.
 
-    Behind the target's last token A is the identity and alpha is 1, so that padding is taken over.
+    Behind the target's last token alpha is 1, so that padding is taken over.
     """
-    aligned = align(check_prompt(tokenizer, source), check_prompt(tokenizer, target))
+    x, y = check_prompt(tokenizer, source), check_prompt(tokenizer, target)
+    aligned = align(x, y)
     limit = int(tokenizer.model_max_length)
-    numbers = [*aligned, *range(len(aligned), limit)]
-    index = torch.tensor(numbers, dtype=torch.long)
-    return index.clamp(min=0), (index >= 0).float()
+    first = len(y) if published else len(x)  # of the source's padding
+    behind = [min(first + k, limit - 1) for k in range(limit - len(y))]
+    index = torch.tensor([*aligned, *behind], dtype=torch.long, device="cpu")
+    return index.clamp(min=0), (index >= 0).to(torch.float32)
 
 
-def replacement(tokenizer: Any, source: str, target: str) -> Tensor:
+def replacement(tokenizer: Any, source: str, target: str, *, published: bool = False) -> Tensor:
     """M (source tokens, target tokens) of all tokens.
 
     Raises `PromptError` when the prompts differ in their number of words.
@@ -81,7 +90,7 @@ def replacement(tokenizer: Any, source: str, target: str) -> Tensor:
     limit = int(tokenizer.model_max_length)
     spans = zip(_spans(tokenizer, source), _spans(tokenizer, target), strict=True)
     changed = [pair for a, b, pair in zip(x, y, spans, strict=True) if a != b]
-    mapping = torch.zeros(limit, limit)
+    mapping = torch.zeros(limit, limit, dtype=torch.float32, device="cpu")
     i = j = 0  # tokens mapped so far
     for of_source, of_target in changed:
         while i < of_source.start and i < limit and j < limit:
@@ -97,8 +106,12 @@ def replacement(tokenizer: Any, source: str, target: str) -> Tensor:
                 of_target
             )
         i, j = of_source.stop, of_target.stop
-    for k in range(j, limit - max(i - j, 0)):
-        mapping[k, k] = 1.0
+    if published:
+        for k in range(j, limit - max(i - j, 0)):
+            mapping[k, k] = 1.0
+        return mapping
+    for k in range(limit - j):
+        mapping[min(i + k, limit - 1), j + k] = 1.0
     return mapping
 
 

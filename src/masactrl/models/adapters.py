@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from safetensors import SafetensorError
 
+from masactrl.checks import settle
 from masactrl.errors import ConfigError, MasaCtrlError, MissingExtra, ModelNotFound
 from masactrl.models.origin import LoraOrigin, file_hash
 
@@ -38,14 +38,13 @@ class Lora:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        settle(self)
         object.__setattr__(self, "path", Path(self.path).expanduser())
         if self.path.suffix.lower() != ".safetensors":
             raise ConfigError(
                 f"{self.path} was given as a LoRA; accepted are .safetensors files, because other "
                 "formats can run code when loaded."
             )
-        if not math.isfinite(self.scale):
-            raise ConfigError(f"The LoRA scale {self.scale} is no finite number.")
 
     @classmethod
     def parse(cls, text: str) -> Lora:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from masactrl.attention.support import denoiser_of
 from masactrl.diffusion.noise import NoiseSchedule, Spacing
-from masactrl.errors import MasaCtrlError
+from masactrl.errors import MasaCtrlError, UnsupportedPipeline
 from masactrl.models.loading import ddim_like
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Denoiser:
         own = pipeline.scheduler
         shown = ddim_like(own)
         shown.num_inference_steps = schedule.steps
-        shown.timesteps = torch.tensor(schedule.timesteps)
+        shown.timesteps = torch.tensor(schedule.timesteps, device="cpu")
         pipeline.scheduler = shown
         try:
             yield
@@ -137,7 +137,7 @@ class Denoiser:
         hidden = encoded[0].to(self.dtype)
         pooled = encoded[2].to(self.dtype) if len(encoded) > 2 else None
         if pooled is not None and pipeline.config.get("force_zeros_for_empty_prompt", False):
-            said = torch.tensor([float(bool(prompt)) for prompt in prompts]).to(hidden)
+            said = torch.tensor([bool(prompt) for prompt in prompts], device="cpu").to(hidden)
             hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
         return Text(hidden=hidden, pooled=pooled)
 
@@ -145,11 +145,23 @@ class Denoiser:
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return the mean latents (n, c, h/8, w/8), scaled, of pictures (n, 3, h, w) in [-1, 1].
 
-        The mean and no sample, as in the official code: an edit begins where the picture is.
+        The mean and no sample, as in the official code: an edit begins where the picture is. A VAE
+        that knows no distribution (AutoencoderTiny, VQModel) says its latents at once.
+
+        Raises:
+            UnsupportedPipeline: the VAE makes latents that are not the U-Net's.
         """
         with self._vae() as vae:
-            latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
+            latents = _latents_of(vae, vae.encode(pixels.to(self.device, vae.dtype)))
             mean, std = _statistics(vae)
+        channels = self._pipeline.unet.config.in_channels
+        wanted = (channels, *(side // self.factor for side in pixels.shape[2:]))
+        if tuple(latents.shape[1:]) != wanted:
+            made, needed = (" x ".join(map(str, size)) for size in (latents.shape[1:], wanted))
+            raise UnsupportedPipeline(
+                f"The VAE of this pipeline ({type(vae).__name__}) makes latents of {made} where "
+                f"the U-Net takes {needed}; give the pipeline the VAE that it was trained with."
+            )
         return (_precise(latents) - mean.to(latents.device)) / std.to(latents.device)
 
     @torch.no_grad()
@@ -199,7 +211,7 @@ class Denoiser:
             }
         output: Tensor = self._pipeline.unet(
             z.to(self.device, self.dtype),
-            torch.tensor(timestep, device=self.device),
+            torch.tensor(int(timestep), device=self.device),
             encoder_hidden_states=text.hidden,
             return_dict=False,
             **options,
@@ -209,7 +221,7 @@ class Denoiser:
     def _sizes(self, z: Tensor) -> Tensor:
         """SDXL's size conditions (rows, 6): original size, crop, target size; nothing cropped."""
         height, width = (side * self.factor for side in z.shape[-2:])
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype)
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device="cpu")
         return sizes.repeat(z.shape[0], 1).to(self.device)
 
     @contextmanager
@@ -234,13 +246,30 @@ def _precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def _latents_of(vae: Any, encoded: Any) -> Tensor:
+    """The latents (n, c, h, w) in what a VAE's `encode` returns: a mode, or plain ones."""
+    distribution = getattr(encoded, "latent_dist", None)
+    if distribution is not None:
+        mode: Tensor = distribution.mode()
+        return mode
+    latents = getattr(encoded, "latents", None)
+    if isinstance(latents, Tensor):
+        return latents
+    raise UnsupportedPipeline(
+        f"The VAE of this pipeline ({type(vae).__name__}) gives neither a distribution nor latents "
+        "when it encodes a picture, so no picture can be inverted with it; use an AutoencoderKL or "
+        "AutoencoderTiny."
+    )
+
+
 def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
     """Mean and spread (1, c or 1, 1, 1) of the VAE's latents, which scaled ones are without."""
     spread = 1.0 / vae.config.scaling_factor
     mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or std is None:
-        return torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), spread)
+        mean, std = (0.0,), (1.0,)
+    numbers = {"dtype": torch.float32, "device": "cpu"}
     return (
-        torch.tensor(mean).reshape(1, -1, 1, 1),
-        torch.tensor(std).reshape(1, -1, 1, 1) * spread,
+        torch.tensor(mean, **numbers).reshape(1, -1, 1, 1),
+        torch.tensor(std, **numbers).reshape(1, -1, 1, 1) * spread,
     )

@@ -79,7 +79,8 @@ class Guided:
         u = {image: row for row, (image, is_u) in enumerate(plan) if is_u}
         self._c = torch.tensor([c[i] for i in numbers], device=device)
         self._u = torch.tensor([u.get(i, c[i]) for i in numbers], device=device)
-        self._scale = torch.tensor([one.scale for one in conditions], device=device)
+        scales = [one.scale for one in conditions]
+        self._scale = torch.tensor(scales, dtype=torch.float32, device=device)
         self._text = Text.cat([self._row(image, is_u) for image, is_u in plan])
         self._changing = any(one.embeddings is not None for one in conditions)
 

@@ -23,7 +23,9 @@ from masactrl.models.hub import fetch_index
 from masactrl.models.origin import Origin, OriginKind, weights_hash
 from masactrl.models.places import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
+from masactrl.models.variants import variant_of, weights_there
 from masactrl.out_of_memory import out_of_memory
+from masactrl.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,6 +66,7 @@ class LoadedModel:
         return str(self.pipeline.unet.dtype).removeprefix("torch.")
 
 
+@torch_defaults()
 def load_pipeline(
     model: str | Path = EMBEDDED,
     *,
@@ -116,9 +119,11 @@ def load_pipeline(
             pipeline = _CLASSES[family].from_single_file(place.source, **options, **_spare(family))
         else:
             family = _family_of_folder(place, revision)
+            own = Path(place.source) if place.kind == "folder" else None
             pipeline = _CLASSES[family].from_pretrained(
                 place.source,
                 revision=revision,
+                variant=None if own is None else variant_of(own),
                 use_safetensors=None if allow_pickle else True,
                 **options,
                 **_spare(family),
@@ -237,6 +242,13 @@ def _why_not(place: Place, error: Exception) -> str:
         return (
             f"The file {place.source} could not be loaded: {reason}. A single file needs the "
             "configuration of its kind: from the Hub's cache, a connection or the argument config."
+        )
+    if place.kind == "folder":
+        there = weights_there(Path(place.source))
+        return (
+            f"The model {place.source} could not be loaded: {reason}. It holds {there}; every part "
+            "that model_index.json names needs weights as .safetensors, all plain or all of one "
+            "variant (such as fp16)."
         )
     return f"The model {place.source} could not be loaded: {reason}."
 

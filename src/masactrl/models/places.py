@@ -67,7 +67,8 @@ def locate(model: str | Path, *, allow_pickle: bool = False) -> Place:
     if path.is_dir():
         if not (path / INDEX).is_file():
             raise ModelNotFound(
-                f"The folder {path} holds no model in diffusers format (no {INDEX}); {ACCEPTED}"
+                f"The folder {path} holds no model in diffusers format (no {INDEX}); "
+                f"{_meant(path)}{ACCEPTED}"
             )
         return Place(kind="folder", source=str(path), name=path.resolve().name)
     if path.is_file():
@@ -77,6 +78,17 @@ def locate(model: str | Path, *, allow_pickle: bool = False) -> Place:
     if isinstance(model, str) and path.suffix != ".safetensors" and _HUB_ID.fullmatch(model):
         return Place(kind="hub", source=model, name=model)
     raise ModelNotFound(f"There is no model {str(model)!r}; {ACCEPTED}")
+
+
+def _meant(folder: Path) -> str:
+    """Return what somebody may have meant who named this folder, as the begin of a sentence."""
+    inside = [one.parent for one in (*folder.glob(f"*/{INDEX}"), *folder.glob(f"*/*/{INDEX}"))]
+    files = sorted(folder.glob("*.safetensors"))
+    if len(inside) == 1:  # also a folder of the Hub's cache
+        return f"did you mean {inside[0]}? "
+    if len(files) == 1:
+        return f"did you mean the file {files[0]}? "
+    return ""
 
 
 def _embedded() -> Place:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from masactrl.errors import ConfigError
+from masactrl.files import read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +110,7 @@ def read_preset(folder: Path) -> tuple[Family | None, ModelPreset] | None:
     """
     path = folder / PRESET_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         return None
     try:

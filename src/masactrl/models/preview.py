@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ModelNotFound
+from masactrl.files import read_text
 from masactrl.models.places import INDEX, locate
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
 
@@ -44,7 +45,7 @@ def preview(model: str | Path, *, allow_pickle: bool = False) -> ModelPreset | N
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ModelNotFound(f"{path} cannot be read: {error}.") from error
     return values if isinstance(values, dict) else {}

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.puppets.colour import srgb_to_lab
 from masactrl.puppets.inspector_network import QUESTIONS, SIZE, Answers, InspectorNetwork
+from masactrl.torch_defaults import torch_defaults
 
 __all__ = ["QUESTIONS", "SIZE", "Inspector", "Reading", "default_folder", "resized"]
 
@@ -68,6 +69,7 @@ class Inspector(InspectorNetwork):
         super().__init__()
         self.accuracy: Mapping[str, float] = {}
 
+    @torch_defaults()
     @torch.no_grad()
     def read(self, images: Tensor) -> Reading:
         """Read pictures (n, 3, h, w), sRGB in [0, 1], any size (squeezed to a square for reading).

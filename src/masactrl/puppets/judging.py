@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masactrl.models.drawing import draw
 from masactrl.puppets.colour import lab_distance, srgb_to_lab
 from masactrl.puppets.inspector import Inspector, Reading
 from masactrl.puppets.measured import EditSide, EditTask
@@ -52,22 +53,15 @@ class Studio:
         if self.size is not None:
             sides = (self.size // factor,) * 2
         shape = (unet.config.in_channels, *sides)
-        drawn = [torch.randn(shape, generator=self.generator) for _ in range(count)]
+        drawn = [
+            torch.randn(shape, generator=self.generator, dtype=torch.float32, device="cpu")
+            for _ in range(count)
+        ]
         return torch.stack(drawn).to(self.pipeline.device, unet.dtype)
 
     def pictures(self, prompts: Sequence[str], noise: Tensor) -> Tensor:
         """(n, 3, h, w) float32 in [0, 1] on the CPU, one per prompt and noise."""
-        factor = self.pipeline.vae_scale_factor
-        result: Any = self.pipeline(
-            list(prompts),
-            height=noise.shape[-2] * factor,
-            width=noise.shape[-1] * factor,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            latents=noise,
-            output_type="pt",
-        )
-        images: Tensor = result.images
+        images = draw(self.pipeline, prompts, noise, steps=self.steps, guidance_scale=self.guidance)
         return images.float().cpu()
 
 

@@ -18,6 +18,7 @@ from masactrl.puppets.anatomy import KEYPOINTS, PARTS, Rig, rig
 from masactrl.puppets.coat import CoatPaint, limb_table
 from masactrl.puppets.places import paint_backdrop, window
 from masactrl.puppets.scene import Scene
+from masactrl.torch_defaults import torch_defaults
 
 _GROUND: Final = 0.84  # height of the standing line, share of the picture
 _SCALE: Final = 0.42  # picture heights per body unit, before fitting
@@ -58,6 +59,7 @@ class _Placed:
     shadow: Tensor  # (images, 4): centre x, y, half width, strength
 
 
+@torch_defaults()
 def render(
     scenes: Sequence[Scene], size: int | tuple[int, int], *, device: str | torch.device = "cpu"
 ) -> Rendered:

@@ -1,0 +1,169 @@
+"""The one place that runs a pipeline of diffusers from noise to pictures, and draws the noise.
+
+    noise = start_noise(pipeline, seed=7, height=512, width=512)
+    pictures = draw(pipeline, prompts, noise.repeat(len(prompts), 1, 1, 1), steps=50, ...)
+
+What the caller does not say is what the stock pipeline does by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from masactrl.diffusion.noise import timestep_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from masactrl.models.loading import Pipeline
+
+__all__ = ["draw", "exact_ddim", "first_level_warning", "start_noise"]
+
+_MOST_LOST: Final = 0.1  # of the noise levels, above which a run begins too late
+_LEAST: Final = (
+    0.4  # part of the noise levels below which no run may begin, one of one step neither
+)
+
+
+def start_noise(pipeline: Any, *, seed: int, height: int, width: int) -> Tensor:
+    """Return the start noise (1, c, h / factor, w / factor) of one picture.
+
+    It is on the pipeline's device, of the U-Net's precision.
+
+    Drawn in float32 on the CPU, so that a seed means the same noise on every device, whatever
+    torch's default type and device are.
+
+    Args:
+        pipeline: whose channels and latent sizes count.
+        seed: of the noise.
+        height, width: of the picture in pixels.
+    """
+    factor = pipeline.vae_scale_factor
+    shape = (1, pipeline.unet.config.in_channels, height // factor, width // factor)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    return noise.to(pipeline.device, pipeline.unet.dtype)
+
+
+def draw(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    latents: Tensor,
+    *,
+    steps: int,
+    guidance_scale: float,
+    negative_prompt: str = "",
+    on_step_end: Callable[..., dict[str, Any]] | None = None,
+) -> Tensor:
+    """Return pictures (n, 3, h, w) in [0, 1] that start from ``latents`` (n, c, h/8, w/8).
+
+    Args:
+        pipeline: Stable Diffusion or SDXL; a control that is attached to it acts.
+        prompts: n of them.
+        latents: noise, one a prompt; they say how large the pictures are.
+        steps: denoising steps.
+        guidance_scale: weight of classifier-free guidance; 1 switches it off.
+        negative_prompt: what guidance leads away from in all pictures. Empty is the pipeline's own
+            nothing: zeros for models that were trained so (SDXL's base), else no words.
+        on_step_end: callback of diffusers, called after each step.
+    """
+    run: Any = pipeline
+    with exact_ddim(pipeline):
+        pictures: Tensor = run(
+            prompt=list(prompts),
+            negative_prompt=[negative_prompt] * len(prompts) if negative_prompt else None,
+            height=latents.shape[-2] * run.vae_scale_factor,
+            width=latents.shape[-1] * run.vae_scale_factor,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            latents=latents,
+            output_type="pt",
+            callback_on_step_end=on_step_end,
+        ).images
+    return pictures
+
+
+class _ExactDDIM(DDIMScheduler):
+    """DDIM whose every step leads to the level of the run's next timestep.
+
+    diffusers steps to the level ``t - T // N`` instead. With spacing "leading" that is the next
+    timestep; with "trailing" and "linspace" it is another one where T / N is no whole number, and a
+    run leaves noise behind or smooths too much.
+    """
+
+    def step(self, model_output: Tensor, timestep: int, sample: Tensor, *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
+        """One step of diffusers' own, with the right level where it looks for the next one."""
+        t = int(timestep)
+        after = int((self.timesteps == t).nonzero()[0]) + 1
+        last = after == len(self.timesteps)
+        level = (
+            self.final_alpha_cumprod if last else self.alphas_cumprod[int(self.timesteps[after])]
+        )
+        looked_up = t - self.config.num_train_timesteps // self.num_inference_steps
+        levels, final = self.alphas_cumprod, self.final_alpha_cumprod
+        if looked_up < 0:
+            self.final_alpha_cumprod = level
+        else:
+            self.alphas_cumprod = levels.clone()
+            self.alphas_cumprod[looked_up] = level
+        try:
+            return super().step(model_output, timestep, sample, *args, **kwargs)
+        finally:
+            self.alphas_cumprod, self.final_alpha_cumprod = levels, final
+
+
+@contextmanager
+def exact_ddim(pipeline: Any) -> Iterator[None]:
+    """Let the pipeline's DDIM step to the levels of its own timesteps inside the `with` block.
+
+    Other schedulers, and subclasses that somebody wrote, stay what they are. The pipeline's own
+    scheduler is set aside and put back unchanged, also after an exception.
+    """
+    own = pipeline.scheduler
+    wrapped = {"step", "set_timesteps"} & vars(own).keys()  # by whoever came before
+    if type(own) is not DDIMScheduler or wrapped:
+        yield
+        return
+    exact = copy.copy(own)
+    exact.__class__ = _ExactDDIM
+    pipeline.scheduler = exact
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
+
+
+def first_level_warning(scheduler: Any, steps: int) -> tuple[str, ...]:
+    """Return a sentence where a DDIM run of so many steps begins far from pure noise; else nothing.
+
+    "leading" timesteps are a whole number apart, so 501 steps of 1000 begin at level 501, with pure
+    noise all the same: pictures come out washed out and cut.
+
+    Args:
+        scheduler: of the pipeline; others than DDIM choose their levels in other ways and pass.
+        steps: of the run.
+
+    Raises:
+        ConfigError: the scheduler has no room for so many steps.
+    """
+    if not isinstance(scheduler, DDIMScheduler):
+        return ()
+    config = scheduler.config
+    trained, spacing = config.num_train_timesteps, config.timestep_spacing
+    grid = timestep_grid(steps, trained=trained, spacing=spacing, offset=config.steps_offset)
+    wanted = max(trained - trained / steps - _MOST_LOST * trained, _LEAST * trained)
+    if grid[0] >= wanted:
+        return ()
+    fit = (n for n in (*range(steps, 1, -1), 20) if n * (trained // n) > 0.95 * trained)
+    best = next(fit, 20)
+    return (
+        f"{steps} steps with {spacing} timesteps begin at noise level {grid[0]} of {trained}, "
+        f"though the start is pure noise: pictures come out washed out. Take {best} steps, or a "
+        "scheduler with trailing timesteps.",
+    )

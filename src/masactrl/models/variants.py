@@ -1,0 +1,66 @@
+"""Which files of weights a folder in diffusers format has: plain ones, or a variant such as fp16.
+
+    unet/diffusion_pytorch_model.safetensors                          plain
+    unet/diffusion_pytorch_model.fp16.safetensors                     variant "fp16"
+    unet/diffusion_pytorch_model-00001-of-00002.safetensors           plain, in parts
+    unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors      variant "fp16", in parts
+
+People who save disk space keep the half-precision files alone; diffusers then says that a file is
+missing unless the variant is named.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["variant_of", "weights_there"]
+
+_WEIGHTS = re.compile(
+    r"(?:model|pytorch_model|diffusion_pytorch_model)"
+    r"(?:\.(?P<before>(?!safetensors|bin)[\w-]+?))?(?:-\d{5}-of-\d{5})?"
+    r"(?:\.(?P<after>(?!safetensors|bin)[\w-]+))?\.(?P<kind>safetensors|bin)"
+)
+_USUAL = "fp16"
+
+
+def variant_of(folder: Path) -> str | None:
+    """Return the variant that has to be named to load the folder; None where there are plain files.
+
+    Where several variants would do, fp16 is taken, else the first by name. Parts of a pipeline that
+    have plain files, too, do not count: diffusers takes those where a variant is missing.
+
+    Args:
+        folder: in diffusers format; parts are its subfolders.
+    """
+    lacking: list[set[str]] = []
+    for part in sorted(one for one in folder.iterdir() if one.is_dir()):
+        found = [_WEIGHTS.fullmatch(file.name) for file in part.iterdir()]
+        variants = {
+            one["before"] or one["after"]
+            for one in found
+            if one is not None and one["kind"] == "safetensors"
+        }
+        if variants and None not in variants:
+            lacking.append({str(one) for one in variants})
+    common = set.intersection(*lacking) if lacking else set()
+    if not common:
+        return None
+    return _USUAL if _USUAL in common else min(common)
+
+
+def weights_there(folder: Path) -> str:
+    """Return the files of weights in a folder and its parts as words, at most ten of them."""
+    endings = {".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".onnx", ".msgpack", ".gguf", ".h5"}
+    files = sorted(
+        str(file.relative_to(folder))
+        for file in (*folder.glob("*"), *folder.glob("*/*"))
+        if file.is_file() and file.suffix.lower() in endings
+    )
+    if not files:
+        return "no file of weights"
+    more = f" and {len(files) - 10} more" if len(files) > 10 else ""
+    return ", ".join(files[:10]) + more
