@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
+def inner_ssim(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
+    """SSIM of Wang et al. (2004), Gaussian window of 11, only where the window has all its pixels."""
+    line = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
+    window = (line[:, None] * line[None, :] / line.sum() ** 2)[None, None]
+
+    def mean(z: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(z, window)
+
+    p, q = (torch.from_numpy(z).double().permute(2, 0, 1)[:, None] for z in (x, y))
+    of_p, of_q = mean(p * p) - mean(p) ** 2, mean(q * q) - mean(q) ** 2
+    both = mean(p * q) - mean(p) * mean(q)
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * mean(p) * mean(q) + c1) * (2 * both + c2)
+    return float((top / ((mean(p) ** 2 + mean(q) ** 2 + c1) * (of_p + of_q + c2))).mean())
+
+
 def test_figures_are_those_of_the_published_evaluation(
     metrics: PieMetrics, clip: CLIPModel, dino: ViTModel
 ) -> None:
@@ -39,6 +55,8 @@ def test_figures_are_those_of_the_published_evaluation(
     assert found["psnr_unedit_part"] == pytest.approx(10 * math.log10(1 / mse), rel=1e-4)
     tensors = [torch.from_numpy(one).permute(2, 0, 1)[None] * 2 - 1 for one in (b, a)]
     assert found["lpips_unedit_part"] == pytest.approx(float(lpips(*tensors)), rel=1e-4)
+
+    assert found["ssim_unedit_part"] == pytest.approx(inner_ssim(b, a), abs=1e-4)
 
     def similarity(pixels: np.ndarray[Any, Any], text: str) -> float:
         processor = Processor()
