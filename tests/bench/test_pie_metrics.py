@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def inner_ssim(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
-    """SSIM of Wang et al. (2004), Gaussian window of 11, only where the window has all its pixels."""
+    """SSIM of Wang et al. (2004), Gaussian window of 11, where it has all its pixels."""
     line = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
     window = (line[:, None] * line[None, :] / line.sum() ** 2)[None, None]
 
