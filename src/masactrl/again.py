@@ -112,7 +112,7 @@ def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[st
     """
     stated, known = recipe.model, kind_of(recipe).shared
     verb, *words = kind_of(recipe).words(recipe)
-    given = loras or [f"{_bare(one.name)}:{one.scale:g}" for one in stated.loras]
+    given = loras or [f"{_bare(one.name)}:{_number(one.scale)}" for one in stated.loras]
     options = [("lora", one) for one in given]
     options += [("device", recipe.device), ("dtype", recipe.dtype)]
     named = model or (stated.name if stated.kind == "hub" else _bare(stated.name))
@@ -123,6 +123,11 @@ def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[st
     shared = [word for name, value in options if name in known for word in (f"--{name}", value)]
     end = words.index("--") if "--" in words else len(words)
     return shell_line(["masactrl", verb, *words[:end], *shared, *words[end:]])
+
+
+def _number(value: float) -> str:
+    """Return a number with all its digits, a whole one without a point."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def _bare(name: str) -> str:

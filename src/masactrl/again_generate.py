@@ -80,8 +80,14 @@ def generate_options(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def json_word(value: Any) -> str:
-    """Return a value of an option: itself where it is a word, else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value of an option: itself where it is a word that is read back so, else as JSON."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)  # the word "1" is no number
 
 
 def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:

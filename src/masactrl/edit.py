@@ -89,7 +89,9 @@ def invert(
     framing = frame(opened.size, native=native, multiple=denoiser.factor, fit=request.fit)
     method = request.build()
     for note in first_level_warning(
-        ddim_like(model.pipeline.scheduler), request.steps or model.preset.steps
+        ddim_like(model.pipeline.scheduler),
+        request.steps or model.preset.steps,
+        spacing=method.spacing,
     ):
         warnings.warn(note, ControlWarning, stacklevel=3)
     started = time.perf_counter()

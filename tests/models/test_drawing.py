@@ -80,6 +80,26 @@ def test_every_spacing_is_ddim_of_its_own_levels(
     assert (kept[0] - wanted).abs().max() < 2e-3 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("steps", [61, 103, 201, 998])
+def test_trailing_steps_are_as_many_as_were_asked_for(steps: int) -> None:
+    """diffusers' own list has one more there, -1, whose level is that of pure noise."""
+    pipeline = with_scheduler(tiny_models.sd(), timestep_spacing="trailing")
+    pipeline.scheduler.set_timesteps(steps)
+    assert pipeline.scheduler.timesteps[-1] == -1
+    schedule = Denoiser(pipeline).schedule(steps)
+    with exact_ddim(pipeline):
+        pipeline.scheduler.set_timesteps(steps)
+        assert tuple(pipeline.scheduler.timesteps.tolist()) == schedule.timesteps
+    assert (len(schedule.timesteps), schedule.timesteps[0]) == (steps, 999)
+    assert schedule.timesteps[-1] >= 0
+
+
+def test_noise_cannot_be_predicted_from_noise_alone() -> None:
+    scheduler = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    with pytest.raises(UnsupportedPipeline, match="zero terminal"):
+        first_level_warning(scheduler, 4)
+
+
 def test_where_diffusers_is_right_not_a_bit_changes() -> None:
     pipeline = tiny_models.sd()  # leading
     noise = start_noise(pipeline, seed=3, height=SIZE, width=SIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -75,12 +76,25 @@ def touched(folder: Path, *names: str) -> Path:
             None,
         ),
         (("unet/diffusion_pytorch_model.fp16.bin",), None),
+        (("unet/diffusion_pytorch_model.fp16.safetensors", "unet/LICENSE"), "fp16"),
     ],
 )
 def test_the_variant_of_a_folder(
     tmp_path: Path, names: tuple[str, ...], variant: str | None
 ) -> None:
     assert variant_of(touched(tmp_path, *names)) == variant
+
+
+def test_pickles_count_where_they_are_allowed(tmp_path: Path) -> None:
+    touched(tmp_path, "unet/diffusion_pytorch_model.fp16.bin")
+    assert variant_of(tmp_path, pickles=True) == "fp16"
+
+
+def test_a_file_without_an_ending_is_no_traceback(folder: Path) -> None:
+    rename(folder, "fp16")
+    touched(folder, "unet/LICENSE")
+    with contextlib.suppress(ModelNotFound):  # what diffusers makes of it; a sentence at most
+        load_pipeline(folder, device="cpu")
 
 
 def test_files_of_two_variants_are_named(folder: Path) -> None:

@@ -146,7 +146,7 @@ class NoiseSchedule:
 
 
 def timestep_grid(steps: int, *, trained: int, spacing: str, offset: int) -> tuple[int, ...]:
-    """Return N training timesteps, falling, exactly as `DDIMScheduler` chooses them.
+    """Return N training timesteps, falling, as `DDIMScheduler` chooses them.
 
     Args:
         steps: N, at least 1.
@@ -162,9 +162,9 @@ def timestep_grid(steps: int, *, trained: int, spacing: str, offset: int) -> tup
     if spacing == "leading":
         grid = [step * (trained // steps) + offset for step in reversed(range(steps))]
     elif spacing == "trailing":
-        # round() and numpy agree on halves: both go to the even neighbour.
-        count = math.ceil(trained / (trained / steps))
-        grid = [round(trained - step * (trained / steps)) - 1 for step in range(count)]
+        # round() and numpy agree on halves: both go to the even neighbour. diffusers' own list has
+        # one timestep more, -1, for numbers of steps like 61 whose gap is rounded down.
+        grid = [round(trained - step * (trained / steps)) - 1 for step in range(steps)]
     elif spacing == "linspace":
         gap = (trained - 1) / (steps - 1) if steps > 1 else 0.0
         grid = [round(step * gap) for step in reversed(range(steps))]

@@ -17,10 +17,12 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from masactrl.diffusion.noise import timestep_grid
+from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from masactrl.diffusion.noise import Spacing
     from masactrl.models.loading import Pipeline
 
 __all__ = ["draw", "exact_ddim", "first_level_warning", "start_noise"]
@@ -97,6 +99,11 @@ class _ExactDDIM(DDIMScheduler):
     run leaves noise behind or smooths too much.
     """
 
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """As diffusers' own, without the timestep -1 that "trailing" adds to 61 steps and others."""
+        super().set_timesteps(num_inference_steps, device)
+        self.timesteps = self.timesteps[:num_inference_steps]
+
     def step(self, model_output: Tensor, timestep: int, sample: Tensor, *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
         """One step of diffusers' own, with the right level where it looks for the next one."""
         t = int(timestep)
@@ -139,7 +146,9 @@ def exact_ddim(pipeline: Any) -> Iterator[None]:
         pipeline.scheduler = own
 
 
-def first_level_warning(scheduler: Any, steps: int) -> tuple[str, ...]:
+def first_level_warning(
+    scheduler: Any, steps: int, *, spacing: Spacing | None = None
+) -> tuple[str, ...]:
     """Return a sentence where a DDIM run of so many steps begins far from pure noise; else nothing.
 
     "leading" timesteps are a whole number apart, so 501 steps of 1000 begin at level 501, with pure
@@ -148,15 +157,24 @@ def first_level_warning(scheduler: Any, steps: int) -> tuple[str, ...]:
     Args:
         scheduler: of the pipeline; others than DDIM choose their levels in other ways and pass.
         steps: of the run.
+        spacing: of its timesteps; None is the scheduler's own.
 
     Raises:
         ConfigError: the scheduler has no room for so many steps.
+        UnsupportedPipeline: the noise is to be predicted where there is nothing but noise.
     """
     if not isinstance(scheduler, DDIMScheduler):
         return ()
     config = scheduler.config
-    trained, spacing = config.num_train_timesteps, config.timestep_spacing
+    trained, spacing = config.num_train_timesteps, spacing or config.timestep_spacing
     grid = timestep_grid(steps, trained=trained, spacing=spacing, offset=config.steps_offset)
+    if config.prediction_type == "epsilon" and float(scheduler.alphas_cumprod[grid[0]]) <= 0:
+        raise UnsupportedPipeline(
+            f"The run begins at timestep {grid[0]}, which holds nothing of the picture (zero "
+            "terminal SNR), and the network predicts the noise, from which no picture follows "
+            'there; use prediction_type="v_prediction" if the model was trained so, or spacing '
+            '"leading".'
+        )
     wanted = max(trained - trained / steps - _MOST_LOST * trained, _LEAST * trained)
     if grid[0] >= wanted:
         return ()

@@ -37,6 +37,9 @@ _CLASSES: Mapping[Family, type[Pipeline]] = {
     "sdxl": StableDiffusionXLPipeline,
 }
 
+# LookupError: diffusers, over files in a part that have no ending.
+_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, PickleError, SafetensorError)
+
 # What DDIM of Stable Diffusion is, for the keys that the model's own scheduler has no word for.
 # DDIMScheduler's own defaults would clip latents to [-1, 1], which ruins them without an error.
 _DDIM_OF_STABLE_DIFFUSION = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
@@ -123,14 +126,14 @@ def load_pipeline(
             pipeline = _CLASSES[family].from_pretrained(
                 place.source,
                 revision=revision,
-                variant=None if own is None else variant_of(own),
+                variant=None if own is None else variant_of(own, pickles=allow_pickle),
                 use_safetensors=None if allow_pickle else True,
                 **options,
                 **_spare(family),
             )
     except (MasaCtrlError, torch.OutOfMemoryError):
         raise  # says what it is already
-    except (OSError, ValueError, KeyError, RuntimeError, PickleError, SafetensorError) as error:
+    except _UNREADABLE as error:
         if out_of_memory(error):
             raise
         raise ModelNotFound(_why_not(place, error)) from error

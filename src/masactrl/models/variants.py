@@ -27,7 +27,7 @@ _WEIGHTS = re.compile(
 _USUAL = "fp16"
 
 
-def variant_of(folder: Path) -> str | None:
+def variant_of(folder: Path, *, pickles: bool = False) -> str | None:
     """Return the variant that has to be named to load the folder; None where there are plain files.
 
     Where several variants would do, fp16 is taken, else the first by name. Parts of a pipeline that
@@ -35,15 +35,16 @@ def variant_of(folder: Path) -> str | None:
 
     Args:
         folder: in diffusers format; parts are its subfolders.
+        pickles: whether .bin files count where a part has no others.
     """
     lacking: list[set[str]] = []
     for part in sorted(one for one in folder.iterdir() if one.is_dir()):
         found = [_WEIGHTS.fullmatch(file.name) for file in part.iterdir()]
-        variants = {
-            one["before"] or one["after"]
-            for one in found
-            if one is not None and one["kind"] == "safetensors"
+        of_kind = {
+            kind: {one["before"] or one["after"] for one in found if one and one["kind"] == kind}
+            for kind in ("safetensors", "bin")
         }
+        variants = of_kind["safetensors"] or (of_kind["bin"] if pickles else set())
         if variants and None not in variants:
             lacking.append({str(one) for one in variants})
     common = set.intersection(*lacking) if lacking else set()
