@@ -100,7 +100,7 @@ class _ExactDDIM(DDIMScheduler):
     """
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """As diffusers' own, without the timestep -1 that "trailing" adds to 61 steps and others."""
+        """As diffusers' own, without the timestep -1 that "trailing" adds to 61 steps."""
         super().set_timesteps(num_inference_steps, device)
         self.timesteps = self.timesteps[:num_inference_steps]
 
