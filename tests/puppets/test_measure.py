@@ -10,7 +10,7 @@ import tiny_models
 import torch
 
 from masactrl.errors import ConfigError, MissingExtra, ScheduleError
-from masactrl.puppets.captions import parse
+from masactrl.puppets.captions import parse, sample_prompts
 from masactrl.puppets.data import HELD_OUT_SEED
 from masactrl.puppets.figures import draw_grid, edit_sheet, prompt_sheet
 from masactrl.puppets.inspector import QUESTIONS, Inspector
@@ -247,3 +247,20 @@ class Painter:
 def test_pictures_that_are_right_are_found_right() -> None:
     found = measure_prompts(Painter(), Inspector.load(), count=48, batch=48)  # type: ignore[arg-type]
     assert all(found.shares[q] >= 0.93 for q in ASKED)
+    assert (found.close_up_unasked, found.close_up_asked) == (0, None)
+
+
+def test_close_ups_are_counted_where_they_are_asked_for_and_where_not() -> None:
+    class Near(Painter):
+        def _scene(self, prompt: str) -> Scene:
+            scene = super()._scene(prompt)
+            return replace(scene, camera=sample_scene(self._generator, close_up=1.0).camera)
+
+    found = measure_prompts(Near(), Inspector.load(), count=12, batch=12, close_ups=12)  # type: ignore[arg-type]
+    assert found.close_up_unasked >= 0.9
+    assert found.close_up_asked is not None
+    assert found.close_up_asked >= 0.9
+    for one in sample_prompts(20, 3, close_up=True):
+        assert "close-up" in one.prompt
+        assert one.close_up
+    assert not any("close-up" in one.prompt for one in sample_prompts(20, 3))

@@ -125,7 +125,7 @@ def test_the_command_writes_table_and_pictures(
     assert main(["puppets", "measure", what, *words, "--json", "-o", str(tmp_path)]) == 0
     written = json.loads((tmp_path / f"{what}.json").read_text())
     assert (tmp_path / f"{what}.png").exists()
-    rows = {"forms": list(FORMS), "edits": ["no control", "MasaCtrl"], "prompts": ["share right"]}
+    rows = {"forms": list(FORMS), "edits": ["no control", "MasaCtrl"], "prompts": ["share"]}
     assert list(written["rows"]) == rows[what]
     assert ("useless automatic masks" in written) == (what == "forms")
     assert json.dumps(written, indent=2) in capsys.readouterr().out

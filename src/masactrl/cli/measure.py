@@ -170,8 +170,14 @@ def _measured(
     from masactrl.puppets.measure_forms import measure_forms
 
     if what is What.PROMPTS:
-        agreement = measure_prompts(pipeline, inspector, count=count, **settings)
-        return {}, {"share right": agreement.shares}, figures.prompt_sheet(agreement)
+        near = max(1, count // 4)
+        agreement = measure_prompts(pipeline, inspector, count=count, close_ups=near, **settings)
+        row: dict[str, float | None] = {
+            **agreement.shares,
+            "close-up unasked": agreement.close_up_unasked,
+            "close-up asked": agreement.close_up_asked,
+        }
+        return {"close_ups": near}, {"share": row}, figures.prompt_sheet(agreement)
     if what is What.GRID:
         grid = measure_grid(
             pipeline,

@@ -78,7 +78,7 @@ def draw(
     run: Any = pipeline
     with exact_ddim(pipeline):
         pictures: Tensor = run(
-            prompt=list(prompts),
+            list(prompts),
             negative_prompt=[negative_prompt] * len(prompts) if negative_prompt else None,
             height=latents.shape[-2] * run.vae_scale_factor,
             width=latents.shape[-1] * run.vae_scale_factor,
@@ -132,9 +132,9 @@ def exact_ddim(pipeline: Any) -> Iterator[None]:
     Other schedulers, and subclasses that somebody wrote, stay what they are. The pipeline's own
     scheduler is set aside and put back unchanged, also after an exception.
     """
-    own = pipeline.scheduler
-    wrapped = {"step", "set_timesteps"} & vars(own).keys()  # by whoever came before
-    if type(own) is not DDIMScheduler or wrapped:
+    own = getattr(pipeline, "scheduler", None)
+    # Wrapped by whoever came before, it knows the scheduler that it was.
+    if type(own) is not DDIMScheduler or {"step", "set_timesteps"} & vars(own).keys():
         yield
         return
     exact = copy.copy(own)

@@ -79,6 +79,7 @@ class PromptTask:
     action: str
     facing: str
     place: str
+    close_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +179,13 @@ def _check_name(what: str, value: str, allowed: Sequence[str]) -> None:
         raise ConfigError(f"{what} {value!r} is not one of {', '.join(allowed)}.")
 
 
-def sample_prompts(count: int, seed: int) -> tuple[PromptTask, ...]:
-    """Draw evaluation prompts: all four attributes named, uniformly; no coat, collar or close-up.
+def sample_prompts(count: int, seed: int, *, close_up: bool = False) -> tuple[PromptTask, ...]:
+    """Draw evaluation prompts: all four attributes named, uniformly; no coat or collar.
+
+    Args:
+        count: how many.
+        seed: the same seed, the same prompts.
+        close_up: whether all of them ask for a close-up; else none does.
 
     Raises:
         ConfigError: ``count`` is negative.
@@ -187,7 +193,7 @@ def sample_prompts(count: int, seed: int) -> tuple[PromptTask, ...]:
     if count < 0:
         raise ConfigError(f"count must be at least 0, not {count}.")
     generator = torch.Generator().manual_seed(seed)
-    return tuple(_sample_prompt(_Draws(generator)) for _ in range(count))
+    return tuple(_sample_prompt(_Draws(generator), close_up) for _ in range(count))
 
 
 def _with_article(noun: str) -> str:
@@ -220,12 +226,12 @@ def _identity_words(identity: Identity, draws: _Draws) -> tuple[str, str]:
     return adjectives, extras
 
 
-def _sample_prompt(draws: _Draws) -> PromptTask:
+def _sample_prompt(draws: _Draws, close_up: bool) -> PromptTask:
     species, action = draws.even(SPECIES), draws.even(ACTIONS)
     facing, place = draws.even(FACINGS), draws.even(PLACES)
-    facts = _Facts(species=species, action=action, facing=facing, place=place)
-    prompt = _compose(facts, draws)
-    return PromptTask(prompt=prompt, species=species, action=action, facing=facing, place=place)
+    said = {"species": species, "action": action, "facing": facing, "place": place}
+    prompt = _compose(_Facts(**said, close_up=close_up), draws)
+    return PromptTask(prompt=prompt, **said, close_up=close_up)
 
 
 def _compose(facts: _Facts, draws: _Draws) -> str:

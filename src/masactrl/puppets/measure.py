@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 ASKED: Final = ("species", "action", "facing", "place")  # what a prompt says
+_CLOSE_UP: Final = "close-up"
 _SAMPLES: Final = 16  # pictures, or rows of pictures, that a result keeps
 
 #: Called with (pictures or pairs done, all of them).
@@ -92,6 +93,7 @@ def measure_prompts(
     inspector: Inspector,
     *,
     count: int = 400,
+    close_ups: int = 0,
     steps: int = 50,
     guidance: float = 5.0,
     batch: int = 16,
@@ -101,10 +103,13 @@ def measure_prompts(
 ) -> PromptAgreement:
     """Make pictures of prompts that name all four of `ASKED`, and let the inspector judge them.
 
+    Of the shot it is told how often a close-up comes unasked, and how often where it is asked for.
+
     Args:
         pipeline: its scheduler is used as it is.
         inspector: reads the pictures.
         count: prompts, one picture each, at least 1.
+        close_ups: further prompts that ask for a close-up.
         steps: denoising steps.
         guidance: weight of classifier-free guidance; 1 switches it off.
         batch: pictures made at once; the figures depend on it by rounding only.
@@ -122,12 +127,14 @@ def measure_prompts(
         q: torch.zeros(len(QUESTIONS[q]), len(QUESTIONS[q]), dtype=torch.long) for q in ASKED
     }
     right: dict[str, list[bool]] = {q: [] for q in (*ASKED, "all")}
+    near: list[bool] = []
     samples: list[Tensor] = []
     for at in range(0, count, batch):
         part = tasks[at : at + batch]
         made = studio.pictures([t.prompt for t in part], studio.noise(len(part)))
         samples.extend(made[: max(0, _SAMPLES - at)])
         reading = inspector.read(made)
+        near += [shot == _CLOSE_UP for shot in reading.shot]
         hits = []
         for q in ASKED:
             asked = [getattr(task, q) for task in part]
@@ -138,10 +145,20 @@ def measure_prompts(
                 confusion[q][QUESTIONS[q].index(a), QUESTIONS[q].index(s)] += 1
         right["all"] += [all(each) for each in zip(*hits, strict=True)]
         if on_progress is not None:
-            on_progress(at + len(part), count)
+            on_progress(at + len(part), count + close_ups)
+    asked_near: list[bool] = []
+    further = sample_prompts(close_ups, seed + 1, close_up=True)
+    for at in range(0, close_ups, batch):
+        prompts = [task.prompt for task in further[at : at + batch]]
+        shots = inspector.read(studio.pictures(prompts, studio.noise(len(prompts)))).shot
+        asked_near += [shot == _CLOSE_UP for shot in shots]
+        if on_progress is not None:
+            on_progress(count + at + len(prompts), count + close_ups)
     return PromptAgreement(
         count=count,
         shares={q: sum(values) / count for q, values in right.items()},
+        close_up_unasked=sum(near) / count,
+        close_up_asked=sum(asked_near) / close_ups if close_ups else None,
         confusion=confusion,
         tasks=tasks[: len(samples)],
         readings=inspector.read(torch.stack(samples)),

@@ -31,6 +31,9 @@ class PromptAgreement:
     Attributes:
         count: pictures.
         shares: for each of `ASKED`, and "all" four together, the share that is right, in [0, 1].
+        close_up_unasked: share of close-ups among them, though no prompt asks for one.
+        close_up_asked: share of close-ups among further pictures whose prompts ask for one; None
+            where there are none.
         confusion: for each of `ASKED` (asked, seen) counts, in the order of `QUESTIONS`.
         tasks, readings, samples: prompts, what the inspector says, and pictures (k, 3, h, w) in
             [0, 1] of the first k pictures.
@@ -38,6 +41,8 @@ class PromptAgreement:
 
     count: int
     shares: Mapping[str, float]
+    close_up_unasked: float
+    close_up_asked: float | None
     confusion: Mapping[str, Tensor]
     tasks: tuple[PromptTask, ...]
     readings: Reading
