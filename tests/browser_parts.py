@@ -23,7 +23,7 @@ MARKS = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:gradio"),
 ]
-WAIT = 60_000  # milliseconds; a busy machine takes its time
+WAIT = 240_000  # milliseconds; a busy machine takes its time, and a quick one does not wait
 
 
 def opened(browser: Browser, address: str) -> Iterator[Page]:
