@@ -48,14 +48,14 @@ def settle(values: Any, error: type[ConfigError] = ConfigError, *, hint: str = "
         make, accepted = _KINDS[kind if match is None else match[1]]
         try:
             settled = tuple(map(make, value)) if several else make(value)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             said = f"{one.name}={value!r} was given; accepted are {accepted}. {hint}"
             raise error(said.strip()) from None
         object.__setattr__(values, one.name, settled)
 
 
 def whole(value: Any) -> int:
-    """Return a whole number as int: 7, 7.0, numpy.int64(7), a tensor of one value.
+    """Return a whole number as int: 7, 7.0, numpy.int64(7), a tensor without dimensions.
 
     Raises:
         TypeError: it is none; True and False are none.

@@ -137,7 +137,9 @@ class InspectorScorer:
             for question, value in asked.items()
         ]
         done = torch.stack(odds).mean(0)
-        other = torch.tensor([pattern != was.pattern[0] for pattern in seen.pattern]).float()
+        other = torch.tensor(
+            [pattern != was.pattern[0] for pattern in seen.pattern], device="cpu"
+        ).to(torch.float32)
         colours = lab_distance(seen.coat, was.coat) + lab_distance(seen.accent, was.accent)
         errors = colours / 2 + PATTERN_WEIGHT * other
         animals = torch.maximum(was.mask, seen.mask)
@@ -283,7 +285,8 @@ def _prepared(
 ) -> Tensor:
     """Pictures squeezed to a square and normalised; nothing is cut off, as a crop would."""
     square = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-    return (square - torch.tensor(mean)[:, None, None]) / torch.tensor(spread)[:, None, None]
+    m, s = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (mean, spread))
+    return (square - m[:, None, None]) / s[:, None, None]
 
 
 def _plain(features: Any) -> Tensor:

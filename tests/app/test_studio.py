@@ -297,3 +297,16 @@ def test_an_edit_is_watched_too(studio: Studio, tmp_path: Path) -> None:
     other = asked | {"target_prompts": "a dog", "method": "fixed-seed"}
     assert "--method fixed-seed" in studio.make_edit("one", other, quiet).command
     assert studio.watched("one", "edit") is None
+
+
+def test_a_run_whose_visitor_leaves_meanwhile_keeps_nothing(studio: Studio) -> None:
+    def leave(done: int, total: int) -> None:
+        if done == total:  # after the last step nothing stops it any more
+            studio.leave("leaver")
+
+    with pytest.raises(Stopped):
+        studio.make_set("leaver", values(studio), leave)
+    left = [path for path in studio._root.rglob("*.png") if "leaver" in str(path)]
+    assert left == []
+    assert "leaver" not in studio._visits
+    assert studio.make_set("leaver", values(studio), quiet).files  # a line that was cut goes on

@@ -102,6 +102,7 @@ class Studio:
         visit = self._visits.pop(session, None)
         if visit is not None:
             visit.stops += 1
+            visit.gone = True
         if self._leftovers is not None:
             self._leftovers.leave(session, None if visit is None else visit.folder)
         if visit is not None:

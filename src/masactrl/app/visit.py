@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ class Visit:
 
     Attributes:
         folder: of the visitor's pictures.
+        gone: whether the visitor has left; what a run still makes is for nobody.
         stops: how often Stop was pressed.
         runs: how many there were.
         asked: what `stops` was when the run was asked for that still waits; None for none.
@@ -65,6 +67,7 @@ class Visit:
     """
 
     folder: Path
+    gone: bool = False
     stops: int = 0
     runs: int = 0
     asked: int | None = None
@@ -124,6 +127,10 @@ class Running:
             self._visit.inverted = None
             self._visit.watched.clear()
         self._device.release()
+        if self._visit.gone:
+            shutil.rmtree(self._visit.folder, ignore_errors=True)
+            if error is None:
+                raise Stopped("The visitor has left.")
 
 
 @contextmanager

@@ -163,11 +163,11 @@ class WordMasker:
             if capture.index < site.index and hook.map is not None:
                 maps.append(hook.map if kept is None else torch.cat([hook.map, kept]))
         height, width = self._sample.shape[-2:]
-        mean = torch.stack(maps).mean(dim=0)
         capture = self._captures[0][0]
         rows, columns = capture.grid(height, width)
-        check_tokens(capture.name, mean.shape[-1], rows * columns, "masks of words need")
-        soft = normalised(mean.reshape(-1, rows, columns))
+        for one in maps:
+            check_tokens(capture.name, one.shape[-1], rows * columns, "masks of words need")
+        soft = normalised(torch.stack(maps).mean(dim=0).reshape(-1, rows, columns))
         previous = self._previous.get(site.index)
         if previous is not None:
             soft = torch.lerp(soft, previous, self._wanted.smoothing)

@@ -47,5 +47,6 @@ def _sample(network: nn.Module) -> Tensor:
     chosen = [parameters[i * len(parameters) // _PART] for i in range(_PART)]
     # From the middle: the first numbers of a tensor are its least telling (biases, padding).
     numbers = [one.detach().flatten()[one.numel() // 2] for one in chosen]
-    count = torch.tensor([float(sum(one.numel() for one in parameters))])
+    total = float(sum(one.numel() for one in parameters))
+    count = torch.tensor([total], dtype=torch.float32, device="cpu")
     return torch.cat([count, torch.stack([n.float().cpu() for n in numbers])])
