@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "SDXL_START_LAYERS", "Schedule", "Window", "preset"]
 
 
+_FRACTION = "A part of the run is written as fraction=(begin, end) with 0 <= begin < end <= 1."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """Steps and layers at which the control acts; what is not limited is controlled everywhere.
@@ -60,7 +63,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("steps", "layers", "places", "scales", "fraction"):
             self._freeze(name)
-        settle(self, ScheduleError, hint="A part of the run is written as fraction=(begin, end).")
+        settle(self, ScheduleError, hint=_FRACTION)
         if self.idle:
             if any(getattr(self, f.name) is not None for f in fields(self) if f.name != "idle"):
                 raise ScheduleError(
