@@ -247,5 +247,5 @@ def test_sdxl(kind: str) -> None:
             **common,
         )
 
-    method = PromptToPrompt() if kind == "prompt-to-prompt" else PlugAndPlay()
+    method = PromptToPrompt(as_published=True) if kind == "prompt-to-prompt" else PlugAndPlay()
     agree(tiny_models.sdxl(), method, literal, size=(8, 8), fresh=tiny_models.sdxl)
