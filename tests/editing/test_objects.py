@@ -83,7 +83,10 @@ def test_s_and_l_of_an_object_are_those_of_a_request(session: EditSession) -> No
     assert picture_of(made) == picture_of(session.edit(named))
     nothing = session.edit(REQUEST, method=MasaCtrl(schedule=Schedule.never()))
     assert nothing.request.strength == 0
-    assert picture_of(nothing) == picture_of(session.edit(REQUEST, method="fixed-seed"))
+    plain = picture_of(session.edit(REQUEST, method="fixed-seed"))
+    # The batches differ in size, and on some processors the last bit with them.
+    levels = zip(picture_of(nothing), plain, strict=True)
+    assert max(abs(one - other) for one, other in levels) <= 1
 
 
 @pytest.mark.parametrize(
