@@ -11,6 +11,7 @@ import torch
 from oracles.literal import Literal
 
 from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks, token_numbers
+from masactrl.errors import ControlWarning
 from masactrl.methods import MasaCtrl
 
 if TYPE_CHECKING:
@@ -257,8 +258,9 @@ def test_the_images_of_one_prompt(pipe: StableDiffusionPipeline) -> None:
 
 def test_masks_of_ones_are_no_masks(pipe: StableDiffusionPipeline) -> None:
     rows = ROWS["one target"]
-    ones = GivenMasks(images=(torch.ones(4, 4),) * 2)
-    with MasaCtrl(schedule=Schedule(**START), masks=ones).attach(pipe, rows):
+    ones = GivenMasks(images=(torch.ones(4, 4),) * 2, on_empty="warn")
+    control = MasaCtrl(schedule=Schedule(**START), masks=ones)
+    with pytest.warns(ControlWarning, match="A full mask"), control.attach(pipe, rows):
         masked = tiny_models.run(pipe, PROMPTS[:2])
     with MasaCtrl(schedule=Schedule(**START)).attach(pipe, rows):
         unmasked = tiny_models.run(pipe, PROMPTS[:2])

@@ -13,9 +13,12 @@ from masactrl.attention import Rows, Schedule
 from masactrl.methods import METHODS, method_named
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from diffusers import DiffusionPipeline
 
 PROMPTS = ["a cat sitting on snow", "a dog sitting on snow"]
+LONGER = ["a cat sitting on snow", "a tiger sitting on snow"]  # five tokens where one was
 ROWS = Rows.one_source(targets=1)
 BLEND = {"source": ["cat"], "target": ["dog"], "tokens": None, "threshold": 0.8}
 
@@ -31,6 +34,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "reweight": (("dog", 3.0),),
             "blend": None,
             "self_tokens": 1024,
+            "as_published": True,
         },
     ),
     "plug-and-play": (
@@ -64,10 +68,14 @@ def pipe() -> DiffusionPipeline:
 
 
 def made(
-    pipe: DiffusionPipeline, name: str, options: dict[str, Any], side: int = 8
+    pipe: DiffusionPipeline,
+    name: str,
+    options: dict[str, Any],
+    side: int = 8,
+    prompts: Sequence[str] = tuple(PROMPTS),
 ) -> torch.Tensor:
-    with method_named(name, **options).attach(pipe, ROWS, prompts=PROMPTS):
-        return tiny_models.run(pipe, PROMPTS, steps=4, size=(side, side))
+    with method_named(name, **options).attach(pipe, ROWS, prompts=prompts):
+        return tiny_models.run(pipe, list(prompts), steps=4, size=(side, side))
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -79,9 +87,21 @@ def test_every_option_changes_the_target_and_not_the_source(
     side = 32 if "blend" in usual else 8  # maps of 2x2 would be one whole after a blend's pooling
     base = made(pipe, name, usual, side)
     for option, value in changes.items():
+        if option == "as_published":  # the same wherever words have as many tokens
+            continue
         other = made(pipe, name, usual | {option: value}, side)
         assert torch.equal(other[0], base[0]), option
         assert (other[1] - base[1]).abs().max() > 1e-4 * base.abs().max(), option
+
+
+def test_the_published_alignment_is_another_where_a_word_has_more_tokens(
+    pipe: DiffusionPipeline,
+) -> None:
+    name, edit = "prompt-to-prompt", {"edit": "replace"}
+    base = made(pipe, name, edit, prompts=LONGER)
+    other = made(pipe, name, edit | {"as_published": True}, prompts=LONGER)
+    assert torch.equal(other[0], base[0])
+    assert (other[1] - base[1]).abs().max() > 1e-4 * base.abs().max()
 
 
 def test_every_option_of_a_local_blend_changes_the_target(pipe: DiffusionPipeline) -> None:

@@ -67,7 +67,8 @@ class GivenMasker:
     """Masks that the user gave, at every layer's grid."""
 
     def __init__(self, given: GivenMasks, rows: Rows) -> None:
-        self.on_empty: OnEmpty = given.on_empty
+        # Looked at below, as they were given; a fine one may vanish at a coarse layer, which is said.
+        self.on_empty: OnEmpty = "warn"
         _check_count("masks", len(given.images), rows.images, "images of the run")
         _check_count("source masks", len(given.sources), rows.cached, "recorded sources")
         involved = rows.involved
@@ -80,7 +81,7 @@ class GivenMasker:
                 )
             chosen = torch.as_tensor(np.ones((1, 1), np.float32) if mask is None else mask)
             masks.append(binary(chosen, given.threshold))
-        report_useless({image: masks[image] for image in involved}, self.on_empty, "was given for")
+        report_useless({image: masks[image] for image in involved}, given.on_empty, "was given for")
         self._masks = masks
         self._sample = torch.zeros(0)
         self._ready: dict[tuple[int, int, torch.device], MaskUse] = {}
