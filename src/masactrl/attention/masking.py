@@ -67,7 +67,7 @@ class GivenMasker:
     """Masks that the user gave, at every layer's grid."""
 
     def __init__(self, given: GivenMasks, rows: Rows) -> None:
-        # Looked at below, as they were given; a fine one may vanish at a coarse layer, which is said.
+        # Refused below, as given; one that vanishes at a coarse layer later is only said.
         self.on_empty: OnEmpty = "warn"
         _check_count("masks", len(given.images), rows.images, "images of the run")
         _check_count("source masks", len(given.sources), rows.cached, "recorded sources")
