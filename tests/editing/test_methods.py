@@ -29,6 +29,7 @@ BLEND = {"source": ["cat"], "target": ["dog"], "tokens": None, "begin": 0.4}
 RIVALS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("prompt-to-prompt", {"cross": 0.5, "self_attention": 0.5}),
     ("prompt-to-prompt", {"cross": 0.5, "self_attention": 0.0, "blend": BLEND}),
+    ("prompt-to-prompt", {"cross": (0.2, 0.9), "self_attention": (0.25, 0.75)}),
     ("plug-and-play", {"features": 0.7}),
     ("style-aligned", {}),
     ("unified", {"rigid": 0.4}),

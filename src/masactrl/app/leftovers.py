@@ -102,7 +102,7 @@ def remove_orphans() -> None:
 
 
 def _runs(process: int) -> bool:
-    import psutil
+    import psutil  # type: ignore[import-untyped]  # of accelerate's; it has no types
 
     return bool(psutil.pid_exists(process))
 

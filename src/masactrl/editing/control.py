@@ -9,6 +9,7 @@ from masactrl.attention import Schedule, Window, find_sites
 from masactrl.errors import ConfigError, PromptError
 from masactrl.methods import MasaCtrl, PromptToPrompt, Unified, method_named
 from masactrl.methods.described import from_start, options_of
+from masactrl.methods.steps import window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +113,7 @@ def method_of(request: ResolvedEdit, masks: GivenMasks | WordMasks | None = None
 def aligns_words(method: Method) -> bool:
     """Whether a method needs the words of the source beside those of the target."""
     if isinstance(method, PromptToPrompt):
-        return method.cross > 0 or method.blend is not None
+        return window(method.cross)[1] > 0 or method.blend is not None
     return isinstance(method, Unified) and method.cross > 0
 
 

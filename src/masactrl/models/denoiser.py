@@ -268,8 +268,6 @@ def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
     mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or std is None:
         mean, std = (0.0,), (1.0,)
-    numbers = {"dtype": torch.float32, "device": "cpu"}
-    return (
-        torch.tensor(mean, **numbers).reshape(1, -1, 1, 1),
-        torch.tensor(std, **numbers).reshape(1, -1, 1, 1) * spread,
-    )
+    # On the CPU and of this type whatever torch's defaults are.
+    mean, std = (torch.tensor(n, dtype=torch.float32, device="cpu") for n in (mean, std))
+    return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1) * spread

@@ -91,13 +91,17 @@ def draw(
     return pictures
 
 
-class _ExactDDIM(DDIMScheduler):
+class _ExactDDIM(DDIMScheduler):  # type: ignore[misc]  # untyped
     """DDIM whose every step leads to the level of the run's next timestep.
 
     diffusers steps to the level ``t - T // N`` instead. With spacing "leading" that is the next
     timestep; with "trailing" and "linspace" it is another one where T / N is no whole number, and a
     run leaves noise behind or smooths too much.
     """
+
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+    final_alpha_cumprod: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """As diffusers' own, without the timestep -1 that "trailing" adds to 61 steps."""
