@@ -33,7 +33,8 @@ QUESTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 #: What has a colour, in the order of `Answers.colours`.
 COLOURED: Final = ("coat", "accent", "collar")
-SIZE: Final = 128  # side of the pictures the network works on, pixels
+SIZE: Final = 256  # side of the pictures the network works on, pixels
+_FOLD: Final = 2  # pixels of a side that become channels before the first convolution
 _DETAILS: Final = 96  # channels of fine features that are pooled over the foreground
 _ALIKE: Final = 0.12  # sRGB distance within which a pixel may as well show the accent
 _PENALTY: Final = 6.0  # how much such a pixel is held back, in nats, when the coat is read
@@ -126,7 +127,7 @@ class InspectorNetwork(nn.Module):
         super().__init__()
         widths = (32, 48, 96, 192)
         # Full resolution is left at once: that is where convolutions are dear.
-        self.stem = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
+        self.stem = nn.Conv2d(3 * _FOLD**2, widths[0], 4, stride=2, padding=1)
         self.stages = nn.ModuleList(
             nn.Sequential(*(_Residual(width) for _ in range(count)))
             for width, count in zip(widths, (1, 1, 2, 2), strict=True)
@@ -135,24 +136,24 @@ class InspectorNetwork(nn.Module):
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         # What is fine (a pattern, a collar) is read off the decoder, over the foreground alone.
         self.detail = nn.Conv2d(widths[1], _DETAILS, 1)
-        self.reader = _Reader(widths[-1], (SIZE // 16) ** 2, 2 * _DETAILS)
+        self.reader = _Reader(widths[-1], (SIZE // 32) ** 2, 2 * _DETAILS)
         self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.join = _Residual(widths[1])
-        # Four maps (mask and `COLOURED`) of 2 x 2 pixels per cell of the finest scale.
+        # Four maps (mask and `COLOURED`) of 4 x 4 pixels per cell of the finest scale.
         self.finish = nn.Sequential(
             _norm(widths[0]),
             nn.ReLU(),
             nn.Conv2d(widths[0], widths[0], 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(widths[0], 4 * (1 + len(COLOURED)), 3, padding=1),
+            nn.Conv2d(widths[0], (2 * _FOLD) ** 2 * (1 + len(COLOURED)), 3, padding=1),
         )
 
     def features(self, pictures: Tensor) -> Tensor:
-        """(n, 3, SIZE, SIZE) sRGB in [0, 1] -> (n, 192, SIZE / 16, SIZE / 16): what is where."""
+        """(n, 3, SIZE, SIZE) sRGB in [0, 1] -> (n, 192, SIZE / 32, SIZE / 32): what is where."""
         return self.reader.mixed(self._scales(pictures)[-1])
 
     def _scales(self, pictures: Tensor) -> list[Tensor]:
-        x = self.stem(pictures * 2 - 1)
+        x = self.stem(F.pixel_unshuffle(pictures * 2 - 1, _FOLD))
         scales = []
         for k, stage in enumerate(self.stages):
             x = stage(x if k == 0 else self.downs[k - 1](x))
@@ -166,10 +167,10 @@ class InspectorNetwork(nn.Module):
         top = x = self.reader.mixed(scales[-1])
         for k in reversed(range(len(self.ups))):
             x = scales[k] + F.interpolate(self.ups[k](x), scale_factor=2, mode="nearest")
-            if k == 1:  # once, at a quarter of full resolution: the rest is adding
+            if k == 1:  # once, at an eighth of full resolution: the rest is adding
                 x = self.join(x)
                 details = F.relu(self.detail(x))
-        maps = F.pixel_shuffle(self.finish(x), 2).float()  # n 4 SIZE SIZE
+        maps = F.pixel_shuffle(self.finish(x), 2 * _FOLD).float()  # n 4 SIZE SIZE
         mask, paint = maps[:, :1], maps[:, 1:]
         colours = _colours(pictures.float(), mask, paint)
         logits = self.reader(top, _pooled(details, mask.detach().sigmoid()))

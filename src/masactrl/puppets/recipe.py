@@ -22,7 +22,7 @@ from masactrl.puppets.train_vae import train_vae
 from masactrl.puppets.training import OnRecord
 
 STAGES: Final = ("pictures", "vae", "decoder", "inspector", "diffusion")
-#: Share of the whole budget of each stage that trains.
+#: How the budget is divided among the stages that train; of some of them, in these proportions.
 _SHARES: Final = {"vae": 0.10, "decoder": 0.10, "inspector": 0.10, "diffusion": 0.70}
 
 OnStage = Callable[[str, Mapping[str, float]], None]
@@ -49,8 +49,8 @@ class Recipe:
         device: "cpu" or "cuda".
         stop_after: minutes of this session, for a machine lent by the minute; the run resumes.
         start_from: folder of a trained model: the VAE is taken from it when the stage "vae" is left
-            out, text encoder and U-Net begin with its weights. With the stage "diffusion" left out
-            the exported model has its U-Net and the new decoder.
+            out, text encoder, U-Net and inspector begin with its weights. With the stage
+            "diffusion" left out the exported model has its U-Net and the new decoder.
     """
 
     directory: Path
@@ -92,6 +92,11 @@ class Recipe:
         if not 0 <= self.offset_noise <= 1:
             raise ConfigError(f"offset_noise is {self.offset_noise}; give a deviation in [0, 1].")
 
+    def seconds(self, stage: str) -> float:
+        """The budget of one of the stages that train."""
+        share = _SHARES[stage] / sum(_SHARES.get(one, 0.0) for one in self.stages)
+        return 60 * self.minutes * share
+
 
 def train_puppets(
     recipe: Recipe,
@@ -125,8 +130,9 @@ def train_puppets(
         inspector = train_inspector(
             cache,
             recipe.directory / "inspector",
-            budget=60 * recipe.minutes * _SHARES["inspector"],
+            budget=recipe.seconds("inspector"),
             device=recipe.device,
+            start=_trained_inspector(recipe),
             on_record=tell("inspector"),
         )
         inspector.save(exported / "inspector")
@@ -137,7 +143,7 @@ def train_puppets(
             vae,
             cache,
             recipe.directory / "diffusion",
-            budget=60 * recipe.minutes * _SHARES["diffusion"],
+            budget=recipe.seconds("diffusion"),
             batch=recipe.batch,
             learning_rate=recipe.learning_rate,
             ema_decay=recipe.ema_decay,
@@ -164,6 +170,12 @@ def _earlier(recipe: Recipe) -> StableDiffusionPipeline | None:
     return StableDiffusionPipeline.from_pretrained(recipe.start_from, dtype=torch.float32)
 
 
+def _trained_inspector(recipe: Recipe) -> Inspector | None:
+    """The inspector beside the model to start from, where there is one."""
+    folder = None if recipe.start_from is None else recipe.start_from / "inspector"
+    return Inspector.load(folder) if folder is not None and folder.exists() else None
+
+
 def _vae_folder(recipe: Recipe) -> Path:
     return recipe.directory / "vae" / "final"
 
@@ -177,7 +189,7 @@ def _autoencoder(
         train_vae(
             cache,
             recipe.directory / "vae",
-            budget=60 * recipe.minutes * _SHARES["vae"],
+            budget=recipe.seconds("vae"),
             seed=recipe.seed,
             device=recipe.device,
             on_record=tell("vae"),
@@ -196,7 +208,7 @@ def _autoencoder(
             encode_latents(vae, cache, path, device=recipe.device),
             cache,
             recipe.directory / "decoder",
-            budget=60 * recipe.minutes * _SHARES["decoder"],
+            budget=recipe.seconds("decoder"),
             seed=recipe.seed,
             device=recipe.device,
             on_record=tell("decoder"),

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from masactrl.puppets.colour import lab_distance, srgb_to_lab
 from masactrl.puppets.data import HELD_OUT_SEED, PictureCache
 from masactrl.puppets.inspector import Inspector, resized
-from masactrl.puppets.inspector_network import COLOURED, QUESTIONS, Answers
+from masactrl.puppets.inspector_network import COLOURED, QUESTIONS, SIZE, Answers
 from masactrl.puppets.optimizer import MuonAdamW
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import FACINGS, Scene, sample_scenes
 from masactrl.puppets.training import Ema, OnRecord, Run
 
 _BATCH = 48
-_SHIFT = 8  # pixels that a picture is moved by at most
+_SHIFT = 16  # pixels that a picture is moved by at most
 _FULL_LIGHT = (0.91, 1.06)  # light factors at which a pixel counts as showing the true colour
 _LAB_UNIT = 20.0  # CIELAB distance that weighs like one nat of a question
 
@@ -77,7 +77,7 @@ def train_inspector(
     """Train and return the inspector, frozen, without its held-out figures (see `accuracy`).
 
     Args:
-        cache: training pictures, of 128 pixels or brought to that.
+        cache: training pictures, of 256 pixels or brought to that.
         directory: checkpoints and log; an existing checkpoint is continued.
         budget: seconds of training over all sessions.
         seed: of initial weights and of the order and disturbance of pictures.
@@ -224,7 +224,7 @@ def disturbed(pictures: Tensor, truth: Truth, generator: torch.Generator) -> tup
         made = F.interpolate(made, (side, side), mode="bilinear")
     soft = F.avg_pool2d(made, 3, 1, 1, count_include_pad=False)
     made = torch.lerp(made, soft, (draw(1, 1, 1) * 1.5 - 0.5).clamp(min=0))
-    for scale, most in ((1, 0.06), (4, 0.03)):
+    for scale, most in ((1, 0.06), (2, 0.04), (8, 0.03)):
         noise = torch.randn(count, 3, side // scale, side // scale, generator=generator)
         strength = (draw(1, 1, 1) * 2 - 1).clamp(min=0) * most  # none in half of the pictures
         made = made + F.interpolate(noise, (side, side), mode="nearest") * strength
@@ -238,7 +238,7 @@ def disturbed(pictures: Tensor, truth: Truth, generator: torch.Generator) -> tup
 
 
 def accuracy(
-    inspector: Inspector, count: int = 2000, *, seed: int = HELD_OUT_SEED + 4, size: int = 128
+    inspector: Inspector, count: int = 2000, *, seed: int = HELD_OUT_SEED + 4, size: int = SIZE
 ) -> Mapping[str, float]:
     """How often the inspector is right on held-out scenes.
 
