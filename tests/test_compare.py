@@ -48,6 +48,8 @@ def request(**values: Any) -> GenerateRequest:
         ("style-aligned", {}),
         ("unified", {"rigid": 0.3}),
         ("sdedit", {"strength": 0.5}),
+        ("blended-latent", {"threshold": 0.3, "grow": 0.0}),
+        ("imagic", {"text_steps": 2, "tuning_steps": 2}),
         ("fixed-seed", {}),
     ],
 )

@@ -16,7 +16,7 @@ from masactrl.again_generate import json_word, refuse_object
 from masactrl.command_words import command_words
 from masactrl.errors import ConfigError
 from masactrl.recipe import Recipe, checked
-from masactrl.request import Form
+from masactrl.request import FROM_SOURCE, Form
 from masactrl.result import SHEET
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str,
 def edit_steps(recipe: Recipe) -> int:
     """Return the steps of inversion, recording and edit together, at most."""
     asked, _ = _asked(recipe)
-    # SDEdit's targets are a run of their own beside those that they are compared with.
-    return asked.steps * (_CALLS[asked.mode] + (asked.method == "sdedit"))
+    # Such targets are a run of their own beside those that they are compared with.
+    return asked.steps * (_CALLS[asked.mode] + (asked.method in FROM_SOURCE))
 
 
 def edit_words(

@@ -25,6 +25,7 @@ from masactrl.compare import (
 from masactrl.editing import EditRequest
 from masactrl.errors import PromptError
 from masactrl.recipe import Recipe, stated_model
+from masactrl.request import FROM_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +57,7 @@ def compare_edited(
             `masactrl.compare.COMPARED` without those that align words, where the picture was
             inverted without a prompt.
         options: fields of the methods by their name.
-        seed: of the noise that sdedit draws.
+        seed: of the noise that methods draw that start from the source or from fresh noise.
         on_step: called after each U-Net call of all edits.
         stop: asked before every method after the first; True ends it with those that are made.
 
@@ -179,7 +180,7 @@ def _edit_by(request: EditRequest, name: str, options: Mapping[str, Any], seed: 
         compare=False,
         method=name,
         method_options=options,
-        seed=seed if name == "sdedit" else None,
+        seed=seed if name in FROM_SOURCE else None,
     )
 
 

@@ -178,8 +178,7 @@ def _pictures(
     """Return source, targets with and targets without control: n 3 h w in [0, 1]."""
     import torch
 
-    from masactrl.attention import Rows
-    from masactrl.methods.sdedit import late_start, noised_start
+    from masactrl.methods.starts import beginning
     from masactrl.models.drawing import draw
 
     pipeline, targets = model.pipeline, settings.target_prompts
@@ -205,14 +204,17 @@ def _pictures(
         with method.attach(pipeline, rows, prompts=prompts):
             return call(prompts, noise.repeat(rows.images, 1, 1, 1))
     plain = call(prompts, noise.repeat(len(prompts), 1, 1, 1))
-    z_0 = final[-1][:1]
-    rows = Rows.plain(images=len(targets))
-    first, z_t = noised_start(pipeline, method.start, z_0, noise, settings.steps)
-    with (
-        late_start(pipeline, first),
-        method.attach(pipeline, rows, prompts=targets),
-    ):
-        edited = call(list(targets), z_t.repeat(rows.images, 1, 1, 1))
+    each = (len(targets), 1, 1, 1)
+    with beginning(
+        pipeline,
+        method,
+        prompts=targets,
+        z_0=final[-1][:1].repeat(each),
+        noise=noise.repeat(each),
+        steps=settings.steps,
+        seed=settings.seed,
+    ) as z_t:
+        edited = call(list(targets), z_t)
     return torch.cat([plain[:1], edited, plain[1:]])
 
 

@@ -25,8 +25,14 @@ MethodName = Literal[
     "plug-and-play",
     "style-aligned",
     "unified",
+    "blended-latent",
+    "imagic",
 ]
 """The names in `masactrl.methods.METHODS`, known without importing what they are made of."""
+
+FROM_SOURCE = ("sdedit", "blended-latent", "imagic")
+"""Methods whose targets do not share their source's noise: they draw noise of their own, and read
+nothing of the source while they are made."""
 
 Value = TypeVar("Value")
 

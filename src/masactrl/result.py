@@ -30,6 +30,8 @@ TITLES = {
     "plug-and-play": "Plug-and-Play",
     "style-aligned": "StyleAligned",
     "unified": "InfEdit's unified control",
+    "blended-latent": "Blended Latent Diffusion",
+    "imagic": "Imagic",
 }
 """How the methods are called in pictures and tables."""
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -13,8 +14,8 @@ from editing_parts import MASKS, STEPS, outcome, random_picture, relative
 
 from masactrl.attention import Rows
 from masactrl.cli import main
-from masactrl.edit import EditRequest, InversionRequest, plan
-from masactrl.errors import ConfigError, PromptError, ScheduleError
+from masactrl.edit import EditMasks, EditRequest, InversionRequest, plan
+from masactrl.errors import ConfigError, MaskError, PromptError, ScheduleError
 from masactrl.images import read_recipe
 from masactrl.methods import method_named
 from masactrl.models.denoiser import Denoiser
@@ -52,7 +53,14 @@ def twin(inverted: Inverted) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [*RIVALS, ("sdedit", {"strength": 0.7}), ("fixed-seed", {})]
+    ("method", "options"),
+    [
+        *RIVALS,
+        ("sdedit", {"strength": 0.7}),
+        ("blended-latent", {"threshold": 0.3, "grow": 0.0}),
+        ("imagic", {"text_steps": 2, "tuning_steps": 2}),
+        ("fixed-seed", {}),
+    ],
 )
 def test_every_method_edits_a_picture(
     inverted: Inverted, twin: torch.Tensor, method: str, options: dict[str, Any]
@@ -87,6 +95,23 @@ def test_a_free_source_is_edited_as_the_pipeline_edits_it(
         plain = tiny_models.run(pipeline, prompts, size=(6, 8), steps=STEPS, latents=start)
     assert relative(made.source, plain[:1]) < 1e-4
     assert relative(made.controlled, plain[1:]) < 1e-4
+
+
+def test_blended_latent_diffusion_takes_the_masks_of_the_request(inverted: Inverted) -> None:
+    session = inverted(prompt="a cat")
+    width, height = session.picture.size
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : width // 2] = 255
+    request = asked("blended-latent", masks=EditMasks(source=mask), compare=False)
+    made = outcome(session, request).controlled
+    z_0 = session.trajectory.latents[-1]
+    half = z_0.shape[-1] // 2
+    assert torch.equal(made[..., half:], z_0[..., half:].to(made))
+    assert relative(made[..., :half], z_0[..., :half]) > 1e-2
+    with pytest.raises(MaskError, match="pictures, and words were given"):
+        asked("blended-latent", masks=EditMasks(source=("cat",), targets=("dog",)))
+    with pytest.raises(ConfigError, match="masks belongs to the method masactrl"):
+        asked("imagic", masks=EditMasks(source=mask))
 
 
 @torch.no_grad()

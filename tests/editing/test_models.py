@@ -31,6 +31,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt-to-prompt": {"self_attention": 0.5},
     "unified": {"rigid": 0.4},
     "sdedit": {"strength": 0.7},
+    "imagic": {"text_steps": 2, "tuning_steps": 2},
+    "blended-latent": {"threshold": 0.35, "grow": 0.0},
 }
 REPLAYED = ("direct", "virtual")  # what comes back whatever the network says
 

@@ -24,7 +24,7 @@ from masactrl.methods import (
     method_named,
 )
 from masactrl.methods.plug_and_play import FEATURE_LAYER
-from masactrl.request import MethodName
+from masactrl.request import FROM_SOURCE, MethodName
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -72,7 +72,7 @@ def test_every_method_is_in_the_table_and_known_to_a_request() -> None:
         options = {"schedule": Schedule()} if name == "masactrl" else {}
         method = method_named(name, **options)
         assert method.name == name
-        assert (method.start is None) == (name != "sdedit")
+        assert (method.start is None) == (name not in FROM_SOURCE)
 
 
 @pytest.mark.parametrize("name", OFF)

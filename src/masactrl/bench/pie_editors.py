@@ -31,6 +31,7 @@ from masactrl.editing.control import aligns_words
 from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import METHODS, method_named
+from masactrl.request import FROM_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -139,7 +140,7 @@ class _PieEditor:
         own: dict[str, Any] = {}
         if self.method == "masactrl":
             own = {"start_step": START_STEP, "start_layer": START_LAYER, "mode": "joint"}
-        elif self.method == "sdedit":
+        elif self.method in FROM_SOURCE:
             own = {"seed": SEED}
         elif self.published:
             own = {"method_options": _published_p2p(item)}

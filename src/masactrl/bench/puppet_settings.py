@@ -12,6 +12,7 @@ from masactrl.editing import EditRequest
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import method_named
+from masactrl.request import FROM_SOURCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ class Column:
 
     def _own(self, seed: int) -> dict[str, Any]:
         if self.method != "masactrl":
-            drawn = {"seed": seed} if self.method == "sdedit" else {}
+            drawn = {"seed": seed} if self.draws() else {}
             return {"method_options": dict(self.options), **drawn}
         for name in self.options:
             if name not in _MASACTRLS:
@@ -88,7 +89,7 @@ class Column:
 
     def draws(self) -> bool:
         """Whether an edit of a picture depends on a seed of its own."""
-        return self.method == "sdedit"
+        return self.method in FROM_SOURCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

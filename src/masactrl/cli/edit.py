@@ -134,16 +134,17 @@ def edit(
         from masactrl.edit import EditRequest, InversionRequest
         from masactrl.editing import draws_noise, edit_names
         from masactrl.picture_input import PIXEL_LIMIT, read_picture
+        from masactrl.request import FROM_SOURCE
 
         limit = PIXEL_LIMIT if pixel_limit is None else pixel_limit
-        sdedit = method == "sdedit"  # which draws noise, too
+        drawn = method in FROM_SOURCE  # which draw noise, too
         asked = InversionRequest(
             prompt=source,
             method=inversion.value,
             steps=steps,
             guidance_scale=source_cfg,
             replay=replay,
-            seed=None if sdedit and not draws_noise(inversion.value, fresh_steps) else seed,
+            seed=None if drawn and not draws_noise(inversion.value, fresh_steps) else seed,
             iterations=iterations,
             fresh_steps=fresh_steps,
             fit=fit.value,
@@ -169,7 +170,7 @@ def edit(
             keep=keep.value,
             method=method,
             method_options=parse_options(method_option or ()),
-            seed=seed if sdedit else None,
+            seed=seed if drawn else None,
         )
         judges = judges_of(request, auto=auto, clip=judge_clip, dino=judge_dino)
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.

@@ -95,9 +95,8 @@ DrawnSeedOption = Annotated[
     int | None,
     typer.Option(
         "--seed",
-        help="Of what edit-friendly, virtual, --fresh-steps and the method sdedit draw; "
-        + SEEDS
-        + ".",
+        help="Of what edit-friendly, virtual, --fresh-steps and the methods sdedit, "
+        "blended-latent and imagic draw; " + SEEDS + ".",
         show_default="0",
         rich_help_panel=INVERSION,
     ),

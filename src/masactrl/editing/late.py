@@ -19,11 +19,14 @@ from masactrl.diffusion import NoiseSchedule, denoise
 from masactrl.editing.control import method_of
 from masactrl.editing.layout import alone_layout, source_layout
 from masactrl.editing.outcome import Outcome
+from masactrl.methods import Parts
+from masactrl.methods.starts import FromSource, of_source
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from masactrl.diffusion import OnStep, Trajectory
+    from masactrl.editing.request import ResolvedEdit
     from masactrl.editing.run import EditRun
     from masactrl.methods import Start
 
@@ -41,9 +44,16 @@ def late_targets(run: EditRun, start: Start) -> Outcome:
         controlled=z,
         uncontrolled=twins,
         masks=None,
-        passes=run.denoiser.passes - before,
+        passes=run.denoiser.passes - before + _fitting(run.request),
         seconds=time.perf_counter() - began,
     )
+
+
+def _fitting(request: ResolvedEdit) -> int:
+    """Rows that the method takes to learn of the source, for all targets."""
+    method = method_of(request)
+    each = method.fitting if isinstance(method, FromSource) else 0
+    return each * len(request.target_prompts)
 
 
 def _without_control(run: EditRun) -> tuple[Tensor, Tensor | None]:
@@ -84,19 +94,32 @@ def _targets(run: EditRun, first: int, z_t: Tensor) -> Tensor:
     """The targets (n, c, h, w), denoised from that step on."""
     rest = _rest(run.trajectory, first)
     layout = alone_layout(run.denoiser, rest, run.request)
-    method = method_of(run.request)
     prompts = run.request.target_prompts
+    each = (len(prompts), 1, 1, 1)
+    z_0 = run.trajectory.latents[-1].repeat(each).to(run.denoiser.device)
+    method = of_source(
+        method_of(run.request), z_0, seed=run.request.seed or 0, mask=_mask(run, z_0)
+    )
     with (
-        torch.no_grad(),
         run.denoiser.timetable(rest.schedule),
-        method.attach(run.pipeline, layout.rows, prompts=prompts),
+        method.attach(run.pipeline, layout.rows, prompts=prompts) as handle,
+        torch.no_grad(),
     ):
+        after = handle.after_step if isinstance(handle, Parts) else None
         return denoise(
             layout.guided,
-            z_t.repeat(len(prompts), 1, 1, 1).to(run.denoiser.device),
+            z_t.repeat(each).to(run.denoiser.device),
             rest.schedule,
+            adjust=None if after is None else lambda _level, z: after(z),
             on_step=_from(run.on_step, first),
         )
+
+
+def _mask(run: EditRun, z_0: Tensor) -> Tensor | None:
+    """Where the targets may differ (n, 1, h, w), by the masks of the request; None without any."""
+    if run.masks is None:
+        return None
+    return run.masks.region((int(z_0.shape[-2]), int(z_0.shape[-1]))).to(z_0.device)
 
 
 def _rest(trajectory: Trajectory, first: int) -> Trajectory:

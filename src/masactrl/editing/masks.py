@@ -117,6 +117,10 @@ class MaskPlan:
             source, targets = found[rows[0]], found[list(rows[1])]
             both = torch.maximum(targets.float(), source.float())
             return functional.interpolate(both[:, None], size, mode="nearest")
+        return self.region(size)
+
+    def region(self, size: tuple[int, int]) -> Tensor:
+        """The same of masks that are pictures, which need no control at work."""
         both = torch.stack([torch.maximum(self.source, target) for target in self.targets])
         # A cell belongs to the subject where any of its pixels does.
         return functional.adaptive_max_pool2d(both[:, None], size)

@@ -12,6 +12,8 @@ guidance takes 2 N of them.
     other methods than masactrl           joint; the source takes both branches, 2 N
     models that read their guidance       one row a picture and step in all of these, and plain, N
     sdedit, a target  2 int(s N)          the source runs only where it is not replayed
+    blended-latent    2 int(s N) + 16     the mask that it finds takes 16
+    imagic            2 N + 3 (A + B)     a training step counts three
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from masactrl.attention import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.editing.control import check_words, flat_rows, method_of
 from masactrl.errors import ConfigError
+from masactrl.methods.starts import FromSource
 from masactrl.models.denoiser import reads_guidance
 
 if TYPE_CHECKING:
@@ -125,6 +128,8 @@ def plan_edit(
     visited = _visited(inversion, request, free=method.name == "virtual")
     if control.start is not None:
         edit, calls = _late(control.start, inversion, request, branches, model)
+        if isinstance(control, FromSource):
+            edit += control.fitting * len(request.target_prompts)
     elif cached:
         edit, calls = steps * of_target * _images(request), steps + visited
     else:

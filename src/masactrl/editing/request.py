@@ -12,7 +12,7 @@ from masactrl.checks import settle
 from masactrl.editing.inversion_request import check_guidance
 from masactrl.errors import ConfigError, MaskError, PromptError
 from masactrl.recipe import InputStated
-from masactrl.request import Form, check_method, sorted_pairs
+from masactrl.request import FROM_SOURCE, Form, check_method, sorted_pairs
 
 if TYPE_CHECKING:
     from masactrl.methods import Method
@@ -29,7 +29,7 @@ Keep = Literal["device", "memory", "disk"]
 Features = Literal["cached", "joint", "none"]
 """How targets come by the source's features: as in `Mode`, or they read none."""
 
-_ALONE = ("fixed-seed", "sdedit")
+_ALONE = ("fixed-seed", *FROM_SOURCE)
 """Methods whose targets read nothing of the source while they are made."""
 
 _ALSO_MASACTRLS = MappingProxyType(
@@ -126,7 +126,8 @@ class EditRequest:
         start_layer: L, the first controlled self-attention layer in execution order.
         form: targets read the source (replace), or the source and themselves (union).
         strength: of the control, 0 (targets are left alone) to 1.
-        masks: keep subject and background apart (Eq. 6 to 8 of the paper); None is one for all.
+        masks: keep subject and background apart (Eq. 6 to 8 of the paper); None is one for all. Of
+            blended-latent: pictures, in whose union the target may differ; None finds one.
         keep_background: put the source back outside the union of source and target mask.
         compare: make every target without control, too.
         mode: see `Mode`; both give the same pictures. Only masactrl reads recorded features: the
@@ -137,7 +138,7 @@ class EditRequest:
             masks and how features are kept are masactrl's and must be left alone with another.
         method_options: fields of another method by name, for example {"features": 0.6}; kept as
             sorted pairs.
-        seed: of the noise that sdedit puts on the source, 0 to 2**63 - 1; None is 0.
+        seed: of the noise that a method of `FROM_SOURCE` draws, 0 to 2**63 - 1; None is 0.
 
     Raises:
         PromptError: a prompt is empty, or there is no target.
@@ -186,7 +187,15 @@ class EditRequest:
                     f"{', '.join(get_args(choices))}."
                 )
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
-        check_method(self, _ALSO_MASACTRLS)
+        also = dict(_ALSO_MASACTRLS)
+        if self.method == "blended-latent":
+            del also["masks"]
+            if self.masks is not None and self.masks.by_words:
+                raise MaskError(
+                    "blended-latent takes masks that are pictures, and words were given; leave "
+                    "them out, and it finds a mask by itself."
+                )
+        check_method(self, also)
         self._check_seed()
         if self.keep_background and self.masks is None:
             raise MaskError("keep_background needs masks that say where the background is.")
@@ -196,7 +205,7 @@ class EditRequest:
     def _check_seed(self) -> None:
         if self.seed is None:
             return
-        if self.method != "sdedit":
+        if self.method not in FROM_SOURCE:
             raise ConfigError(
                 f"seed={self.seed} was given, and the method {self.method} draws no noise: the "
                 "inversion gave it. Leave it out; inversions that draw noise have a seed of their "
@@ -229,7 +238,7 @@ class EditRequest:
             half=self.half,
             method=self.method,
             method_options=sorted_pairs(self.method_options),
-            seed=(self.seed or 0) if self.method == "sdedit" else None,
+            seed=(self.seed or 0) if self.method in FROM_SOURCE else None,
         )
 
 

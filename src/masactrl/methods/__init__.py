@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from masactrl.errors import ConfigError
+from masactrl.methods.blended_latent import BlendedLatent
 from masactrl.methods.fixed_seed import FixedSeed
+from masactrl.methods.imagic import Imagic
 from masactrl.methods.local_blend import LocalBlend
 from masactrl.methods.masactrl import Form, MasaCtrl, mutual_self_attention
 from masactrl.methods.method import Handle, Method, Parts, Start
@@ -20,9 +22,11 @@ from masactrl.methods.unified import Unified
 
 __all__ = [
     "METHODS",
+    "BlendedLatent",
     "FixedSeed",
     "Form",
     "Handle",
+    "Imagic",
     "LocalBlend",
     "MasaCtrl",
     "Method",
@@ -46,6 +50,8 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "plug-and-play": PlugAndPlay,
         "style-aligned": StyleAligned,
         "unified": Unified,
+        "blended-latent": BlendedLatent,
+        "imagic": Imagic,
     }
 )
 """Every method by name. All but MasaCtrl, which needs a schedule, have usable defaults."""

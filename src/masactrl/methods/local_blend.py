@@ -28,7 +28,7 @@ from masactrl.errors import ConfigError, ControlNotApplied, MaskError, PromptErr
 from masactrl.methods.words import word_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from diffusers import DiffusionPipeline
 
@@ -192,8 +192,11 @@ class Blender:
 
 
 @contextmanager
-def blended_steps(pipeline: DiffusionPipeline, blender: Blender) -> Iterator[None]:
-    """Wrap `pipeline.scheduler.step` inside the `with` block; put it back also after exceptions."""
+def blended_steps(pipeline: DiffusionPipeline, blend: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Blend what `pipeline.scheduler.step` makes inside the `with` block; put back also by errors.
+
+    `blend` maps the latents (images, c, h, w) after a step to those to go on with.
+    """
     scheduler: Any = pipeline.scheduler
     inner = scheduler.step
     own = vars(scheduler).get("step")
@@ -202,8 +205,8 @@ def blended_steps(pipeline: DiffusionPipeline, blender: Blender) -> Iterator[Non
     def step(*args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if isinstance(result, tuple):
-            return (blender.step(result[0]), *result[1:])
-        result.prev_sample = blender.step(result.prev_sample)
+            return (blend(result[0]), *result[1:])
+        result.prev_sample = blend(result.prev_sample)
         return result
 
     scheduler.step = step

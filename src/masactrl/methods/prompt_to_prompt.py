@@ -204,7 +204,7 @@ def edited_words(
     session = TapSession(pipeline, taps, rows=rows, steps=steps, on_call=on_call)
     with ExitStack() as stack:
         if blender is not None:
-            stack.enter_context(blended_steps(pipeline, blender))
+            stack.enter_context(blended_steps(pipeline, blender.step))
         hooks = [(site.cross, tap) for site, tap in zip(sites, taps, strict=True) if site.cross]
         yield stack.enter_context(tapped(pipeline, session, hooks))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from masactrl.attention.rows import Rows
 from masactrl.errors import ConfigError
-from masactrl.methods.sdedit import late_start, noised_start
+from masactrl.methods.starts import beginning
 from masactrl.models.drawing import exact_ddim
 
 if TYPE_CHECKING:
@@ -102,11 +102,9 @@ def _made(
         sources = call(list(source_prompts), noise, keep_latents(kept))
         source_latents = kept[-1]
     prompts = list(target_prompts)
-    first, z_t = noised_start(pipeline, method.start, source_latents, noise, steps)
-    with (
-        late_start(pipeline, first),
-        method.attach(pipeline, Rows.plain(images=n), prompts=prompts),
-    ):
+    with beginning(
+        pipeline, method, prompts=prompts, z_0=source_latents, noise=noise, steps=steps
+    ) as z_t:
         targets = call(prompts, z_t, None)
     return Made(sources=sources, targets=targets, source_latents=source_latents)
 

@@ -13,28 +13,26 @@ It is a start and not an attachment: `attach` leaves the pipeline alone, `start`
 
 from __future__ import annotations
 
-import functools
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from masactrl.checks import settle
-from masactrl.errors import ConfigError, ScheduleError, UnsupportedPipeline
+from masactrl.errors import ConfigError, ScheduleError
 from masactrl.methods.fixed_seed import FixedSeed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from diffusers import DiffusionPipeline
 
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Rows
-    from masactrl.methods.method import Start
 
-__all__ = ["NoisedSource", "SDEdit", "late_start", "noised_start"]
+__all__ = ["NoisedSource", "SDEdit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,49 +84,3 @@ class SDEdit:
     ) -> AbstractContextManager[Attached]:
         """No control: see `start`."""
         return FixedSeed().attach(pipeline, rows, prompts=prompts)
-
-
-def noised_start(
-    pipeline: DiffusionPipeline, start: Start, z_0: Tensor, noise: Tensor, steps: int
-) -> tuple[int, Tensor]:
-    """The step at which targets begin, and their latents (n, c, h, w) there.
-
-    `z_0` are the source's clean latents, `noise` is standard normal. Raises `UnsupportedPipeline`
-    for schedulers whose latents are scaled in another way than the equations of this file say.
-    """
-    scheduler: Any = pipeline.scheduler
-    alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None or float(scheduler.init_noise_sigma) != 1.0:
-        raise UnsupportedPipeline(
-            f"SDEdit needs a scheduler whose latents keep their variance, such as DDIM, and the "
-            f"pipeline has {type(scheduler).__name__}. Use DDIMScheduler."
-        )
-    first = start.first_step(steps)
-    scheduler.set_timesteps(steps)
-    t = int(scheduler.timesteps[first])
-    return first, start.latents(z_0, noise, alphas[t]).to(z_0.dtype)
-
-
-@contextmanager
-def late_start(pipeline: DiffusionPipeline, first: int) -> Iterator[None]:
-    """Leave out the first steps of every run inside the `with` block.
-
-    The scheduler's `set_timesteps` is wrapped, and put back also after an exception.
-    """
-    scheduler: Any = pipeline.scheduler
-    inner = scheduler.set_timesteps
-    own = vars(scheduler).get("set_timesteps")
-
-    @functools.wraps(inner)
-    def set_timesteps(*args: Any, **kwargs: Any) -> None:
-        inner(*args, **kwargs)
-        scheduler.timesteps = scheduler.timesteps[first * scheduler.order :]
-
-    scheduler.set_timesteps = set_timesteps
-    try:
-        yield
-    finally:
-        if own is None:
-            del scheduler.set_timesteps
-        else:
-            scheduler.set_timesteps = own

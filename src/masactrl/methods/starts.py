@@ -1,0 +1,141 @@
+"""Methods whose targets begin at a picture of their own instead of the noise of their source.
+
+    z_0 ──> method.of_source(z_0) ──> attach          what they have to learn of that source first
+     └────> method.start ─────────> z_t               the step at which targets begin, and latents
+
+A runner makes the source first, then the targets inside `beginning`.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from masactrl.attention.rows import Rows
+from masactrl.errors import ConfigError, UnsupportedPipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from diffusers import DiffusionPipeline
+    from torch import Tensor
+
+    from masactrl.methods.method import Method, Start
+
+__all__ = ["FromSource", "beginning", "late_start", "noised_start", "of_source"]
+
+
+@runtime_checkable
+class FromSource(Protocol):
+    """A method that has to see its sources before it can be attached."""
+
+    @property
+    def fitting(self) -> int:
+        """Rows through the U-Net, a training step counting three, before one target begins."""
+        ...
+
+    def of_source(self, z_0: Tensor, *, seed: int = 0, mask: Tensor | None = None) -> Method:
+        """Return the method for these sources.
+
+        Args:
+            z_0: (images, c, h, w) clean latents, the source of each target.
+            seed: of the noise that the method draws.
+            mask: (images, 1, h, w) in {0, 1}, where targets may differ from their source; None
+                leaves it to the method.
+        """
+        ...
+
+
+def of_source(method: Method, z_0: Tensor, *, seed: int = 0, mask: Tensor | None = None) -> Method:
+    """The method for these sources, see `FromSource`; one that need not see them, as it is.
+
+    Raises `ConfigError` for a mask that the method has no use for.
+    """
+    if isinstance(method, FromSource):
+        return method.of_source(z_0, seed=seed, mask=mask)
+    if mask is not None:
+        raise ConfigError(f"The method {method.name} takes no masks; leave them out.")
+    return method
+
+
+@contextmanager
+def beginning(
+    pipeline: DiffusionPipeline,
+    method: Method,
+    *,
+    prompts: Sequence[str],
+    z_0: Tensor,
+    noise: Tensor,
+    steps: int,
+    seed: int = 0,
+) -> Iterator[Tensor]:
+    """Let the pipeline make targets of a method that has a `start`; yields their first latents.
+
+    Inside the `with` block the method is attached and runs are as short as its start says.
+
+    Args:
+        pipeline: that makes the targets.
+        method: whose `start` is not None.
+        prompts: of the targets.
+        z_0, noise: (targets, c, h, w) clean latents of their sources, and standard normal noise.
+        steps: of a whole run.
+        seed: of further noise that the method draws.
+    """
+    start = method.start
+    if start is None:
+        raise ConfigError(f"The method {method.name} starts from the noise of its source.")
+    first, z_t = noised_start(pipeline, start, z_0, noise, steps)
+    ready = of_source(method, z_0, seed=seed)
+    with (
+        late_start(pipeline, first),
+        ready.attach(pipeline, Rows.plain(images=len(prompts)), prompts=prompts),
+    ):
+        yield z_t
+
+
+def noised_start(
+    pipeline: DiffusionPipeline, start: Start, z_0: Tensor, noise: Tensor, steps: int
+) -> tuple[int, Tensor]:
+    """The step at which targets begin, and their latents (n, c, h, w) there.
+
+    `z_0` are the source's clean latents, `noise` is standard normal. Raises `UnsupportedPipeline`
+    for schedulers whose latents are scaled in another way than z_t = sqrt(a) z_0 + sqrt(1 - a) eps.
+    """
+    scheduler: Any = pipeline.scheduler
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None or float(scheduler.init_noise_sigma) != 1.0:
+        raise UnsupportedPipeline(
+            f"Targets that start from their noised source need a scheduler whose latents keep "
+            f"their variance, such as DDIM, and the pipeline has {type(scheduler).__name__}. Use "
+            "DDIMScheduler."
+        )
+    first = start.first_step(steps)
+    scheduler.set_timesteps(steps)
+    t = int(scheduler.timesteps[first])
+    return first, start.latents(z_0, noise, alphas[t]).to(z_0.dtype)
+
+
+@contextmanager
+def late_start(pipeline: DiffusionPipeline, first: int) -> Iterator[None]:
+    """Leave out the first steps of every run inside the `with` block.
+
+    The scheduler's `set_timesteps` is wrapped, and put back also after an exception.
+    """
+    scheduler: Any = pipeline.scheduler
+    inner = scheduler.set_timesteps
+    own = vars(scheduler).get("set_timesteps")
+
+    @functools.wraps(inner)
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        inner(*args, **kwargs)
+        scheduler.timesteps = scheduler.timesteps[first * scheduler.order :]
+
+    scheduler.set_timesteps = set_timesteps
+    try:
+        yield
+    finally:
+        if own is None:
+            del scheduler.set_timesteps
+        else:
+            scheduler.set_timesteps = own
