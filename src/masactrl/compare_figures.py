@@ -25,8 +25,8 @@ class ComparisonFigures:
     Attributes:
         seen: species, action, facing and place, in words.
         action_right: whether that is the action the target prompt names; None if it names none.
-        identity_error: coat, accent and pattern against the source, see
-            `masactrl.puppets.measured`; 0 is the same animal.
+        identity_error: colours and pattern against the source, see `masactrl.puppets.identity`; 0
+            is the same animal, up to 12 looks like it.
         background: PSNR in dB against the source where neither shows an animal, at most 60.
     """
 
@@ -46,9 +46,9 @@ def read_figures(
     import torch
 
     from masactrl.puppets.captions import parse
+    from masactrl.puppets.identity import identity
     from masactrl.puppets.inspector import Inspector
     from masactrl.puppets.judging import background_psnr
-    from masactrl.puppets.measured import PATTERN_WEIGHT
 
     try:
         reader = inspector or Inspector.load()
@@ -58,17 +58,15 @@ def read_figures(
     seen = reader.read(batch)
     asked = parse(target_prompt).action
     count = len(pictures)
-    coat = (seen.coat - seen.coat[:1]).norm(dim=1)
-    accent = (seen.accent - seen.accent[:1]).norm(dim=1)
+    apart = identity(reader.read(batch[:1]), seen).error
     source = batch[:1].expand(count, -1, -1, -1)
     ground = background_psnr(source, batch, torch.maximum(seen.mask, seen.mask[:1]))
     return tuple(
         ComparisonFigures(
             seen=f"{seen.species[k]} {seen.action[k]}, facing {seen.facing[k]}, {seen.place[k]}",
             action_right=None if asked is None else seen.action[k] == asked,
-            identity_error=float(
-                (coat[k] + accent[k]) / 2 + PATTERN_WEIGHT * (seen.pattern[k] != seen.pattern[0])
-            ),
+            # The source is itself, whatever reading it in other company rounds to.
+            identity_error=float(apart[k]) if k else 0.0,
             background=float(ground[k]),
         )
         for k in range(count)

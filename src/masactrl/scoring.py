@@ -33,10 +33,9 @@ from torch.nn import functional as F
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.images import image_to_tensor
 from masactrl.puppets.captions import parse
-from masactrl.puppets.colour import lab_distance
+from masactrl.puppets.identity import identity
 from masactrl.puppets.inspector import QUESTIONS, Inspector
 from masactrl.puppets.judging import background_psnr
-from masactrl.puppets.measured import PATTERN_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -137,11 +136,7 @@ class InspectorScorer:
             for question, value in asked.items()
         ]
         done = torch.stack(odds).mean(0)
-        other = torch.tensor(
-            [pattern != was.pattern[0] for pattern in seen.pattern], device="cpu"
-        ).to(torch.float32)
-        colours = lab_distance(seen.coat, was.coat) + lab_distance(seen.accent, was.accent)
-        errors = colours / 2 + PATTERN_WEIGHT * other
+        errors = identity(was, seen).error
         animals = torch.maximum(was.mask, seen.mask)
         decibels = background_psnr(source.expand_as(pictures), pictures, animals)
         ground = (1 - 4 * 10 ** (-decibels / 20)).clamp(min=0)

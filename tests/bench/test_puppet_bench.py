@@ -18,6 +18,7 @@ from masactrl.bench.puppet_run import BASELINES, Column, PuppetSettings, run_pup
 from masactrl.bench.puppet_tasks import KINDS, TASKS, puppet_tasks
 from masactrl.bench.statistics import bootstrap
 from masactrl.errors import ConfigError, MasaCtrlError
+from masactrl.puppets.identity import SAME
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.judging import Shot
 from masactrl.puppets.renderer import render
@@ -109,7 +110,7 @@ def test_right_answers_pass_and_wrong_ones_do_not() -> None:
     assert mean(right, "passed") >= 0.8
     assert mean(right, "asked") >= 0.9
     assert mean(right, "distance") < 1e-4
-    assert mean(right, "identity") < 15
+    assert mean(right, "identity") < SAME
     assert mean(nothing, "passed") == 0
     assert mean(nothing, "background") == 60
     assert mean(nothing, "similarity") == pytest.approx(1, abs=1e-3)

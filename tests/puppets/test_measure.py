@@ -13,6 +13,7 @@ from masactrl.errors import ConfigError, MissingExtra, ScheduleError
 from masactrl.puppets.captions import parse, sample_prompts
 from masactrl.puppets.data import HELD_OUT_SEED
 from masactrl.puppets.figures import draw_grid, edit_sheet, prompt_sheet
+from masactrl.puppets.identity import PATTERN_WEIGHT
 from masactrl.puppets.inspector import QUESTIONS, Inspector
 from masactrl.puppets.judging import Shot, Tally, background_psnr
 from masactrl.puppets.measure import (
@@ -22,7 +23,7 @@ from masactrl.puppets.measure import (
     measure_prompts,
     sample_edits,
 )
-from masactrl.puppets.measured import PATTERN_WEIGHT, EditSide
+from masactrl.puppets.measured import EditSide
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import Scene, sample_scene
 
@@ -89,10 +90,10 @@ def test_no_edits_are_refused() -> None:
 
 
 def test_the_identity_error_is_the_documented_number() -> None:
-    side = EditSide(
-        coat=10.0, accent=20.0, pattern=0.4, action=1, species=1, facing=1, place=1, background=30
-    )
-    assert side.identity_error == pytest.approx(15 + 0.4 * PATTERN_WEIGHT)
+    rest = {"action": 1, "species": 1, "facing": 1, "place": 1, "background": 30}
+    side = EditSide(colours=7.0, coat=10.0, accent=20.0, pattern=0.4, **rest)
+    assert side.identity_error == pytest.approx(7 + 0.4 * PATTERN_WEIGHT)
+    assert side.named_error == pytest.approx(15 + 0.4 * 25)
 
 
 def test_the_background_is_compared_without_the_animals() -> None:

@@ -1,7 +1,7 @@
 """PuppetBench's figures of one edited picture, and the bounds within which it passes.
 
     asked       the picture shows what the target prompt asks for: action, facing or close-up
-    E           identity error: CIELAB distance of coat and accent, 25 for another pattern
+    E           identity error: colours and pattern against the source, `masactrl.puppets.identity`
     collar      whether there is one, as in the source
     PSNR, SSIM  against the source, where neither the source nor a right answer has its animal
     IoU         foreground against the best of the poses that the target allows
@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masactrl.errors import MissingExtra
-from masactrl.puppets.colour import lab_distance
-from masactrl.puppets.measured import PATTERN_WEIGHT
+from masactrl.puppets.identity import SAME, Identity, identity
 from masactrl.puppets.renderer import Rendered, render
 from masactrl.puppets.scene import BACKDROPS, JITTERS, Camera, Pose
 
@@ -45,11 +44,11 @@ class Bounds:
     """What a picture must reach to pass; chosen before any method was measured.
 
     Collars are shown but not asked for: the inspector reads too many of them wrongly. `identity` is
-    about the distance at which anyone sees another colour; `background` and
+    chosen by truth alone, see `masactrl.puppets.identity`; `background` and
     `overlap` are what an unchanged place and a well-hit pose stay above with room to spare.
     """
 
-    identity: float = 15.0
+    identity: float = SAME
     background: float = 18.0
     overlap: float = 0.5
 
@@ -68,6 +67,7 @@ class ItemFigures:
     asked: float
     species: float
     identity: float
+    named: float
     coat: float
     pattern: float
     collar: float
@@ -134,10 +134,9 @@ def judge(
         bounds: what a picture must reach to pass.
     """
     masks = source.reading.mask if source_masks is None else source_masks
-    coat = lab_distance(target.reading.coat, source.reading.coat).tolist()
-    accent = lab_distance(target.reading.accent, source.reading.accent).tolist()
+    apart = identity(source.reading, target.reading)
     return tuple(
-        _judge_one(k, task, (source, target), answers[k], masks[k], (coat[k], accent[k]), bounds)
+        _judge_one(k, task, (source, target), answers[k], masks[k], apart, bounds)
         for k, task in enumerate(tasks)
     )
 
@@ -148,15 +147,14 @@ def _judge_one(
     shots: tuple[Shot, Shot],
     answers: Rendered,
     source_mask: Tensor,
-    colours: tuple[float, float],
+    apart: Identity,
     bounds: Bounds,
 ) -> ItemFigures:
     was, seen = shots[0].reading, shots[1].reading
     first, second = shots[0].pictures[k], shots[1].pictures[k]
     best, overlap = _best(answers.mask[:, 0], seen.mask[k, 0])
     asked = _asked(task, seen, k)
-    pattern = float(seen.pattern[k] == was.pattern[k])
-    identity = sum(colours) / 2 + PATTERN_WEIGHT * (1 - pattern)
+    error = float(apart.error[k])
     collar = float(seen.collar[k] == was.collar[k])
     species = float(seen.species[k] == was.species[k])
     background = similarity = distance = None
@@ -167,16 +165,17 @@ def _judge_one(
         distance = float((answers.image - second).square().mean((1, 2, 3)).sqrt().min())
     passed = (
         asked * species == 1.0
-        and identity <= bounds.identity
+        and error <= bounds.identity
         and overlap >= bounds.overlap
         and (background is None or background >= bounds.background)
     )
     return ItemFigures(
         asked=asked,
         species=species,
-        identity=identity,
-        coat=colours[0],
-        pattern=pattern,
+        identity=error,
+        named=float(apart.named[k]),
+        coat=float(apart.coat[k]),
+        pattern=float(seen.pattern[k] == was.pattern[k]),
         collar=collar,
         background=background,
         similarity=similarity,

@@ -24,6 +24,7 @@ SHOWN = (
     ("passed", "pass rate", 100.0),
     ("asked", "edit right", 100.0),
     ("identity", "identity error", 1.0),
+    ("named", "by named colours", 1.0),
     ("pattern", "same pattern", 100.0),
     ("collar", "same collar", 100.0),
     ("background", "background dB", 1.0),
@@ -132,7 +133,9 @@ def _headings() -> list[str]:
 def _notes() -> list[str]:
     return [
         "Means with 95 % bootstrap intervals over tasks. Shares in per cent. Identity error: "
-        "CIELAB distance of coat and accent, 25 more for another pattern.",
+        "distance of the colours that both animals show (CIELAB), 10 more for another pattern. By "
+        "named colours: the figure of earlier releases, coat against coat and accent against "
+        "accent, 25 more for another pattern.",
         f"A picture passes when it shows what was asked, the same species, an identity "
         f"error of at most {BOUNDS.identity:g}, a background of at least {BOUNDS.background:g} dB "
         f"and a pose overlap of at least {BOUNDS.overlap:g}.",

@@ -37,9 +37,8 @@ from masactrl.editing import draws_noise
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.images import image_to_tensor, save_png, tensor_to_image
 from masactrl.models.denoiser import Denoiser
-from masactrl.puppets.colour import lab_distance
+from masactrl.puppets.identity import identity
 from masactrl.puppets.judging import Shot, Studio, background_psnr
-from masactrl.puppets.measured import PATTERN_WEIGHT
 from masactrl.puppets.renderer import render
 
 if TYPE_CHECKING:
@@ -235,14 +234,13 @@ class _Bench:
 def _judge(task: RealTask, was: Shot, seen: Shot, animals: Tensor) -> Mapping[str, float]:
     """What an edit (one picture) did; `animals` (1, 1, h, w) covers source and right answer."""
     before, after = was.reading, seen.reading
-    coat = float(lab_distance(after.coat, before.coat))
-    accent = float(lab_distance(after.accent, before.accent))
-    pattern = float(after.pattern[0] != before.pattern[0])
+    apart = identity(before, after)
     return {
         "action": float(after.action[0] == task.target.pose.action),
         "species": float(after.species[0] == task.source.identity.species),
-        "identity": (coat + accent) / 2 + PATTERN_WEIGHT * pattern,
-        "pattern": pattern,
+        "identity": float(apart.error),
+        "named": float(apart.named),
+        "pattern": float(apart.pattern),
         "background": float(background_psnr(was.pictures, seen.pictures, animals)),
     }
 

@@ -40,6 +40,7 @@ class What(StrEnum):
     GRID = "grid"
     FORMS = "forms"
     REAL = "real"
+    IDENTITY = "identity"
 
 
 SeedOption = Annotated[int, typer.Option(help="Seed, 0 or more; the same seed, the same result.")]
@@ -54,7 +55,7 @@ def measure(
             help="prompts: does a picture show what its prompt says; edits: does control keep the "
             "animal and let it act; grid: edits for every S and L; forms: replace, union and the "
             "masked forms where coat and background look alike; real: edits of drawn pictures "
-            "after every inversion."
+            "after every inversion; identity: what the identity error is of drawn pairs."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
@@ -116,6 +117,9 @@ def measure(
     from masactrl.result import prepare_folder
 
     prepare_folder(out, [what.value], overwrite=True)
+    if what is What.IDENTITY:
+        _truth(out, as_json=as_json)
+        return
     with quiet_libraries():
         from masactrl.models import load_pipeline
         from masactrl.puppets.inspector import Inspector
@@ -213,6 +217,19 @@ def _measured(
     return facts, {n: _row(side) for n, side in forms.sides.items()}, figures.form_sheet(forms)
 
 
+def _truth(out: Path, *, as_json: bool) -> None:
+    """Measure the measure, which needs no model."""
+    with quiet_libraries():
+        from masactrl.bench.puppet_truth import measure_truth
+        from masactrl.puppets.inspector import Inspector
+
+        found = measure_truth(Inspector.load(), on_progress=_progress("identity"))
+    rows = {name: row.figures() for name, row in found.items()}
+    text = json.dumps({"rows": rows}, indent=2)
+    write_text(out / "identity.json", text + "\n")
+    typer.echo(text) if as_json else _table(rows)
+
+
 def _progress(label: str) -> Callable[[int, int], None]:
     """Progress on standard error, a line at each tenth."""
     errors = Console(stderr=True)
@@ -228,7 +245,11 @@ def _progress(label: str) -> Callable[[int, int], None]:
 
 
 def _row(side: EditSide) -> Mapping[str, float]:
-    return {"identity error": side.identity_error, **asdict(side)}
+    return {
+        "identity error": side.identity_error,
+        "by named colours": side.named_error,
+        **asdict(side),
+    }
 
 
 def _table(rows: Rows) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.puppets.colour import srgb_to_lab
+from masactrl.puppets.identity import colours_shown
 from masactrl.puppets.inspector_network import QUESTIONS, SIZE, Answers, InspectorNetwork
 from masactrl.torch_defaults import torch_defaults
 
@@ -40,6 +41,8 @@ class Reading:
         probabilities: question -> (n, options), options in the order of `QUESTIONS`.
         coat, accent, collar_colour: (n, 3) CIELAB; the last means nothing without a collar.
         mask: (n, 1, h, w) probability of foreground, at the size of the pictures.
+        shown: (n, directions, quantiles) the colours of the foreground, see
+            `masactrl.puppets.identity`.
     """
 
     species: tuple[str, ...]
@@ -54,6 +57,7 @@ class Reading:
     accent: Tensor
     collar_colour: Tensor
     mask: Tensor
+    shown: Tensor
 
     def __len__(self) -> int:
         return len(self.species)
@@ -92,6 +96,7 @@ class Inspector(InspectorNetwork):
         }
         lab = srgb_to_lab(torch.cat([p.colours for p in parts])).cpu()
         mask = torch.cat([p.mask for p in parts]).sigmoid()
+        mask = _fitted(mask, images.shape[-2:]).cpu()
         collar = tuple(answer == "yes" for answer in names.pop("collar"))
         return Reading(
             **names,
@@ -100,7 +105,8 @@ class Inspector(InspectorNetwork):
             coat=lab[:, 0],
             accent=lab[:, 1],
             collar_colour=lab[:, 2],
-            mask=_fitted(mask, images.shape[-2:]).cpu(),
+            mask=mask,
+            shown=colours_shown(images.float().cpu(), mask),
         )
 
     def _both_ways(self, pictures: Tensor) -> Answers:

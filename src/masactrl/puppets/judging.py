@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masactrl.models.drawing import draw
-from masactrl.puppets.colour import lab_distance, srgb_to_lab
+from masactrl.puppets.colour import srgb_to_lab
+from masactrl.puppets.identity import identity
 from masactrl.puppets.inspector import Inspector, Reading
 from masactrl.puppets.measured import EditSide, EditTask
 
@@ -87,9 +88,9 @@ class Tally:
     def add(self, tasks: Sequence[EditTask], source: Shot, target: Shot) -> None:
         """Judge n pairs: what was asked, the sources, the targets."""
         seen, was = target.reading, source.reading
-        self._note("coat", lab_distance(seen.coat, was.coat))
-        self._note("accent", lab_distance(seen.accent, was.accent))
-        self._note("pattern", _differ(was.pattern, seen.pattern))
+        apart = identity(was, seen)
+        for name in ("colours", "coat", "accent", "pattern"):
+            self._note(name, getattr(apart, name))
         self._note("action", ~_differ([t.target_action for t in tasks], seen.action))
         self._note("species", ~_differ([t.species for t in tasks], seen.species))
         self._note("facing", ~_differ([t.facing for t in tasks], seen.facing))

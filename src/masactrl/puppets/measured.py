@@ -3,25 +3,23 @@
 An edit's right answer is the same animal in the same place doing something else. What an edit does
 to the animal is one number, the identity error of a pair of pictures as the inspector reads them:
 
-    E = (dE(coat, coat_s) + dE(accent, accent_s)) / 2 + 25 [pattern differs]
+    E = SW + 10 [pattern differs]
 
-dE is the distance in CIELAB, _s the source. Two animals drawn at random have coats about 55 apart,
-so a lost pattern counts like both colours going nearly half of that way. Figures are plain means.
+of `masactrl.puppets.identity`: SW compares the colours that both animals show, as CIELAB. Two
+animals of one species drawn at random are about 52 apart. Figures are plain means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from masactrl.puppets.captions import PromptTask, full_prompt, spare_prompt
+from masactrl.puppets.identity import PATTERN_WEIGHT
 from masactrl.puppets.inspector import Reading
-
-PATTERN_WEIGHT: Final = 25.0  # CIELAB units that another pattern counts for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +80,8 @@ class EditSide:
     """Targets against their sources, means over all pairs.
 
     Attributes:
-        coat, accent: CIELAB distance to the source's colour.
+        colours: SW, how far the colours of the animal are from the source's, CIELAB.
+        coat, accent: CIELAB distance to the source's colour of that name.
         pattern: share whose pattern is another than the source's, in [0, 1].
         action, species: share that shows what the target prompt says, in [0, 1].
         facing, place: share that is as the source's prompt says, and the target's unless spare.
@@ -90,6 +89,7 @@ class EditSide:
             60. Shadows are background.
     """
 
+    colours: float
     coat: float
     accent: float
     pattern: float
@@ -102,7 +102,12 @@ class EditSide:
     @property
     def identity_error(self) -> float:
         """E, the equation at the head of this file."""
-        return (self.coat + self.accent) / 2 + PATTERN_WEIGHT * self.pattern
+        return self.colours + PATTERN_WEIGHT * self.pattern
+
+    @property
+    def named_error(self) -> float:
+        """The figure of earlier releases, (dE(coat) + dE(accent)) / 2 + 25 [pattern differs]."""
+        return (self.coat + self.accent) / 2 + 25 * self.pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
