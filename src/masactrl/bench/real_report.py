@@ -63,9 +63,9 @@ def real_markdown(means: Means, facts: Mapping[str, Any]) -> str:
         f"{facts['model']}: {facts['steps']} steps, guidance {facts['guidance']:g}, "
         f"S={facts['start_step']}, L={facts['start_layer']}. Means with 95 % bootstrap intervals.",
         "",
-        "Identity error: distance of the colours that both animals show (CIELAB), 10 more for another "
-        "pattern. Background: PSNR against the source outside the exact masks of source and right "
-        "answer. Passes: rows through the U-Net, inversion and source included.",
+        "Identity error: distance of the colours that both animals show (CIELAB), 10 more for "
+        "another pattern. Background: PSNR against the source outside the exact masks of source "
+        "and of the right answer. Passes: rows through the U-Net, inversion and source included.",
         "",
         "| " + " | ".join(headings) + " |",
         "| --- |" + " ---: |" * (len(headings) - 1),
