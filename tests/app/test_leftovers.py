@@ -58,6 +58,19 @@ def test_uploads_and_copies_go_with_their_visitor_alone(cache: Path, tmp_path: P
     assert list(cache.rglob("*.png")) == []
 
 
+def test_the_pages_own_examples_stay_until_the_server_ends(cache: Path, tmp_path: Path) -> None:
+    kept = Leftovers(cache)
+    example = upload(cache, "example")
+    kept.keep()
+    own = upload(cache, "own")
+    kept.claim("a", example, own)
+    kept.leave("a", None)  # who chose the example, and was alone
+    assert Path(example).exists()
+    assert not Path(own).exists()
+    kept.clear()
+    assert not Path(example).exists()
+
+
 def test_what_two_visitors_sent_stays_until_both_have_left(cache: Path) -> None:
     kept = Leftovers(cache)
     path = upload(cache, "same")

@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="the studio needs the extra app")
 
 from masactrl import cli  # noqa: E402
 from masactrl.app import page, parts, tab  # noqa: E402
+from masactrl.app.drawn import drawn_examples  # noqa: E402
 from masactrl.app.edit_fields import edit_fields  # noqa: E402
 from masactrl.app.fields import Limits  # noqa: E402
 from masactrl.app.requests import set_request  # noqa: E402
 from masactrl.app.visit import Stopped  # noqa: E402
 from masactrl.cli import main  # noqa: E402
 from masactrl.errors import ConfigError  # noqa: E402
+from masactrl.images import image_to_tensor  # noqa: E402
 from masactrl.models import default_preset  # noqa: E402
 from masactrl.puppets.captions import parse  # noqa: E402
+from masactrl.puppets.inspector import Inspector  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 REQUEST: Any = SimpleNamespace(session_hash="one")
@@ -126,3 +130,15 @@ def test_the_examples_are_runs_of_the_embedded_world() -> None:
             said = parse(prompt)
             assert said.species is not None, prompt
             assert said.action is not None, prompt
+
+
+def test_a_photo_tab_has_drawn_animals_to_try(tmp_path: Path) -> None:
+    found = drawn_examples(tmp_path / "drawn")
+    assert len(found) >= 3
+    inspector = Inspector.load()
+    for path, shown, asked in found:
+        seen = inspector.read(image_to_tensor(Image.open(path), signed=False)[None])
+        was, wanted = parse(shown), parse(asked)
+        assert (seen.species[0], seen.action[0]) == (was.species, was.action)
+        assert (wanted.species, wanted.place, wanted.facing) == (was.species, was.place, was.facing)
+        assert wanted.action not in (None, was.action)

@@ -35,11 +35,17 @@ class Leftovers:
         self._cache = cache.resolve()
         self._began = time.time()
         self._claims: dict[str, set[Path]] = {}
+        self._page: frozenset[Path] = frozenset()
         self._lock = threading.Lock()
+
+    def keep(self) -> None:
+        """Take what the cache holds now for the page's own (its examples): nobody's to remove."""
+        self._page = frozenset(path for path in self._cache.rglob("*") if path.is_file())
 
     def claim(self, session: str, *values: Any) -> None:
         """Note the files of the cache that a visitor's values name: uploads, layers of paint."""
         found = {path for path in _paths(values) if path.is_relative_to(self._cache)}
+        found -= self._page
         with self._lock:
             self._claims.setdefault(session, set()).update(found)
 
@@ -64,18 +70,21 @@ class Leftovers:
         if folder is not None:
             kept = {path.parent.name for path in others}
             for copy in self._copies(folder):
-                if copy.name not in kept:
+                if copy.name not in kept and not any(p.parent == copy for p in self._page):
                     shutil.rmtree(copy, ignore_errors=True)
         if alone:
-            self.clear()
+            self._remove(but=self._page)
 
     def clear(self) -> None:
         """Remove all that the cache got since this server began."""
+        self._remove(but=frozenset())
+
+    def _remove(self, *, but: frozenset[Path]) -> None:
         for path in sorted(self._cache.rglob("*"), reverse=True):
             try:
                 if path.is_dir():
                     path.rmdir()  # only where it is empty by now
-                elif path.stat().st_ctime >= self._began - 1:
+                elif path not in but and path.stat().st_ctime >= self._began - 1:
                     path.unlink()
             except OSError:
                 continue  # somebody else's, or gone already

@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from masactrl.app import fields, requests
+from masactrl.app.drawn import drawn_examples
 from masactrl.app.edit_fields import edit_fields
 from masactrl.app.open_tab import draw_open_tab
 from masactrl.app.studio import Studio
@@ -65,6 +66,12 @@ def build(studio: Studio) -> gr.Blocks:
                     "another style or colour, and not for a side that it does not show."
                 )
                 edit = draw_tab(studio, "edit", edit_fields(limits), studio.make_edit)
+                if studio.model.family == "puppets":
+                    gr.Examples(
+                        drawn_examples(studio.cache / "drawn"),
+                        inputs=[edit[name] for name in ("picture", "prompt", "target_prompts")],
+                        label="Drawn animals, for somebody without a photo",
+                    )
             with gr.Tab("Grid", id="grid"):
                 grid = fields.grid_fields(limits)
                 cost = partial(_grid_cost, tuple(one.name for one in grid))
@@ -76,6 +83,7 @@ def build(studio: Studio) -> gr.Blocks:
                 filled = {"set": controls, "edit": edit, "grid": swept, "compare": compare}
                 draw_open_tab(studio, filled, tabs)
         page.unload(_leaver(studio))
+    studio.keep_cache()
     page.queue(default_concurrency_limit=4)
     return page
 

@@ -79,6 +79,11 @@ class Studio:
         """Remove what visitors leave in the page's cache, too, from now on."""
         self._leftovers = Leftovers(cache)
 
+    def keep_cache(self) -> None:
+        """Leave what the page's cache holds now, its examples, until the server ends."""
+        if self._leftovers is not None:
+            self._leftovers.keep()
+
     def claim(self, session: str, *values: Any) -> None:
         """Note which uploads are a visitor's: the files that the values name."""
         if self._leftovers is not None:
