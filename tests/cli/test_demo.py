@@ -5,14 +5,15 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from masactrl import models
 from masactrl.cli import demo, main
-from masactrl.cli.demo import ROWS, Figures
-from masactrl.errors import ModelNotFound
+from masactrl.cli.demo import ROWS
+from masactrl.compare_figures import ComparisonFigures
 from masactrl.images import read_recipe
 from masactrl.models import LoadedModel, load_pipeline
 from masactrl.prompts import prompt_warnings
@@ -31,19 +32,27 @@ def tiny_demo(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "load_pipeline", lambda *args, **kwargs: puppets)
 
 
-def figures(seen: str = "cat standing, meadow") -> tuple[Figures, ...]:
-    return tuple(Figures(seen=seen, coat=float(index), pattern="spots") for index in range(COUNT))
+def figures() -> tuple[ComparisonFigures, ...]:
+    return tuple(
+        ComparisonFigures(
+            seen="cat standing, meadow",
+            action_right=True,
+            identity_error=float(index),
+            background=30.0,
+        )
+        for index in range(COUNT)
+    )
 
 
 @pytest.mark.usefixtures("tiny_demo")
 def test_single_pictures_a_sheet_and_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "read_figures", lambda pictures: figures())
+    monkeypatch.setattr(demo, "_read", lambda results: figures())
     assert main(["demo", "-o", str(tmp_path)]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""  # among others, the embedded model knows every word of the rows
-    for words in ("MasaCtrl", "cat standing, meadow", "spots", "5.0", "2.5 without", "demo.png"):
+    for words in ("MasaCtrl", "cat standing, meadow", "5.0", "2.5 without", "demo.png"):
         assert words in shown.out
     assert len(list(tmp_path.glob("row*.png"))) == COUNT
     recipe = read_recipe(tmp_path / "row2-controlled.png")
@@ -67,7 +76,7 @@ def test_an_interrupt_keeps_the_rows_that_are_done(
         return run(*args, **kwargs)
 
     monkeypatch.setattr(demo, "generate", interrupted)
-    monkeypatch.setattr(demo, "read_figures", lambda pictures: None)
+    monkeypatch.setattr(demo, "_read", lambda results: None)
     assert main(["demo", "-o", str(tmp_path), "--json"]) == 130
     shown = capsys.readouterr()
     assert "1 of 2 rows are done" in shown.err
@@ -81,7 +90,7 @@ def test_an_interrupt_keeps_the_rows_that_are_done(
 def test_without_an_inspector_the_pictures_are_made_and_it_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "read_figures", lambda pictures: None)
+    monkeypatch.setattr(demo, "_read", lambda results: None)
     assert main(["demo", "-o", str(tmp_path)]) == 0
     assert "has no inspector" in capsys.readouterr().out
     assert main(["demo", "-o", str(tmp_path), "--json", "--overwrite"]) == 0
@@ -95,34 +104,20 @@ def test_without_an_inspector_the_pictures_are_made_and_it_is_said(
 def test_the_inspector_measures_against_the_source_of_the_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import torch
-    from PIL import Image
+    asked: list[tuple[int, str]] = []
 
-    from masactrl.puppets.inspector import Inspector
+    def read(pictures: list[Any], prompt: str) -> tuple[ComparisonFigures, ...]:
+        asked.append((len(pictures), prompt))
+        return figures()[: len(pictures)]
 
-    class Reading:
-        species = ("cat",) * 6
-        action = ("standing",) * 6
-        place = ("snow",) * 6
-        pattern = ("plain", "spots") * 3
-        coat = torch.tensor([[50.0, 0, 0], [50, 3, 4], [50, 0, 1], [9, 9, 9], [9, 9, 9], [9, 9, 8]])
-
-    class Stand:
-        def read(self, images: torch.Tensor) -> Reading:
-            assert images.shape == (6, 3, 16, 16)
-            return Reading()
-
-    monkeypatch.setattr(Inspector, "load", lambda: Stand())
-    found = demo.read_figures([Image.new("RGB", (16, 16))] * 6)
-    assert found is not None
-    assert [one.coat for one in found] == [0, 5, 1, 0, 0, 1]
-    assert found[1] == Figures(seen="cat standing, snow", coat=5.0, pattern="spots")
-
-    def missing() -> None:
-        raise ModelNotFound("no inspector")
-
-    monkeypatch.setattr(Inspector, "load", missing)
-    assert demo.read_figures([Image.new("RGB", (16, 16))] * 3) is None
+    made = [SimpleNamespace(pictures=dict, targets=[SimpleNamespace(prompt=p)]) for p in "ab"]
+    for one in made:
+        one.pictures = lambda: {"source": 1, "uncontrolled": 2, "controlled": 3}
+    monkeypatch.setattr(demo, "read_figures", read)
+    assert demo._read(made) == figures()[:3] * 2  # type: ignore[arg-type]
+    assert asked == [(3, "a"), (3, "b")]
+    monkeypatch.setattr(demo, "read_figures", lambda *_: None)
+    assert demo._read(made) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -22,17 +22,15 @@ from masactrl.cli.options import (
     OverwriteOption,
     StepsOption,
 )
-from masactrl.errors import ModelNotFound
+from masactrl.compare_figures import ComparisonFigures, read_figures
 from masactrl.generate import generate
-from masactrl.images import image_to_tensor, save_png
+from masactrl.images import save_png
 from masactrl.recipe import PARAMETERS_KEY, parameters_text
 from masactrl.request import GenerateRequest
 from masactrl.result import HEADERS, GenerateResult, prepare_folder, write_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from PIL import Image
 
 ROWS = (
     ("a cat standing in the meadow, facing left", "a cat running in the meadow, facing left", 28),
@@ -46,22 +44,6 @@ ROWS = (
 SHEET = "demo"
 KINDS = ("source", "uncontrolled", "controlled")
 """Of the pictures of a row, in the order of the sheet's columns."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What the inspector reads in one picture.
-
-    Attributes:
-        seen: species, action and place.
-        coat: CIELAB distance of the coat's colour to that in the row's source; 0 is the same,
-            above about 10 anyone sees the difference.
-        pattern: of the coat.
-    """
-
-    seen: str
-    coat: float
-    pattern: str
 
 
 def demo(
@@ -102,9 +84,8 @@ def demo(
                 if stopped := stopping():
                     break
     names = names[: len(results) * len(KINDS)]
-    pictures = [picture for result in results for picture in result.pictures().values()]
     _save(results, names, out, metadata=not no_metadata)
-    figures = read_figures(pictures)
+    figures = _read(results)
     seconds = time.perf_counter() - started
     if as_json:
         typer.echo(json.dumps(_described(results, names, figures, out, seconds), indent=2))
@@ -137,38 +118,21 @@ def _save(
     write_pictures(out, {SHEET: demo_sheet(results)}, recipe if metadata else None)
 
 
-def read_figures(pictures: Sequence[Image.Image]) -> tuple[Figures, ...] | None:
-    """Return what the embedded inspector reads; None when this installation has none.
-
-    Args:
-        pictures: rows of three one after the other, each led by its source.
-    """
-    import torch
-
-    from masactrl.puppets.inspector import Inspector
-
-    try:
-        inspector = Inspector.load()
-    except ModelNotFound:
-        return None
-    batch = torch.stack([image_to_tensor(picture, signed=False) for picture in pictures])
-    reading = inspector.read(batch)
-    sources = reading.coat[:: len(KINDS)].repeat_interleave(len(KINDS), dim=0)
-    distances = (reading.coat - sources).norm(dim=1).tolist()
-    return tuple(
-        Figures(
-            seen=f"{reading.species[index]} {reading.action[index]}, {reading.place[index]}",
-            coat=distance,
-            pattern=reading.pattern[index],
-        )
-        for index, distance in enumerate(distances)
-    )
+def _read(results: Sequence[GenerateResult]) -> tuple[ComparisonFigures, ...] | None:
+    """Return what the embedded inspector reads, row by row; None when there is no inspector."""
+    found: list[ComparisonFigures] = []
+    for result in results:
+        read = read_figures(list(result.pictures().values()), result.targets[0].prompt)
+        if read is None:
+            return None
+        found += read
+    return tuple(found)
 
 
 def _described(
     results: Sequence[GenerateResult],
     names: Sequence[str],
-    figures: Sequence[Figures] | None,
+    figures: Sequence[ComparisonFigures] | None,
     out: Path,
     seconds: float,
 ) -> dict[str, object]:
@@ -187,15 +151,17 @@ def _described(
 
 def _report(
     results: Sequence[GenerateResult],
-    figures: Sequence[Figures] | None,
+    figures: Sequence[ComparisonFigures] | None,
     out: Path,
     seconds: float,
 ) -> None:
     """Print one line per picture, then where everything is."""
+    from masactrl.puppets.identity import SAME
+
     table = Table(title="The same animal, doing something else")
-    for heading in ("row", "picture", "the inspector sees", "coat"):
+    for heading in ("row", "picture", "the inspector sees"):
         table.add_column(heading)
-    table.add_column("coat distance", justify="right")
+    table.add_column("identity error", justify="right")
     table.add_column("seconds", justify="right")
     for row, result in enumerate(results, start=1):
         for column, kind in enumerate(HEADERS):
@@ -204,8 +170,7 @@ def _report(
                 str(row) if column == 0 else "",
                 kind,
                 "-" if read is None else read.seen,
-                "-" if read is None else read.pattern,
-                "-" if read is None or column == 0 else f"{read.coat:.1f}",
+                "-" if read is None or column == 0 else f"{read.identity_error:.1f}",
                 f"{result.seconds:.1f}" if column == 0 else "",
                 end_section=column == len(KINDS) - 1,
             )
@@ -214,12 +179,12 @@ def _report(
     if figures is None:
         console.print("This installation has no inspector, so nothing was read in the pictures.")
     else:
-        plain, controlled = (
-            fmean(figure.coat for figure in figures[column :: len(KINDS)]) for column in (1, 2)
-        )
+        errors = [figure.identity_error for figure in figures]
+        plain, controlled = (fmean(errors[column :: len(KINDS)]) for column in (1, 2))
         console.print(
-            "Coat distance is the CIELAB distance to the source's coat; 0 is the same colour. "
-            f"Mean: {plain:.1f} without control, {controlled:.1f} with MasaCtrl.",
+            "Identity error: colours and pattern against the row's source; 0 is the same animal, "
+            f"and up to {SAME:g} it looks like it. Mean: {plain:.1f} without control, "
+            f"{controlled:.1f} with MasaCtrl.",
             highlight=False,
         )
     console.print(
