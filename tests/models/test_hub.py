@@ -53,6 +53,22 @@ def test_without_connection_and_cache_the_sentence_says_so() -> None:
         load_pipeline("nobody/nothing-at-all")
 
 
+def test_without_a_connection_the_files_are_those_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unet").mkdir()
+    for name in ("model_index.json", "unet/config.json"):
+        (tmp_path / name).touch()
+
+    class Lost:
+        def list_repo_files(self, *args: object, **kwargs: object) -> list[str]:
+            raise httpx2.ConnectError("no route to host")
+
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **_: str(tmp_path / args[1]))
+    monkeypatch.setattr(hub, "HfApi", Lost)
+    assert hub.repository_files("owner/name", None) == ["unet/config.json"]
+
+
 def test_a_repository_of_another_kind_is_refused_before_its_weights_are_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

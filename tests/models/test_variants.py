@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 
 from masactrl.errors import ModelNotFound
 from masactrl.models import load_pipeline
-from masactrl.models.variants import variant_of, weights_there
+from masactrl.models.variants import files_in, variant_of, weights_there
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def rename(folder: Path, variant: str, parts: str = "*") -> None:
 
 def test_a_folder_of_half_precision_files_loads(folder: Path) -> None:
     rename(folder, "fp16")
-    assert variant_of(folder) == "fp16"
+    assert variant_of(files_in(folder)) == "fp16"
     loaded = load_pipeline(folder, device="cpu")
     assert loaded.pipeline.unet.dtype is torch.float32
 
@@ -82,12 +85,12 @@ def touched(folder: Path, *names: str) -> Path:
 def test_the_variant_of_a_folder(
     tmp_path: Path, names: tuple[str, ...], variant: str | None
 ) -> None:
-    assert variant_of(touched(tmp_path, *names)) == variant
+    assert variant_of(files_in(touched(tmp_path, *names))) == variant
 
 
 def test_pickles_count_where_they_are_allowed(tmp_path: Path) -> None:
     touched(tmp_path, "unet/diffusion_pytorch_model.fp16.bin")
-    assert variant_of(tmp_path, pickles=True) == "fp16"
+    assert variant_of(files_in(tmp_path), pickles=True) == "fp16"
 
 
 def test_a_file_without_an_ending_is_no_traceback(folder: Path) -> None:
@@ -121,3 +124,25 @@ def test_a_folder_around_the_model_says_what_was_meant(folder: Path, tmp_path: P
     touched(tmp_path, "anything-v4.safetensors")
     with pytest.raises(ModelNotFound, match=r"did you mean the file .*anything-v4\.safetensors\?"):
         load_pipeline(tmp_path)
+
+
+def test_a_repository_of_half_precision_files_loads_from_the_cache(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As `hf download` leaves it; in a process of its own, as the cache's place is read once."""
+    rename(folder, "fp16")
+    kept = tmp_path / "hub" / "models--owner--name"
+    (kept / "refs").mkdir(parents=True)
+    commit = "0" * 40
+    (kept / "refs" / "main").write_text(commit)
+    (kept / "snapshots").mkdir()
+    shutil.copytree(folder, kept / "snapshots" / commit)
+    words = "from masactrl import load_pipeline; print(load_pipeline('owner/name').origin.revision)"
+    told = subprocess.run(
+        [sys.executable, "-c", words],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout.strip() == commit, told.stderr

@@ -32,6 +32,7 @@ from masactrl.attention.explicit import Explicit
 from masactrl.attention.rows import Rows
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.sites import find_sites
+from masactrl.checks import settle
 from masactrl.errors import ConfigError
 
 __all__ = [
@@ -75,6 +76,7 @@ class CostSettings:
     tiny: bool = False
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.size < 64 or self.size % 64:
             raise ConfigError(f"size={self.size} was given; accepted are multiples of 64 pixels.")
         if self.steps < 1 or self.threads < 0:

@@ -6,7 +6,9 @@ words; the weights follow through diffusers.
 
 from __future__ import annotations
 
-from huggingface_hub import hf_hub_download
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,6 +22,7 @@ from huggingface_hub.errors import (
 
 from masactrl.errors import ModelNotFound
 from masactrl.models.places import INDEX
+from masactrl.models.variants import files_in
 
 
 def fetch_index(repository: str, revision: str | None) -> str:
@@ -64,3 +67,17 @@ def fetch_index(repository: str, revision: str | None) -> str:
         raise ModelNotFound(
             f"The Hub repository {repository} could not be read: {error}"
         ) from error
+
+
+def repository_files(repository: str, revision: str | None) -> list[str]:
+    """Return the files of a repository, relative to it; without a connection those in the cache.
+
+    Raises:
+        ModelNotFound: it cannot be had, see `fetch_index`.
+    """
+    cached = Path(fetch_index(repository, revision)).parent
+    try:
+        return HfApi().list_repo_files(repository, revision=revision)
+    # Without a connection errors of the transport come through, which the Hub's library changes.
+    except Exception:  # noqa: BLE001
+        return files_in(cached)

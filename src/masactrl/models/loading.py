@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from masactrl.errors import ConfigError, MasaCtrlError, ModelNotFound, UnsupportedPipeline
 from masactrl.models.adapters import Lora, with_loras, with_offload
 from masactrl.models.devices import choose_device, choose_dtype
-from masactrl.models.hub import fetch_index
+from masactrl.models.hub import fetch_index, repository_files
 from masactrl.models.origin import Origin, OriginKind, weights_hash
 from masactrl.models.places import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
-from masactrl.models.variants import variant_of, weights_there
+from masactrl.models.variants import files_in, variant_of, weights_there
 from masactrl.out_of_memory import out_of_memory
 from masactrl.torch_defaults import torch_defaults
 
@@ -122,11 +122,14 @@ def load_pipeline(
             pipeline = _CLASSES[family].from_single_file(place.source, **options, **_spare(family))
         else:
             family = _family_of_folder(place, revision)
-            own = Path(place.source) if place.kind == "folder" else None
+            local = place.kind == "folder"
+            files = (
+                files_in(Path(place.source)) if local else repository_files(place.source, revision)
+            )
             pipeline = _CLASSES[family].from_pretrained(
                 place.source,
                 revision=revision,
-                variant=None if own is None else variant_of(own, pickles=allow_pickle),
+                variant=variant_of(files, pickles=allow_pickle),
                 use_safetensors=None if allow_pickle else True,
                 **options,
                 **_spare(family),

@@ -15,9 +15,10 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["variant_of", "weights_there"]
+__all__ = ["files_in", "variant_of", "weights_there"]
 
 _WEIGHTS = re.compile(
     r"(?:model|pytorch_model|diffusion_pytorch_model)"
@@ -27,19 +28,25 @@ _WEIGHTS = re.compile(
 _USUAL = "fp16"
 
 
-def variant_of(folder: Path, *, pickles: bool = False) -> str | None:
-    """Return the variant that has to be named to load the folder; None where there are plain files.
+def variant_of(files: Iterable[str], *, pickles: bool = False) -> str | None:
+    """Return the variant that has to be named to load a model; None where there are plain files.
 
     Where several variants would do, fp16 is taken, else the first by name. Parts of a pipeline that
     have plain files, too, do not count: diffusers takes those where a variant is missing.
 
     Args:
-        folder: in diffusers format; parts are its subfolders.
+        files: of a folder or repository in diffusers format, relative to it, such as
+            unet/diffusion_pytorch_model.fp16.safetensors; parts are its subfolders.
         pickles: whether .bin files count where a part has no others.
     """
+    parts: dict[str, list[str]] = {}
+    for file in files:
+        part, slash, name = file.partition("/")
+        if slash and "/" not in name:
+            parts.setdefault(part, []).append(name)
     lacking: list[set[str]] = []
-    for part in sorted(one for one in folder.iterdir() if one.is_dir()):
-        found = [_WEIGHTS.fullmatch(file.name) for file in part.iterdir()]
+    for names in parts.values():
+        found = [_WEIGHTS.fullmatch(name) for name in names]
         of_kind = {
             kind: {one["before"] or one["after"] for one in found if one and one["kind"] == kind}
             for kind in ("safetensors", "bin")
@@ -51,6 +58,11 @@ def variant_of(folder: Path, *, pickles: bool = False) -> str | None:
     if not common:
         return None
     return _USUAL if _USUAL in common else min(common)
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return the files of a folder's parts as `variant_of` takes them."""
+    return sorted(f"{one.parent.name}/{one.name}" for one in folder.glob("*/*"))
 
 
 def weights_there(folder: Path) -> str:

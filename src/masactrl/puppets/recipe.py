@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.puppets.data import PictureCache, open_pictures
 from masactrl.puppets.export import export_pipeline
@@ -71,6 +72,7 @@ class Recipe:
     start_from: Path | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         unknown = [s for s in self.stages if s not in STAGES]
         if unknown or not self.stages:
             raise ConfigError(f"stages {self.stages} must be some of {', '.join(STAGES)}.")
