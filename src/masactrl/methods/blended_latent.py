@@ -30,10 +30,11 @@ from torch.nn import functional as F
 
 from masactrl.attention.taps import TapSession, tapped
 from masactrl.checks import settle
-from masactrl.errors import ConfigError, ControlNotApplied, MaskError, PromptError
+from masactrl.errors import ConfigError, ControlNotApplied, MaskError
 from masactrl.methods.local_blend import blended_steps
 from masactrl.methods.method import Parts
 from masactrl.methods.sdedit import NoisedSource
+from masactrl.methods.starts import check_sources
 from masactrl.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -141,11 +142,7 @@ class _OfSource:
         Raises `PromptError` without one prompt per source, `MaskError` for a mask that leaves all
         or nothing, and `ControlNotApplied` when no step was blended.
         """
-        if prompts is None or not len(prompts) == len(self._z_0) == rows.images:
-            raise PromptError(
-                f"{self.name} was given {len(prompts or ())} prompts for {len(self._z_0)} sources "
-                f"and {rows.images} images; give one of each per image."
-            )
+        prompts = check_sources(self.name, rows, self._z_0, prompts)
         mask = self._mask
         if mask is None:
             mask = difference_mask(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +28,9 @@ from masactrl.attention.hooks import install
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import PlainHook, TapSession, tapped
 from masactrl.checks import settle
-from masactrl.errors import ConfigError, ControlNotApplied, PromptError, UnsupportedPipeline
+from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods.method import Parts
+from masactrl.methods.starts import check_sources
 from masactrl.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -149,11 +150,7 @@ class _OfSource:
         Raises `PromptError` without one prompt per source, `UnsupportedPipeline` for networks that
         cannot be trained here, and `ControlNotApplied` when the network was not called.
         """
-        if prompts is None or not len(prompts) == len(self._z_0) == rows.images:
-            raise PromptError(
-                f"{self.name} was given {len(prompts or ())} prompts for {len(self._z_0)} sources "
-                f"and {rows.images} images; give one of each per image."
-            )
+        prompts = check_sources(self.name, rows, self._z_0, prompts)
         unet = denoiser_of(pipeline)
         fitted = [
             _fit(pipeline, unet, self._z_0[k : k + 1], prompt, self._settings, self._seed)
@@ -196,7 +193,8 @@ def _fit(
     loss = _Loss(denoiser, scheduler, z_0.float(), torch.Generator("cpu").manual_seed(seed))
     # The fused kernel's backward pass is three times slower on a CPU.
     with _training(weights), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        text = _float(text)
+        pooled = None if text.pooled is None else text.pooled.float()
+        text = replace(text, hidden=text.hidden.float(), pooled=pooled)
         wanted = text.hidden.clone()
         words = wanted.clone().requires_grad_(True)
         _adam([words], lambda: loss(text, words), settings.text_rate, settings.text_steps)
@@ -205,13 +203,6 @@ def _fit(
         eta = settings.interpolation
         mixed = eta * wanted + (1 - eta) * found
         return _Fitted(mixed.to(dtype), [one.data.to(dtype) for one in weights])
-
-
-def _float(text: Text) -> Text:
-    from masactrl.models.denoiser import Text as Made
-
-    pooled = None if text.pooled is None else text.pooled.float()
-    return Made(hidden=text.hidden.float(), pooled=pooled)
 
 
 def _trainable(unet: nn.Module) -> list[nn.Parameter]:

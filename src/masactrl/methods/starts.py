@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from masactrl.attention.rows import Rows
-from masactrl.errors import ConfigError, UnsupportedPipeline
+from masactrl.errors import ConfigError, PromptError, UnsupportedPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from masactrl.methods.method import Method, Start
 
-__all__ = ["FromSource", "beginning", "late_start", "noised_start", "of_source"]
+__all__ = ["FromSource", "beginning", "check_sources", "late_start", "noised_start", "of_source"]
 
 
 @runtime_checkable
@@ -45,6 +45,18 @@ class FromSource(Protocol):
                 leaves it to the method.
         """
         ...
+
+
+def check_sources(
+    name: str, rows: Rows, z_0: Tensor, prompts: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The prompts, one per source and image; `PromptError` where their numbers differ."""
+    if prompts is None or not len(prompts) == len(z_0) == rows.images:
+        raise PromptError(
+            f"{name} was given {len(prompts or ())} prompts for {len(z_0)} sources and "
+            f"{rows.images} images; give one of each per image."
+        )
+    return tuple(prompts)
 
 
 def of_source(method: Method, z_0: Tensor, *, seed: int = 0, mask: Tensor | None = None) -> Method:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIRECTIONS",
+    "NAMED_WEIGHT",
     "NO_ANIMAL",
     "PATTERN_WEIGHT",
     "QUANTILES",
@@ -50,7 +51,7 @@ DIRECTIONS: Final = 48
 QUANTILES: Final = 64
 PATTERN_WEIGHT: Final = 10.0  # CIELAB units that another pattern counts for
 SAME: Final = 12.0  # E up to which it is the same animal
-_NAMED_WEIGHT: Final = 25.0  # the same of the figure that was used before
+NAMED_WEIGHT: Final = 25.0  # the same of the figure that was used before
 NO_ANIMAL: Final = 100.0  # distance to a picture without an animal, CIELAB: black from white
 _PIXELS: Final = 4096  # of an animal, evenly spread, are enough
 _SHRINK: Final = 1  # pixels of 256 by which an outline is left out: it mixes with the background
@@ -71,7 +72,7 @@ def colours_shown(pictures: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         pictures: (n, 3, h, w) sRGB in [0, 1].
-        masks: (n, 1, h, w) foreground in [0, 1]; from 0.5 on a pixel counts.
+        masks: (n, 1, h, w) foreground in [0, 1]; above 0.5 a pixel counts.
 
     Returns:
         (n, directions, quantiles) CIELAB; not-a-number where a picture shows no animal.
@@ -132,7 +133,7 @@ class Identity:
     @property
     def named(self) -> Tensor:
         """(n,) the figure of earlier releases, (dE(coat) + dE(accent)) / 2 + 25 [pattern]."""
-        return (self.coat + self.accent) / 2 + _NAMED_WEIGHT * self.pattern
+        return (self.coat + self.accent) / 2 + NAMED_WEIGHT * self.pattern
 
 
 def identity(was: Reading, seen: Reading) -> Identity:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from masactrl.puppets.captions import PromptTask, full_prompt, spare_prompt
-from masactrl.puppets.identity import PATTERN_WEIGHT
+from masactrl.puppets.identity import NAMED_WEIGHT, PATTERN_WEIGHT
 from masactrl.puppets.inspector import Reading
 
 
@@ -107,7 +107,7 @@ class EditSide:
     @property
     def named_error(self) -> float:
         """The figure of earlier releases, (dE(coat) + dE(accent)) / 2 + 25 [pattern differs]."""
-        return (self.coat + self.accent) / 2 + 25 * self.pattern
+        return (self.coat + self.accent) / 2 + NAMED_WEIGHT * self.pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
