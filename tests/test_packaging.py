@@ -40,6 +40,7 @@ FLOORS = (
         "out_of_memory",
         "overlays",
         "picture_input",
+        "prompt_weights",
         "torch_defaults",
     ),
     ("attention", "diffusion"),

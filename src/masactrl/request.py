@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from masactrl.checks import plain, settle
 from masactrl.errors import ConfigError, PromptError
+from masactrl.prompt_weights import parse, without_weights
 
 if TYPE_CHECKING:
     from masactrl.models.presets import ModelPreset
@@ -65,7 +66,7 @@ class GenerateRequest:
             sorted pairs.
 
     Raises:
-        PromptError: a prompt is empty, or there is no target.
+        PromptError: a prompt is empty, a weight in it is none, or there is no target.
         ConfigError: another value is out of its range; says the range.
     """
 
@@ -91,6 +92,7 @@ class GenerateRequest:
             raise PromptError("target_prompts is a tuple of prompts, not one string.")
         object.__setattr__(self, "target_prompts", tuple(self.target_prompts))
         _check_prompts(self.source_prompt, self.target_prompts)
+        parse(self.negative_prompt)  # refuses what is no weight
         _check_number("seed", self.seed, 0, 2**63 - 1)
         _check_number("steps", self.steps, 1, 1000)
         _check_number("height", self.height, 8, LARGEST_SIDE, multiple=8)
@@ -216,12 +218,12 @@ def sorted_pairs(
 
 
 def _check_prompts(source: str, targets: tuple[str, ...]) -> None:
-    if not source.strip():
+    if not without_weights(source).strip():
         raise PromptError("The source prompt is empty; say what the source picture shows.")
     if not targets:
         raise PromptError("There is no target prompt; give at least one.")
     for number, target in enumerate(targets, start=1):
-        if not target.strip():
+        if not without_weights(target).strip():
             raise PromptError(f"Target prompt {number} is empty; say what that picture shows.")
 
 

@@ -10,6 +10,7 @@ from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS, Inversion
 from masactrl.picture_input import Fit
+from masactrl.prompt_weights import parse
 
 if TYPE_CHECKING:
     from masactrl.models import ModelPreset
@@ -43,6 +44,7 @@ class InversionRequest:
             `masactrl.picture_input`.
 
     Raises:
+        PromptError: a weight in the prompt is none.
         ConfigError: a value is out of its range, or the method has no use for it.
     """
 
@@ -58,6 +60,7 @@ class InversionRequest:
 
     def __post_init__(self) -> None:
         settle(self)
+        parse(self.prompt)  # refuses what is no weight
         if self.method not in INVERSIONS:
             raise ConfigError(
                 f"The inversion {self.method!r} is not known; accepted are {', '.join(INVERSIONS)}."

@@ -11,6 +11,7 @@ from masactrl.attention.masks import MaskLike, OnEmpty, Words
 from masactrl.checks import settle
 from masactrl.editing.inversion_request import check_guidance
 from masactrl.errors import ConfigError, MaskError, PromptError
+from masactrl.prompt_weights import parse, without_weights
 from masactrl.recipe import InputStated
 from masactrl.request import FROM_SOURCE, Form, check_method, sorted_pairs
 
@@ -141,7 +142,7 @@ class EditRequest:
         seed: of the noise that a method of `FROM_SOURCE` draws, 0 to 2**63 - 1; None is 0.
 
     Raises:
-        PromptError: a prompt is empty, or there is no target.
+        PromptError: a prompt is empty, a weight in it is none, or there is no target.
         ConfigError: another value is out of its range; says the range.
     """
 
@@ -171,8 +172,9 @@ class EditRequest:
         if not self.target_prompts:
             raise PromptError("There is no target prompt; give at least one.")
         for number, prompt in enumerate(self.target_prompts, start=1):
-            if not prompt.strip():
+            if not without_weights(prompt).strip():
                 raise PromptError(f"Target prompt {number} is empty; say what it is to show.")
+        parse(self.negative_prompt or "")  # refuses what is no weight
         check_guidance(self.guidance_scale)
         for name in ("start_step", "start_layer"):
             value = getattr(self, name)
