@@ -33,6 +33,7 @@ EXTRAS = {
     "app": ("gradio", "the studio in the browser"),
     "bench": ("torchmetrics", "measurements"),
     "lora": ("peft", "LoRA files"),
+    "prompts": ("compel", "weights in prompts"),
 }
 """Extra -> the package that tells whether it is installed, and what it is for."""
 

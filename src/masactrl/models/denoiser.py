@@ -19,6 +19,8 @@ from masactrl.attention.support import denoiser_of
 from masactrl.diffusion.noise import NoiseSchedule, Spacing
 from masactrl.errors import MasaCtrlError, UnsupportedPipeline
 from masactrl.models.loading import ddim_like
+from masactrl.models.weighted_text import weighed
+from masactrl.prompt_weights import without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -124,21 +126,19 @@ class Denoiser:
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Return the encoded prompts, one row each.
+        """Return the encoded prompts, one row each; their weights act, see `weighted_text`.
 
         An empty prompt is the model's own "nothing": for models that were trained so (SDXL's base,
         `force_zeros_for_empty_prompt`) zeros, else the encoding of no words.
         """
-        pipeline = self._pipeline
+        pipeline, said = self._pipeline, [without_weights(prompt) for prompt in prompts]
         options = {"device": self.device, "num_images_per_prompt": 1}
-        encoded = pipeline.encode_prompt(
-            prompt=list(prompts), do_classifier_free_guidance=False, **options
-        )
-        hidden = encoded[0].to(self.dtype)
+        encoded = pipeline.encode_prompt(prompt=said, do_classifier_free_guidance=False, **options)
+        hidden = weighed(pipeline, prompts, encoded[0]).to(self.dtype)
         pooled = encoded[2].to(self.dtype) if len(encoded) > 2 else None
         if pooled is not None and pipeline.config.get("force_zeros_for_empty_prompt", False):
-            said = torch.tensor([bool(prompt) for prompt in prompts], device="cpu").to(hidden)
-            hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
+            any_words = torch.tensor([bool(one) for one in said], device="cpu").to(hidden)
+            hidden, pooled = hidden * any_words[:, None, None], pooled * any_words[:, None]
         return Text(hidden=hidden, pooled=pooled)
 
     @torch.no_grad()

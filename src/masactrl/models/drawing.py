@@ -18,6 +18,8 @@ from torch import Tensor
 
 from masactrl.diffusion.noise import timestep_grid
 from masactrl.errors import UnsupportedPipeline
+from masactrl.models.weighted_text import embeddings, weights_act
+from masactrl.prompt_weights import is_weighted, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +69,7 @@ def draw(
 
     Args:
         pipeline: Stable Diffusion or SDXL; a control that is attached to it acts.
-        prompts: n of them.
+        prompts: n of them; weights act, see `masactrl.models.weighted_text`.
         latents: noise, one a prompt; they say how large the pictures are.
         steps: denoising steps.
         guidance_scale: weight of classifier-free guidance; 1 switches it off.
@@ -78,8 +80,7 @@ def draw(
     run: Any = pipeline
     with exact_ddim(pipeline):
         pictures: Tensor = run(
-            list(prompts),
-            negative_prompt=[negative_prompt] * len(prompts) if negative_prompt else None,
+            **_words(pipeline, prompts, negative_prompt, guided=guidance_scale > 1),
             height=latents.shape[-2] * run.vae_scale_factor,
             width=latents.shape[-1] * run.vae_scale_factor,
             num_inference_steps=steps,
@@ -89,6 +90,19 @@ def draw(
             callback_on_step_end=on_step_end,
         ).images
     return pictures
+
+
+def _words(
+    pipeline: Pipeline, prompts: Sequence[str], negative_prompt: str, *, guided: bool
+) -> dict[str, Any]:
+    """What the call is told to draw: the prompts, or embeddings where any has a weight."""
+    if weights_act() and any(map(is_weighted, (*prompts, negative_prompt))):
+        return embeddings(pipeline, prompts, negative_prompt, guided=guided)
+    negative = without_weights(negative_prompt)
+    return {
+        "prompt": [without_weights(prompt) for prompt in prompts],
+        "negative_prompt": [negative] * len(prompts) if negative else None,
+    }
 
 
 class _ExactDDIM(DDIMScheduler):  # type: ignore[misc]  # untyped
