@@ -22,6 +22,7 @@ from masactrl.errors import ConfigError, ControlWarning
 from masactrl.figures import Figure
 from masactrl.images import Tile
 from masactrl.methods import MasaCtrl
+from masactrl.prompt_weights import without_weights
 from masactrl.result import prepare_folder
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def ablate_generated(
     def make(control: MasaCtrl, *, words: bool = False) -> Image.Image:
         masks = None
         if words and named is not None:
-            said = (source, target, target)  # source, target, its twin without control
+            shown = without_weights(target)
+            said = (without_weights(source), shown, shown)  # source, target, its twin
             masks = WordMasks(words=(named[0], named[1], named[1]), prompts=said)
         own = replace(control, form=settings.form, strength=settings.strength, masks=masks)
         return generate(model, request, method=own, on_step=on_step).targets[0].controlled

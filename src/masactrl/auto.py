@@ -20,6 +20,7 @@ from masactrl.editing import edit_names
 from masactrl.errors import ConfigError
 from masactrl.files import write_text
 from masactrl.images import png_bytes, save_png
+from masactrl.prompt_weights import without_weights
 from masactrl.result import prepare_folder
 from masactrl.scoring import Score, Scorer, Trial
 from masactrl.sweep import Axes, sweep_edit
@@ -176,7 +177,7 @@ def edit_auto(
             Trial(
                 source=session.picture,
                 uncontrolled=target.uncontrolled,
-                prompt=target.prompt,
+                prompt=without_weights(target.prompt),
                 candidates=(target.uncontrolled, *(target.cells[cell] for cell in cells)),
             )
         )

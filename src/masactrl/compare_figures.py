@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from masactrl.errors import ModelNotFound
 from masactrl.images import image_to_tensor
+from masactrl.prompt_weights import without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ def read_figures(
         return None
     batch = torch.stack([image_to_tensor(picture, signed=False) for picture in pictures])
     seen = reader.read(batch)
-    asked = parse(target_prompt).action
+    asked = parse(without_weights(target_prompt)).action
     count = len(pictures)
     apart = identity(reader.read(batch[:1]), seen).error
     source = batch[:1].expand(count, -1, -1, -1)

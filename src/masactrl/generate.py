@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ControlWarning, MasaCtrlError
 from masactrl.images import tensor_to_images
+from masactrl.prompt_weights import without_weights
 from masactrl.prompts import prompt_warnings
 from masactrl.recipe import stated_model
 from masactrl.request import GenerateRequest, ResolvedRequest
@@ -201,7 +202,8 @@ def _pictures(
     if method.start is None:
         rows = rows_of(len(targets))
         prompts += targets
-        with method.attach(pipeline, rows, prompts=prompts):
+        # An attachment counts tokens, of which weights have none.
+        with method.attach(pipeline, rows, prompts=[without_weights(prompt) for prompt in prompts]):
             return call(prompts, noise.repeat(rows.images, 1, 1, 1))
     plain = call(prompts, noise.repeat(len(prompts), 1, 1, 1))
     each = (len(targets), 1, 1, 1)

@@ -1,9 +1,11 @@
-"""What a model will not see of a prompt: words it never learned, and what is too long."""
+"""What a model will not see of a prompt: words it never learned, what is too long, weights."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
+
+from masactrl.prompt_weights import is_weighted, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,16 +18,32 @@ if TYPE_CHECKING:
 def prompt_warnings(model: LoadedModel, prompts: Iterable[str]) -> tuple[str, ...]:
     """Return one sentence for every prompt that the model will not see as it was written.
 
+    Weights that cannot act are one sentence for all prompts.
+
     Args:
         model: whose tokenizer and vocabulary count.
         prompts: looked at once each, in order.
     """
-    found: list[str] = []
-    for prompt in dict.fromkeys(prompts):
+    written = tuple(prompts)
+    found = _unweighted(written)
+    for prompt in dict.fromkeys(map(without_weights, written)):
         if model.family == "puppets":
             found += _unknown(prompt)
         found += _truncated(prompt, model.pipeline.tokenizer)
     return tuple(found)
+
+
+def _unweighted(prompts: Iterable[str]) -> list[str]:
+    """Say what to install where a prompt has weights and nothing that makes them act."""
+    from masactrl.models.weighted_text import weights_act
+
+    first = next((prompt for prompt in prompts if is_weighted(prompt)), None)
+    if first is None or weights_act():
+        return []
+    return [
+        f"Weights in prompts are left out, here in {first!r}, because they need the extra "
+        "'prompts': pip install 'masactrl[prompts]'."
+    ]
 
 
 def _unknown(prompt: str) -> list[str]:

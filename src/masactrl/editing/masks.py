@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from masactrl.attention import GivenMasks, WordMasks
 from masactrl.errors import MaskError
+from masactrl.prompt_weights import without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,8 +166,10 @@ def plan_masks(
         targets=targets,
         by_words=masks.by_words,
         threshold=masks.threshold,
-        source_prompt=source_prompt,
-        target_prompts=target_prompts,
+        source_prompt=without_weights(
+            source_prompt
+        ),  # words are tokens, of which weights have none
+        target_prompts=tuple(map(without_weights, target_prompts)),
     )
 
 

@@ -16,6 +16,7 @@ from masactrl.editing.late import late_targets
 from masactrl.editing.layout import Layout, cached_layout, joint_layout
 from masactrl.editing.outcome import Outcome
 from masactrl.methods import MasaCtrl
+from masactrl.prompt_weights import without_weights
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -89,7 +90,8 @@ class EditRun:
             source = self.recording.serving(layout.guided.branches)
             return method.attach(self.pipeline, layout.rows, source=source)
         said = (self.trajectory.prompt, *self.request.target_prompts)
-        prompts = [said[image] for image in layout.images]
+        # An attachment counts tokens, of which weights have none.
+        prompts = [without_weights(said[image]) for image in layout.images]
         return method.attach(self.pipeline, layout.rows, prompts=prompts)
 
     def _masks_of(self, layout: Layout) -> GivenMasks | WordMasks | None:
