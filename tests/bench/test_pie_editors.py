@@ -83,3 +83,12 @@ def test_blended_words_are_blended(model: LoadedModel) -> None:
         editor(item(blended_word=("cat", "horse")), SOURCE)
     with pytest.raises(PromptError, match="names one blended word, 'cat'"):
         editor(item(blended_word=("cat",)), SOURCE)
+
+
+def test_brackets_in_the_data_are_letters_and_no_weights(model: LoadedModel) -> None:
+    """The published prompts were never read as a web UI reads them."""
+    (editor,) = pie_editors(model, ["pie-ddim+p2p"], steps=6).values()
+    named = item(source_prompt="a cat (big)", target_prompt="a dog (big)")
+    assert editor._inversion(named).prompt == r"a cat \(big\)"
+    assert editor._request(named).target_prompts == (r"a dog \(big\)",)
+    assert editor._request(item()).target_prompts == ("a dog sitting",)

@@ -31,6 +31,7 @@ from masactrl.editing.control import aligns_words
 from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import METHODS, method_named
+from masactrl.prompt_weights import literal
 from masactrl.request import FROM_SOURCE
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class _PieEditor:
         words = self.method != "masactrl" and aligns_words(method_named(self.method))
         return InversionRequest(
             method=self.inversion,
-            prompt=item.source_prompt if words or self.inversion in NEEDS_PROMPT else "",
+            prompt=literal(item.source_prompt) if words or self.inversion in NEEDS_PROMPT else "",
             steps=self.steps,
             guidance_scale=GUIDANCE if self.inversion == "null-text" else None,
             seed=SEED if draws_noise(self.inversion) else None,
@@ -145,7 +146,7 @@ class _PieEditor:
         elif self.published:
             own = {"method_options": _published_p2p(item)}
         return EditRequest(
-            target_prompts=(item.target_prompt,),
+            target_prompts=(literal(item.target_prompt),),
             guidance_scale=GUIDANCE,
             compare=False,
             method=self.method,
