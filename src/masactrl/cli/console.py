@@ -46,8 +46,12 @@ def said(console: Console, kind: str, sentence: str) -> None:
 
 @contextmanager
 def warnings_said(console: Console) -> Iterator[None]:
-    """Print this package's warnings as sentences, at once; others as Python prints them."""
-    usual = warnings.showwarning
+    """Print this package's warnings as sentences, at once and each once in a command.
+
+    A comparison, or several seeds, run into the same warning with every run. Those of others are
+    left to Python.
+    """
+    usual, told = warnings.showwarning, set[str]()
 
     def show(
         message: Warning | str,
@@ -57,10 +61,11 @@ def warnings_said(console: Console) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, ControlWarning):
-            said(console, "Warning", str(message))
-        else:
+        if not issubclass(category, ControlWarning):
             usual(message, category, filename, lineno, file, line)
+        elif str(message) not in told:
+            told.add(str(message))
+            said(console, "Warning", str(message))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ControlWarning)
