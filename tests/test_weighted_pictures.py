@@ -160,6 +160,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Spied:
     return of
 
 
+@needs_compel
 def test_words_are_aligned_without_weights(model: LoadedModel, spied: Spied) -> None:
     seen = spied("prompt-to-prompt")
     options = {"reweight": (("running", 2.0),)}
@@ -317,6 +318,7 @@ def test_without_the_extra_one_sentence_names_it(
     assert len(caught) == 1
 
 
+@needs_compel
 def test_other_warnings_look_at_the_words_alone(model: LoadedModel) -> None:
     puppets = replace(model, family="puppets")
     assert prompt_warnings(puppets, ["a (cat:1.0) standing in the \\(meadow\\)"]) == ()
