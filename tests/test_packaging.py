@@ -43,7 +43,7 @@ FLOORS = (
         "prompt_weights",
         "torch_defaults",
     ),
-    ("attention", "diffusion"),
+    ("attention", "diffusion", "layouts"),
     ("models",),
     ("inversion", "methods", "puppets"),
     ("command_words", "prompts", "recipe", "request", "result"),

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from masactrl.errors import ConfigError, ModelNotFound
+from masactrl.puppets.anatomy import KEYPOINTS
 from masactrl.puppets.colour import lab_distance, lab_to_srgb, srgb_to_lab
-from masactrl.puppets.data import HELD_OUT_SEED, PictureCache
+from masactrl.puppets.data import HELD_OUT_SEED, PictureCache, open_pictures
 from masactrl.puppets.inspector import QUESTIONS, SIZE, Inspector, default_folder, resized
+from masactrl.puppets.inspector_network import _centres
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import sample_scenes
 from masactrl.puppets.train_inspector import (
@@ -217,11 +219,19 @@ def test_disturbing_keeps_pictures_and_answers_together() -> None:
         colours=colours_of(scenes),
         mask=made.mask,
         paint=made.mask.expand(-1, 3, -1, -1),
+        keypoints=made.keypoints,
     )
     pictures, moved = disturbed(made.image, truth, torch.Generator().manual_seed(0))
     assert pictures.shape == made.image.shape
     assert moved.mask.shape == made.mask.shape
     assert torch.equal(moved.paint, moved.mask.expand(-1, 3, -1, -1))
+    # Joints move with the animal: wherever a foot was on it, it still is.
+    for before, after, was, now in zip(
+        made.keypoints, moved.keypoints, made.mask, moved.mask, strict=True
+    ):
+        for (x, y), (u, v) in zip(before.long().tolist(), after.long().tolist(), strict=True):
+            if 20 <= x < SIZE - 20 and 20 <= y < SIZE - 20 and was[0, y, x] == 1:
+                assert now[0, v, min(u, SIZE - 1)] > 0.5
     assert 0 <= pictures.min() <= pictures.max() <= 1
     # Some are mirrored, and then face the other way; nothing else changes its answer.
     turned = moved.classes["facing"] != truth.classes["facing"]
@@ -242,10 +252,27 @@ def test_a_tint_goes_over_picture_and_colours_alike() -> None:
         colours=coats[:, None].expand(-1, 3, -1),
         mask=torch.ones(8, 1, SIZE, SIZE),
         paint=torch.ones(8, 3, SIZE, SIZE),
+        keypoints=torch.zeros(8, len(KEYPOINTS), 2),
     )
     pictures, moved = disturbed(flat, truth, torch.Generator().manual_seed(2))
     assert torch.allclose(pictures.mean((2, 3)), moved.colours[:, 0], atol=0.01)
     assert not torch.allclose(moved.colours[:, 0], coats, atol=0.01)
+
+
+def test_the_centre_of_a_sharp_map_is_its_peak() -> None:
+    maps = torch.full((1, 2, 32, 32), -50.0)
+    maps[0, 0, 7, 20] = maps[0, 1, 31, 0] = 50.0
+    found = _centres(maps) * 32
+    assert torch.allclose(found, torch.tensor([[[20.5, 7.5], [0.5, 31.5]]]), atol=1e-3)
+
+
+def test_poses_without_a_word_teach_all_but_the_action(tmp_path: Path) -> None:
+    posed = open_pictures(tmp_path / "posed", count=8, size=SIZE, seed=0, posed=True)
+    seen: list[dict[str, float]] = []
+    train_inspector(a_cache(), tmp_path, budget=0.01, posed=posed, batch=8, on_record=seen.append)
+    assert 0 <= seen[0]["action"] <= 1
+    assert seen[0]["joints"] > 0
+    assert seen[0]["loss"] == seen[0]["loss"]  # a number
 
 
 def test_training_steps_are_taken_and_continued(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import ControlNetModel, StableDiffusionPipeline, T2IAdapter
 
 from masactrl.errors import ConfigError
 from masactrl.puppets.alignment import Alignment
 from masactrl.puppets.data import open_pictures
 from masactrl.puppets.model import build_scheduler, build_unet, build_vae
 from masactrl.puppets.optimizer import Muon
-from masactrl.puppets.recipe import Recipe, train_puppets
+from masactrl.puppets.recipe import STAGES, Recipe, train_puppets
 from masactrl.puppets.scene import sample_scenes
 from masactrl.puppets.tokenizer import build_tokenizer
 from masactrl.puppets.train import (
@@ -183,10 +183,23 @@ def test_the_rate_warms_up_stays_and_falls(tmp_path: Path) -> None:
 
 def test_the_whole_recipe_ends_in_a_model(tmp_path: Path) -> None:
     seen: set[str] = set()
-    recipe = Recipe(directory=tmp_path, minutes=0.001, pictures=64, size=64, batch=2)
+    recipe = Recipe(
+        directory=tmp_path,
+        minutes=0.001,
+        pictures=64,
+        posed=64,
+        size=64,
+        batch=2,
+        pixel_batch=8,
+    )
     folder = train_puppets(recipe, on_record=lambda stage, _: seen.add(stage))
-    assert seen == {"pictures", "vae", "decoder", "inspector", "diffusion"}
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    assert seen == set(STAGES)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.load_lora_weights(folder / "lcm")
+    pipeline.unload_lora_weights()
+    whole = {"torch_dtype": torch.float32}
+    assert ControlNetModel.from_pretrained(folder / "controlnet", **whole).dtype == torch.float32
+    assert T2IAdapter.from_pretrained(folder / "adapter", **whole).config.in_channels == 1
     assert len(pipeline.tokenizer) == pipeline.text_encoder.config.vocab_size
     assert not [f for f in folder.rglob("*.json") if str(tmp_path) in f.read_text("utf-8")]
     log = (tmp_path / "diffusion" / "log.jsonl").read_text().splitlines()
@@ -199,8 +212,10 @@ def test_the_whole_recipe_ends_in_a_model(tmp_path: Path) -> None:
         ({"stages": ("paint",)}, "must be some of"),
         ({"minutes": 0.0}, "above 0"),
         ({"pictures": 3}, "at least 64"),
+        ({"posed": 3}, "at least 64"),
         ({"size": 100}, "multiple of 64"),
         ({"batch": 0}, "1 or more"),
+        ({"pixel_batch": 0}, "1 or more"),
         ({"workers": 0}, "1 or more"),
         ({"lowest": 1000}, "0 to 999"),
         ({"offset_noise": 2.0}, r"deviation in \[0, 1\]"),
@@ -219,3 +234,15 @@ def test_the_diffusion_stage_needs_an_autoencoder(tmp_path: Path) -> None:
     recipe = Recipe(directory=tmp_path, pictures=64, size=64, stages=("diffusion",))
     with pytest.raises(ConfigError, match="run the stage 'vae' first"):
         train_puppets(recipe)
+
+
+def test_what_is_trained_beside_the_model_needs_the_model(tmp_path: Path) -> None:
+    recipe = Recipe(directory=tmp_path, pictures=64, posed=64, size=64, stages=("lcm",))
+    with pytest.raises(ConfigError, match="run the stage 'diffusion' first"):
+        train_puppets(recipe)
+
+
+def test_posed_pictures_are_another_set(tmp_path: Path) -> None:
+    open_pictures(tmp_path / "posed", count=COUNT, size=64, seed=0, posed=True)
+    with pytest.raises(ConfigError, match="choose another directory"):
+        open_pictures(tmp_path / "posed", count=COUNT, size=64, seed=0)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "app": ("gradio", "the studio in the browser"),
     "bench": ("torchmetrics", "measurements"),
+    "layout": ("cv2", "edges of pictures"),
     "lora": ("peft", "LoRA files"),
     "prompts": ("compel", "weights in prompts"),
 }

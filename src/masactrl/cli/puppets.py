@@ -31,6 +31,9 @@ class Stage(StrEnum):
     DECODER = "decoder"
     INSPECTOR = "inspector"
     DIFFUSION = "diffusion"
+    CONTROLNET = "controlnet"
+    ADAPTER = "adapter"
+    LCM = "lcm"
 
 
 @app.command()
@@ -78,7 +81,21 @@ def train(
     ] = None,
     pictures: Annotated[int, typer.Option(min=64, help="Training pictures to render.")] = 40_000,
     size: Annotated[int, typer.Option(min=64, help="Side in pixels, a multiple of 64.")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the U-Net.")] = 32,
+    posed: Annotated[
+        int,
+        typer.Option(
+            min=64,
+            help="Further pictures to render, in poses that no words can say: for the inspector, "
+            "the ControlNet and the adapter.",
+        ),
+    ] = 20_000,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, help="Pictures per step of the U-Net and what is trained beside it."),
+    ] = 32,
+    pixel_batch: Annotated[
+        int, typer.Option(min=1, help="Pictures per step of decoder and inspector.")
+    ] = 16,
     learning_rate: Annotated[float, typer.Option(help="Highest rate of the U-Net.")] = 1e-3,
     ema_decay: Annotated[
         float, typer.Option(help="Of the averaged weights; less for a short run.")
@@ -113,6 +130,9 @@ def train(
 ) -> None:
     """Train the embedded model: pictures, autoencoder, its decoder, inspector, text and U-Net.
 
+    Beside it a ControlNet (skeletons), a T2I-Adapter (edges; needs the extra layout) and a LoRA for
+    few steps (lcm; needs the extra lora).
+
     An interrupted run goes on where its last checkpoint was (every five minutes) when the same
     command is given again.
 
@@ -133,7 +153,9 @@ def train(
             stages=STAGES if not stage else tuple(s.value for s in Stage if s in stage),
             pictures=pictures,
             size=size,
+            posed=posed,
             batch=batch,
+            pixel_batch=pixel_batch,
             learning_rate=learning_rate,
             ema_decay=ema_decay,
             lowest=lowest,

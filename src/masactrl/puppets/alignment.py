@@ -54,7 +54,7 @@ def encode_features(
     inspector = inspector.to(device).eval()
     parts = []
     for index in torch.arange(len(cache.scenes)).split(_AT_ONCE):
-        pictures = resized((cache.batch(index).to(device) + 1) / 2)
+        pictures = resized((cache.batch(index, device) + 1) / 2)
         with torch.autocast(device, torch.bfloat16):
             parts.append(inspector.features(pictures).half().cpu())
         if on_progress is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from masactrl.errors import ConfigError
+from masactrl.puppets.posed import sample_posed_scenes
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import Scene, sample_scenes
 
@@ -37,10 +38,15 @@ class PictureCache:
     masks: np.ndarray
     scenes: tuple[Scene, ...]
 
-    def batch(self, indices: Tensor) -> Tensor:
+    def batch(self, indices: Tensor, device: str | torch.device = "cpu") -> Tensor:
         """(n,) indices -> (n, 3, size, size) float in [-1, 1]."""
-        picked = self.images[indices.numpy()]
-        return torch.from_numpy(picked).float().div_(127.5).sub_(1)
+        picked = torch.from_numpy(self.images[indices.numpy()]).to(device)  # as bytes: a quarter
+        return picked.float().div_(127.5).sub_(1)
+
+    def foreground(self, indices: Tensor, device: str | torch.device = "cpu") -> Tensor:
+        """(n,) indices -> (n, 1, size, size) float coverage in [0, 1]."""
+        picked = torch.from_numpy(self.masks[indices.numpy()][:, None]).to(device)
+        return picked.float().div_(255)
 
 
 def open_pictures(
@@ -51,6 +57,7 @@ def open_pictures(
     seed: int,
     device: str = "cpu",
     workers: int = 1,
+    posed: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PictureCache:
     """Open the cache, rendering what is missing (also after an interruption).
@@ -62,6 +69,7 @@ def open_pictures(
         device: where to render.
         workers: processes that render; the pictures are the same. Also on a GPU several are
             quicker than one, since a single process is busy launching kernels.
+        posed: scenes in poses that words cannot say, see `masactrl.puppets.posed`.
         on_progress: called with (done, count).
 
     Raises:
@@ -69,13 +77,15 @@ def open_pictures(
     """
     directory.mkdir(parents=True, exist_ok=True)
     note = directory / "pictures.json"
-    want = {"count": count, "size": size, "seed": seed, "world": 1}
-    have = json.loads(note.read_text()) if note.exists() else {**want, "done": 0}
+    want = {"count": count, "size": size, "seed": seed, "world": 1, "posed": posed}
+    have = {**want, "done": 0}
+    if note.exists():
+        have = {"posed": False, **json.loads(note.read_text())}
     if {k: have[k] for k in want} != want:
         raise ConfigError(
             f"{directory} holds pictures for {have}, not for {want}; choose another directory."
         )
-    scenes = sample_scenes(count, seed=seed)
+    scenes = (sample_posed_scenes if posed else sample_scenes)(count, seed=seed)
     fresh = not (directory / "images.u8").exists()
     done = 0 if fresh else int(have["done"])
     images, masks = _arrays(directory, count, size, new=fresh)

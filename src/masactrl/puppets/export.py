@@ -29,14 +29,14 @@ def export_pipeline(
     half.save_pretrained(folder, safe_serialization=True)
     save_tokenizer(pipeline.tokenizer, folder / "tokenizer")
     for written in (folder / "model_index.json", *folder.glob("*/config.json")):
-        _forget_origin(written)
+        forget_origin(written)
     if preset is not None:
         (folder / "masactrl.json").write_text(json.dumps(dict(preset), indent=2) + "\n")
     return folder
 
 
-def _forget_origin(config: Path) -> None:
-    """Drop the folder that the parts were loaded from: nobody else has it."""
+def forget_origin(config: Path) -> None:
+    """Drop from a config the folder that the parts were loaded from: nobody else has it."""
     values = json.loads(config.read_text("utf-8"))
     if values.pop("_name_or_path", None) is not None:
         config.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

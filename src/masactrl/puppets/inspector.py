@@ -41,6 +41,8 @@ class Reading:
         probabilities: question -> (n, options), options in the order of `QUESTIONS`.
         coat, accent, collar_colour: (n, 3) CIELAB; the last means nothing without a collar.
         mask: (n, 1, h, w) probability of foreground, at the size of the pictures.
+        keypoints: (n, len(KEYPOINTS), 2) pixels (x, y) of the pictures, those of `anatomy`; of a
+            joint outside the picture it means nothing.
         shown: (n, directions, quantiles) the colours of the foreground, see
             `masactrl.puppets.identity`.
     """
@@ -57,6 +59,7 @@ class Reading:
     accent: Tensor
     collar_colour: Tensor
     mask: Tensor
+    keypoints: Tensor
     shown: Tensor
 
     def __len__(self) -> int:
@@ -106,6 +109,7 @@ class Inspector(InspectorNetwork):
             accent=lab[:, 1],
             collar_colour=lab[:, 2],
             mask=mask,
+            keypoints=torch.cat([p.keypoints for p in parts]).cpu() * _sides(images) / SIZE,
             shown=colours_shown(images.float().cpu(), mask),
         )
 
@@ -114,11 +118,14 @@ class Inspector(InspectorNetwork):
         plain, mirrored = self(pictures), self(pictures.flip(-1))
         logits = dict(mirrored.logits)
         logits["facing"] = logits["facing"].flip(-1)  # left is right, and the other way round
+        joints = mirrored.keypoints.clone()
+        joints[..., 0] = SIZE - joints[..., 0]
         return Answers(
             logits={q: (plain.logits[q] + logits[q]) / 2 for q in logits},
             colours=(plain.colours + mirrored.colours) / 2,
             mask=(plain.mask + mirrored.mask.flip(-1)) / 2,
             paint=(plain.paint + mirrored.paint.flip(-1)) / 2,
+            keypoints=(plain.keypoints + joints) / 2,
         )
 
     @classmethod
@@ -160,6 +167,11 @@ class Inspector(InspectorNetwork):
 def default_folder() -> Path:
     """Where the package keeps the inspector's weights."""
     return Path(str(resources.files("masactrl") / "puppets" / "weights" / "inspector"))
+
+
+def _sides(pictures: Tensor) -> Tensor:
+    """(2,) width and height."""
+    return torch.tensor((float(pictures.shape[-1]), float(pictures.shape[-2])))
 
 
 def resized(pictures: Tensor) -> Tensor:

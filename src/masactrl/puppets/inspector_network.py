@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from masactrl.puppets.anatomy import KEYPOINTS
 from masactrl.puppets.scene import ACTIONS, FACINGS, PATTERNS, PLACES, SHOTS, SPECIES
 
 #: Question -> the answers it has; an answer's index is its class.
@@ -112,16 +113,18 @@ class Answers:
         colours: (n, 3, 3) sRGB in [0, 1] of `COLOURED`.
         mask: (n, 1, SIZE, SIZE) logits of the foreground.
         paint: (n, 3, SIZE, SIZE) logits of each of `COLOURED` being what a pixel shows.
+        keypoints: (n, len(KEYPOINTS), 2) pixels (x, y) in [0, SIZE].
     """
 
     logits: Mapping[str, Tensor]
     colours: Tensor
     mask: Tensor
     paint: Tensor
+    keypoints: Tensor
 
 
 class InspectorNetwork(nn.Module):
-    """Pictures in, `Answers` out; 2.4 million weights."""
+    """Pictures in, `Answers` out; 2.5 million weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,6 +150,14 @@ class InspectorNetwork(nn.Module):
             nn.ReLU(),
             nn.Conv2d(widths[0], (2 * _FOLD) ** 2 * (1 + len(COLOURED)), 3, padding=1),
         )
+        # Joints are found where much is known of the whole: on the second finest scale.
+        self.joints = nn.Sequential(
+            _norm(widths[1]),
+            nn.ReLU(),
+            nn.Conv2d(widths[1], widths[2], 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(widths[2], len(KEYPOINTS), 1),
+        )
 
     def features(self, pictures: Tensor) -> Tensor:
         """(n, 3, SIZE, SIZE) sRGB in [0, 1] -> (n, 192, SIZE / 32, SIZE / 32): what is where."""
@@ -170,6 +181,7 @@ class InspectorNetwork(nn.Module):
             if k == 1:  # once, at an eighth of full resolution: the rest is adding
                 x = self.join(x)
                 details = F.relu(self.detail(x))
+                joints = self.joints(x).float()
         maps = F.pixel_shuffle(self.finish(x), 2 * _FOLD).float()  # n 4 SIZE SIZE
         mask, paint = maps[:, :1], maps[:, 1:]
         colours = _colours(pictures.float(), mask, paint)
@@ -179,6 +191,7 @@ class InspectorNetwork(nn.Module):
             colours=colours,
             mask=mask,
             paint=paint,
+            keypoints=_centres(joints) * SIZE,
         )
 
 
@@ -189,6 +202,18 @@ def _pooled(features: Tensor, mask: Tensor) -> Tensor:
     lit = features * weight
     mean = lit.sum((2, 3)) / weight.sum((2, 3)).clamp(min=1)
     return torch.cat((mean, lit.amax((2, 3))), 1)
+
+
+def _centres(maps: Tensor) -> Tensor:
+    """(n, k, h, w) logits -> (n, k, 2) mean places (x, y), shares of the width and the height.
+
+    Integral regression (Sun et al. 2018): finer than a cell, and has a gradient everywhere.
+    """
+    height, width = maps.shape[-2:]
+    odds = maps.flatten(2).softmax(-1).unflatten(2, (height, width))
+    x = (torch.arange(width, device=maps.device) + 0.5) / width
+    y = (torch.arange(height, device=maps.device) + 0.5) / height
+    return torch.stack(((odds.sum(2) * x).sum(-1), (odds.sum(3) * y).sum(-1)), -1)
 
 
 def _colours(pictures: Tensor, mask: Tensor, paint: Tensor) -> Tensor:

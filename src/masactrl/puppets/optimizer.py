@@ -100,29 +100,34 @@ class MuonAdamW:
         matrices = [p for n, p in named if p.ndim >= 2 and not any(e in n for e in ends)]
         chosen = {id(p) for p in matrices}
         rest = [p for _, p in named if id(p) not in chosen]
-        self._muon = Muon(matrices, lr=lr, weight_decay=weight_decay)
-        self._adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+        self._parts: dict[str, torch.optim.Optimizer] = {}
+        if matrices:
+            self._parts["muon"] = Muon(matrices, lr=lr, weight_decay=weight_decay)
+        if rest:
+            self._parts["adamw"] = torch.optim.AdamW(
+                rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0
+            )
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of both, to set learning rates."""
-        return [*self._muon.param_groups, *self._adamw.param_groups]
+        return [group for part in self._parts.values() for group in part.param_groups]
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        self._muon.zero_grad(set_to_none=True)
-        self._adamw.zero_grad(set_to_none=True)
+        for part in self._parts.values():
+            part.zero_grad(set_to_none=True)
 
     def step(self) -> None:
         """Update from the gradients of the module's parameters."""
-        self._muon.step()
-        self._adamw.step()
+        for part in self._parts.values():
+            part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of both optimizers."""
-        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+        return {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self._muon.load_state_dict(state["muon"])
-        self._adamw.load_state_dict(state["adamw"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -13,18 +14,34 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.puppets.data import PictureCache, open_pictures
-from masactrl.puppets.export import export_pipeline
+from masactrl.puppets.export import export_pipeline, forget_origin
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.model import PICTURE_SIZE
 from masactrl.puppets.train import encode_latents, train_diffusion
 from masactrl.puppets.train_decoder import train_decoder
 from masactrl.puppets.train_inspector import train_inspector
+from masactrl.puppets.train_layout import train_layout
+from masactrl.puppets.train_lcm import save_lora, train_lcm
 from masactrl.puppets.train_vae import train_vae
 from masactrl.puppets.training import OnRecord
 
-STAGES: Final = ("pictures", "vae", "decoder", "inspector", "diffusion")
+STAGES: Final = (
+    *("pictures", "vae", "decoder", "inspector", "diffusion"),
+    *("controlnet", "adapter", "lcm"),
+)
 #: How the budget is divided among the stages that train; of some of them, in these proportions.
-_SHARES: Final = {"vae": 0.10, "decoder": 0.10, "inspector": 0.10, "diffusion": 0.70}
+_SHARES: Final = MappingProxyType(
+    {
+        "vae": 0.10,
+        "decoder": 0.10,
+        "inspector": 0.10,
+        "diffusion": 0.50,
+        "controlnet": 0.08,
+        "adapter": 0.05,
+        "lcm": 0.07,
+    }
+)
+_OF_THE_MODEL: Final = ("controlnet", "adapter", "lcm")  # what is trained beside a finished U-Net
 
 OnStage = Callable[[str, Mapping[str, float]], None]
 Tell = Callable[[str], OnRecord]
@@ -39,8 +56,11 @@ class Recipe:
         minutes: time budget of all training stages together.
         stages: subset of `STAGES`; a stage that is left out must have been run before.
         pictures: number of rendered training pictures.
+        posed: number of further ones, in poses that words cannot say: for the inspector and the
+            stages "controlnet" and "adapter".
         size: side of the pictures in pixels, a multiple of 64.
-        batch: pictures per step of the U-Net.
+        batch: latents per step of the U-Net and what is trained beside it.
+        pixel_batch: pictures per step of decoder and inspector.
         learning_rate, ema_decay: of the U-Net, see `train_diffusion`; short runs that start from
             trained weights want less of both.
         lowest, offset_noise: which noise the U-Net sees, see `train_diffusion`.
@@ -59,7 +79,9 @@ class Recipe:
     stages: tuple[str, ...] = STAGES
     pictures: int = 40_000
     size: int = PICTURE_SIZE
+    posed: int = 20_000
     batch: int = 32
+    pixel_batch: int = 16
     learning_rate: float = 1e-3
     ema_decay: float = 0.998
     lowest: int = 0
@@ -78,11 +100,16 @@ class Recipe:
             raise ConfigError(f"stages {self.stages} must be some of {', '.join(STAGES)}.")
         if self.minutes <= 0:
             raise ConfigError(f"minutes is {self.minutes}; a budget must be above 0.")
-        if self.pictures < 64:
-            raise ConfigError(f"pictures is {self.pictures}; give at least 64.")
+        for name, value in (("pictures", self.pictures), ("posed", self.posed)):
+            if value < 64:
+                raise ConfigError(f"{name} is {value}; give at least 64.")
         if self.size % 64 or self.size <= 0:
             raise ConfigError(f"size is {self.size}; it must be a positive multiple of 64.")
-        for name, value in (("batch", self.batch), ("workers", self.workers)):
+        for name, value in (
+            ("batch", self.batch),
+            ("pixel_batch", self.pixel_batch),
+            ("workers", self.workers),
+        ):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be 1 or more.")
         if not 0 < self.learning_rate < 1:
@@ -124,6 +151,9 @@ def train_puppets(
 
         return told
 
+    if torch.device(recipe.device).type == "cuda":  # a training run owns its process
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     cache = _pictures(recipe, tell("pictures"))
     exported = recipe.directory / "model"
     earlier = _earlier(recipe)
@@ -133,6 +163,8 @@ def train_puppets(
             cache,
             recipe.directory / "inspector",
             budget=recipe.seconds("inspector"),
+            posed=_posed(recipe, tell("pictures")),
+            batch=recipe.pixel_batch,
             device=recipe.device,
             start=_trained_inspector(recipe),
             on_record=tell("inspector"),
@@ -163,7 +195,68 @@ def train_puppets(
     elif "decoder" in recipe.stages and earlier is not None:
         earlier.vae = vae
         export_pipeline(earlier, exported)
+    for stage in _OF_THE_MODEL:
+        if stage in recipe.stages:
+            _beside(stage, recipe, _finished(exported, earlier), cache, exported, tell)
     return exported
+
+
+def _finished(exported: Path, earlier: StableDiffusionPipeline | None) -> StableDiffusionPipeline:
+    """The model of this directory, or else the one to start from."""
+    if (exported / "model_index.json").exists():
+        return StableDiffusionPipeline.from_pretrained(exported, dtype=torch.float32)
+    if earlier is None:
+        raise ConfigError(
+            f"{exported} holds no model yet; run the stage 'diffusion' first, or give a model to "
+            "start from."
+        )
+    return earlier
+
+
+def _beside(
+    stage: str,
+    recipe: Recipe,
+    pipeline: StableDiffusionPipeline,
+    cache: PictureCache,
+    exported: Path,
+    tell: Tell,
+) -> None:
+    """Train one of `_OF_THE_MODEL` and write it next to the model."""
+    vae = pipeline.vae.to(recipe.device).eval()
+    if stage == "lcm":
+        (recipe.directory / "diffusion").mkdir(parents=True, exist_ok=True)
+        path = recipe.directory / "diffusion" / "latents.pt"
+        lora = train_lcm(
+            pipeline,
+            encode_latents(vae, cache, path, device=recipe.device),
+            cache,
+            recipe.directory / stage,
+            budget=recipe.seconds(stage),
+            batch=recipe.batch,
+            offset_noise=recipe.offset_noise,
+            seed=recipe.seed,
+            device=recipe.device,
+            on_record=tell(stage),
+        )
+        save_lora(lora, exported / stage)
+        return
+    posed = _posed(recipe, tell("pictures"))
+    path = recipe.directory / "posed" / "latents.pt"
+    network = train_layout(
+        "controlnet" if stage == "controlnet" else "adapter",
+        pipeline,
+        encode_latents(vae, posed, path, device=recipe.device),
+        posed,
+        recipe.directory / stage,
+        budget=recipe.seconds(stage),
+        batch=recipe.batch,
+        offset_noise=recipe.offset_noise,
+        seed=recipe.seed,
+        device=recipe.device,
+        on_record=tell(stage),
+    )
+    network.half().save_pretrained(exported / stage)
+    forget_origin(exported / stage / "config.json")
 
 
 def _earlier(recipe: Recipe) -> StableDiffusionPipeline | None:
@@ -211,6 +304,7 @@ def _autoencoder(
             cache,
             recipe.directory / "decoder",
             budget=recipe.seconds("decoder"),
+            batch=recipe.pixel_batch,
             seed=recipe.seed,
             device=recipe.device,
             on_record=tell("decoder"),
@@ -223,13 +317,19 @@ def _inspector(folder: Path) -> Inspector:
     return Inspector.load(folder if folder.exists() else None)
 
 
-def _pictures(recipe: Recipe, told: Callable[[Mapping[str, float]], None]) -> PictureCache:
+def _pictures(recipe: Recipe, told: OnRecord, *, posed: bool = False) -> PictureCache:
     return open_pictures(
-        recipe.directory / "pictures",
-        count=recipe.pictures,
+        recipe.directory / ("posed" if posed else "pictures"),
+        count=recipe.posed if posed else recipe.pictures,
         size=recipe.size,
         seed=recipe.seed,
         device=recipe.device,
         workers=recipe.workers,
+        posed=posed,
         on_progress=lambda done, count: told({"done": done, "count": count}),
     )
+
+
+def _posed(recipe: Recipe, told: OnRecord) -> PictureCache:
+    """Pictures of `masactrl.puppets.posed`, rendered when the first stage asks for them."""
+    return _pictures(recipe, told, posed=True)

@@ -23,9 +23,12 @@ from masactrl.torch_defaults import torch_defaults
 _GROUND: Final = 0.84  # height of the standing line, share of the picture
 _SCALE: Final = 0.42  # picture heights per body unit, before fitting
 _FIT: Final = (0.88, 0.76)  # widest and tallest figure, shares of the picture
+_SLACK: Final = 0.07  # picture heights that an offset of 1 moves the animal aside, where it fits
 _CLOSE: Final = 1.5  # magnification of a close-up
 _CHUNK_PIXELS: Final = 1 << 17  # images x pixels painted at once: stays in the CPU's cache
+_READ: Final = 1024  # scenes whose keypoints are found at once
 _POSED: Final = 64  # images posed at once: many small operations, whatever the number of images
+_POSED_ON_GPU: Final = 256  # there every operation is a launch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,9 @@ def render(
     if min(height, width) < 16:
         raise ConfigError(f"size {height}x{width} is too small; both sides need 16 pixels or more.")
     place, count = torch.device(device), len(scenes)
-    at_once = max(1, _CHUNK_PIXELS // (height * width)) if place.type == "cpu" else _POSED
+    on_cpu = place.type == "cpu"
+    posed = _POSED if on_cpu else _POSED_ON_GPU
+    at_once = max(1, _CHUNK_PIXELS // (height * width)) if on_cpu else posed
     made = Rendered(
         image=torch.empty(count, 3, height, width, device=place),
         mask=torch.zeros(count, 1, height, width, device=place),
@@ -87,8 +92,8 @@ def render(
         keypoints=torch.empty(count, len(KEYPOINTS), 2, device=place),
         edges=torch.zeros(count, 1, height, width, device=place),
     )
-    for i in range(0, count, _POSED):
-        _render(scenes[i : i + _POSED], _images(made, slice(i, i + _POSED)), at_once)
+    for i in range(0, count, posed):
+        _render(scenes[i : i + posed], _images(made, slice(i, i + posed)), at_once)
     return made
 
 
@@ -108,13 +113,8 @@ def _render(scenes: Sequence[Scene], made: Rendered, at_once: int) -> None:
     device = made.image.device
     body = rig(scenes, device)
     aspect = width / height
-    zoom, focus = _zoom(scenes, device)
-    placed = _place(body, scenes, aspect, device)
-    # A close-up is centred between head and chest.
-    focus = torch.where((zoom > 1)[:, None], placed.keypoints[:, 1:3].mean(1), focus)
-    centre = torch.tensor((0.5 * aspect, 0.5), device=device)
-    seen = (placed.keypoints - focus[:, None]) * zoom.view(-1, 1, 1) + centre
-    made.keypoints.copy_(seen * height)
+    placed, zoom, focus, centre = _seen(body, scenes, aspect, device)
+    made.keypoints.copy_(_keypoints(placed, zoom, focus, centre) * height)
 
     pixel = torch.full((len(scenes), 1, 1), 1.0 / height, device=device) / zoom.view(-1, 1, 1)
     grid_x = (torch.arange(width, device=device) + 0.5) / height
@@ -133,6 +133,42 @@ def _render(scenes: Sequence[Scene], made: Rendered, at_once: int) -> None:
     edges, parts = made.edges[:, 0], made.parts
     edges[:, :, 1:] = (parts[:, :, 1:] != parts[:, :, :-1]).to(edges.dtype)
     edges[:, 1:] = torch.maximum(edges[:, 1:], (parts[:, 1:] != parts[:, :-1]).to(edges.dtype))
+
+
+@torch_defaults()
+def keypoints_of(
+    scenes: Sequence[Scene], size: int | tuple[int, int], *, device: str | torch.device = "cpu"
+) -> Tensor:
+    """(scenes, len(KEYPOINTS), 2) pixels (x, y), as `render` has them, without painting anything.
+
+    Args:
+        scenes: at least one.
+        size: side, or (height, width), in pixels.
+        device: where to compute and return.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    place = torch.device(device)
+    parts = []
+    for at in range(0, len(scenes), _READ):
+        part = scenes[at : at + _READ]
+        parts.append(_keypoints(*_seen(rig(part, place), part, width / height, place)) * height)
+    return torch.cat(parts)
+
+
+def _seen(
+    body: Rig, scenes: Sequence[Scene], aspect: float, device: torch.device
+) -> tuple[_Placed, Tensor, Tensor, Tensor]:
+    """Bodies in the scene, the camera's zoom (n,), what it looks at (n, 2), and the centre (2,)."""
+    zoom, focus = _zoom(scenes, device)
+    placed = _place(body, scenes, aspect, device)
+    # A close-up is centred between head and chest.
+    focus = torch.where((zoom > 1)[:, None], placed.keypoints[:, 1:3].mean(1), focus)
+    return placed, zoom, focus, torch.tensor((0.5 * aspect, 0.5), device=device)
+
+
+def _keypoints(placed: _Placed, zoom: Tensor, focus: Tensor, centre: Tensor) -> Tensor:
+    """(n, len(KEYPOINTS), 2) in picture heights."""
+    return (placed.keypoints - focus[:, None]) * zoom.view(-1, 1, 1) + centre
 
 
 def _zoom(scenes: Sequence[Scene], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -162,8 +198,12 @@ def _place(body: Rig, scenes: Sequence[Scene], aspect: float, device: torch.devi
     ) * (0.95 + 0.05 * offset[:, 2])
     flip = torch.tensor([1.0 if s.pose.facing == "right" else -1.0 for s in scenes], device=device)
     middle = 0.5 * (low[:, 0] + high[:, 0])
-    slack = (0.5 * (0.96 * aspect - span[:, 0] * scale)).clamp(0.0, 0.07)
-    centre_x = 0.5 * aspect + slack * offset[:, 0]
+    room = (0.5 * (0.96 * aspect - span[:, 0] * scale)).clamp(min=0.0)
+    slack = room.clamp(max=_SLACK)
+    aside = slack * offset[:, 0].clamp(-1, 1)
+    # Beyond 1 an offset leads on to the edge of the picture.
+    beyond = _SLACK * (offset[:, 0] - offset[:, 0].clamp(-1, 1))
+    centre_x = 0.5 * aspect + torch.maximum(torch.minimum(aside + beyond, room), -room)
     ground = _GROUND + 0.03 * offset[:, 1]
 
     def to_picture(points: Tensor) -> Tensor:

@@ -104,16 +104,32 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pose:
-    """What an edit changes: action, facing and a small jitter of the joints (each in [-1, 1])."""
+    """What an edit changes.
+
+    Attributes:
+        action: one of `ACTIONS`.
+        facing: one of `FACINGS`.
+        jitter: how far spine, four legs (near hind, far hind, near front, far front), neck, head
+            and tail are bent away from the action, in units of 3 to 8 degrees. In the model's
+            training each is in [-1, 1]; up to 8 makes poses that no words can say.
+        towards, share: a second action and how much of the way there the body is, in [0, 1].
+    """
 
     action: str
     facing: str
     jitter: tuple[float, ...] = (0.0,) * JITTERS
+    towards: str | None = None
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of(self.action, ACTIONS, "action")
         _one_of(self.facing, FACINGS, "facing")
-        _within(self.jitter, JITTERS, -1.0, 1.0, "jitter")
+        _within(self.jitter, JITTERS, -8.0, 8.0, "jitter")
+        if self.towards is not None:
+            _one_of(self.towards, ACTIONS, "towards")
+        elif self.share != 0.0:
+            raise ConfigError(f"share is {self.share}, but towards names no action.")
+        _within((self.share,), 1, 0.0, 1.0, "share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +146,18 @@ class Backdrop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """Framing: the shot, and offsets of position (x, y) and scale, each in [-1, 1]."""
+    """Framing: the shot, and offsets of position (x, y) and scale, each in [-1, 1].
+
+    Of x up to 4 is accepted: as far to the side as the animal fits.
+    """
 
     shot: str = "full body"
     offset: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         _one_of(self.shot, SHOTS, "shot")
-        _within(self.offset, 3, -1.0, 1.0, "camera offset")
+        _within(self.offset[1:], 2, -1.0, 1.0, "camera offset")
+        _within(self.offset[:1], 1, -4.0, 4.0, "camera offset x")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +177,8 @@ class Scene:
         jitter: tuple[float, ...] | None = None,
     ) -> Scene:
         """The same animal in the same place with another action, facing or joint jitter."""
-        pose = Pose(
+        pose = replace(
+            self.pose,
             action=action or self.pose.action,
             facing=facing or self.pose.facing,
             jitter=self.pose.jitter if jitter is None else jitter,

@@ -39,7 +39,7 @@ class Body:
 
     species: dict[str, Tensor]  # every row of `animals.MEASURES`
     pose: dict[str, Tensor]  # every field of `animals.Action`; legs (n, 2)
-    jitter: Tensor  # (n, joints) in [-1, 1]
+    jitter: Tensor  # (n, joints), see `scene.Pose`
     chest: Tensor
     hips: Tensor
     leg: Tensor
@@ -58,12 +58,18 @@ class Body:
             for name, row in MEASURES.items()
         }
         actions = [POSES[s.pose.action] for s in scenes]
-        pose = {
-            f.name: torch.tensor(
-                [getattr(a, f.name) for a in actions], dtype=torch.float32, device=device
+        towards = [POSES[s.pose.towards or s.pose.action] for s in scenes]
+        share = torch.tensor([s.pose.share for s in scenes], dtype=torch.float32, device=device)
+
+        def angles(name: str) -> Tensor:
+            """(n,) or (n, 2): of the action, or on the way to the next one."""
+            here, there = (
+                torch.tensor([getattr(a, name) for a in which], dtype=torch.float32, device=device)
+                for which in (actions, towards)
             )
-            for f in fields(Action)
-        }
+            return torch.lerp(here, there, share if here.ndim == 1 else share[:, None])
+
+        pose = {f.name: angles(f.name) for f in fields(Action)}
         leg, girth, head, ear, tail = torch.tensor(
             [s.identity.proportions for s in scenes], device=device
         ).unbind(1)
@@ -131,7 +137,7 @@ def pose_skeleton(body: Body) -> Skeleton:
     neck = chest + (body.chest * 0.35)[:, None] * dorsal
     length, neck_angle = _neck(body, neck, spine, ground)
     head = neck + polar(length, neck_angle)
-    turned = body.pose["turned"] > 0
+    turned = body.pose["turned"] > 0.5
     side = torch.where(turned, -1.0, 1.0)
     look = _look(body, spine, turned)
     return Skeleton(
@@ -156,7 +162,7 @@ def _spine(body: Body) -> Tensor:
     """Pitch of the trunk; long-legged sitters lean back until the front legs reach the ground."""
     rise = ((body.leg - body.hips) / body.species["trunk"]).clamp(0.55, 0.86)
     lean = torch.rad2deg(torch.asin(rise))
-    return torch.where(body.pose["sits"] > 0, lean, body.pose["spine"]) + 3 * body.jitter[:, 0]
+    return torch.lerp(body.pose["spine"], lean, body.pose["sits"]) + 3 * body.jitter[:, 0]
 
 
 def _leg(body: Body, root: Tensor, angles: Tensor, wiggle: Tensor, length: Tensor) -> Leg:
@@ -186,12 +192,12 @@ def _front_legs(body: Body, chest: Tensor, dorsal: Tensor, ground: Tensor) -> tu
     """Front legs of a planted pose are stretched or bent until they reach the ground."""
     root = chest - (body.chest * 0.35)[:, None] * dorsal
     drop = root[:, 1] - ground - body.leg_width * 0.75
-    planted = body.pose["plant"] > 0
 
     def length(angles: Tensor) -> Tensor:
         vertical = torch.cos(torch.deg2rad(angles)).mean(1)
         stretch = (drop / (vertical * body.leg)).clamp(0.45, 1.5)
-        return torch.where(planted, body.leg * stretch, body.leg * body.pose["front_fold"])
+        free = body.leg * body.pose["front_fold"]
+        return torch.lerp(free, body.leg * stretch, body.pose["plant"])
 
     near, far, j = body.pose["near_front"], body.pose["far_front"], body.jitter
     return (
@@ -203,18 +209,19 @@ def _front_legs(body: Body, chest: Tensor, dorsal: Tensor, ground: Tensor) -> tu
 def _neck(body: Body, root: Tensor, spine: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
     """Length and angle; a grazer's neck aims the muzzle at the ground, longer if it must."""
     m, hose = body.species, body.species["hose"]
-    grazes = body.pose["grazes"] > 0
+    grazes = body.pose["grazes"]
     angle = m["neck_angle"] + body.pose["neck"] + 0.30 * spine + 5 * body.jitter[:, 5]
     fall = root[:, 1] - ground - 0.75 * body.head - m["muzzle"] * (1 - hose) * 0.55
     reach = torch.maximum(m["neck"], (fall / 0.92).clamp(max=1.0) * (1 - hose * 0.4))
     dip = -torch.rad2deg(torch.asin((fall / reach).clamp(0.1, 0.96))) + 3 * body.jitter[:, 5]
-    return torch.where(grazes, reach, m["neck"]), torch.where(grazes, dip, angle)
+    return torch.lerp(m["neck"], reach, grazes), torch.lerp(angle, dip, grazes)
 
 
 def _look(body: Body, spine: Tensor, turned: Tensor) -> Tensor:
     m = body.species
     ahead = m["muzzle_drop"] * (1 - m["hose"]) + body.pose["head"] + 0.25 * spine
-    look = torch.where(body.pose["grazes"] > 0, -52.0, ahead) + 6 * body.jitter[:, 6]
+    down = torch.full_like(ahead, -52.0)
+    look = torch.lerp(ahead, down, body.pose["grazes"]) + 6 * body.jitter[:, 6]
     return torch.where(turned, 180 - look, look)
 
 
@@ -224,8 +231,8 @@ def _muzzle(
     """A hose hangs: its three joints bend down and curl forward at the end, or up when lifted."""
     hose = body.species["hose"]
     bends = torch.stack((-48 * hose, -82 * hose, -40 * hose), 1)
-    bends = torch.where((body.pose["grazes"] > 0)[:, None], bends * 0.4, bends)
-    bends = torch.where((body.pose["trumpets"] > 0)[:, None], -0.6 * bends, bends)
+    bends = torch.lerp(bends, bends * 0.4, body.pose["grazes"][:, None])
+    bends = torch.lerp(bends, -0.6 * bends, body.pose["trumpets"][:, None])
     third = muzzle_third(body) + body.head * 0.10
     joints = [head + polar(body.head * 0.35, look)]
     for k in range(3):

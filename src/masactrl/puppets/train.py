@@ -26,7 +26,7 @@ from masactrl.puppets.model import (
 from masactrl.puppets.optimizer import MuonAdamW
 from masactrl.puppets.scene import Scene
 from masactrl.puppets.tokenizer import build_tokenizer
-from masactrl.puppets.training import Ema, OnRecord, Run, animal_weight
+from masactrl.puppets.training import Ema, OnRecord, Run, animal_weight, placed
 
 # The noise loss alone weighs an error of the clean picture by the signal-to-noise ratio, so layout,
 # decided at high noise, is learned last: SNR^(-1/2) evens it out (Yu et al. 2023, debiased loss).
@@ -54,7 +54,7 @@ def encode_latents(
     parts = []
     for index in torch.arange(len(cache.scenes)).split(64):
         with torch.autocast(device, torch.bfloat16):
-            mean = vae.encode(cache.batch(index).to(device)).latent_dist.mean
+            mean = vae.encode(cache.batch(index, device)).latent_dist.mean
         parts.append((mean.float() * SCALING_FACTOR).half().cpu())
         if on_progress is not None:
             on_progress(int(index[-1]) + 1, len(cache.scenes))
@@ -112,13 +112,14 @@ def tokenised_empty(tokenizer: CLIPTokenizer) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batches:
+class Batches:
     """The training set on the device, and the batches drawn from it.
 
     Attributes:
         latents: (count, c, h, w) float16; weights: (count, 1, h, w) float16.
         tokens: (count, captions, 77) int16; empty: (77,) ids of the empty caption.
         generator: of the CPU, so that every device sees the same pictures.
+        noise: of the device; noise drawn on the CPU kept a GPU waiting.
     """
 
     latents: Tensor
@@ -126,6 +127,33 @@ class _Batches:
     tokens: Tensor
     empty: Tensor
     generator: torch.Generator
+    noise: torch.Generator
+
+    @staticmethod
+    def of(
+        latents: Tensor,
+        cache: PictureCache,
+        tokenizer: CLIPTokenizer,
+        *,
+        seed: int,
+        device: str,
+    ) -> Batches:
+        """The set with its weights and captions; ``latents`` are those of ``cache``."""
+        generator = torch.Generator().manual_seed(seed)
+        return Batches(
+            latents.to(device),
+            foreground_weights(cache, *latents.shape[-2:]).to(device),
+            tokenised(cache.scenes, tokenizer, generator).to(device),
+            tokenised_empty(tokenizer).to(device),
+            generator,
+            generator if torch.device(device).type == "cpu" else torch.Generator(device),
+        )
+
+    def begin(self, seed: int) -> None:
+        """Draw from this seed on: a resumed run draws new pictures, not the first ones again."""
+        self.generator.manual_seed(seed)
+        if self.noise is not self.generator:
+            self.noise.manual_seed(seed)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """(count,) indices into the set, and (count, 77) token ids of one caption of each."""
@@ -197,7 +225,6 @@ def train_diffusion(
         on_sample: called now and then with (step, pipeline) to draw a sample sheet.
     """
     torch.manual_seed(seed)  # a training run owns its process
-    generator = torch.Generator()
     directory.mkdir(parents=True, exist_ok=True)
     if latents is None:
         latents = encode_latents(vae, cache, directory / "latents.pt", device=device)
@@ -209,21 +236,14 @@ def train_diffusion(
     if start_from is not None:
         network.text_encoder.load_state_dict(start_from.text_encoder.float().state_dict())
         network.unet.load_state_dict(start_from.unet.float().state_dict())
-    network = network.to(device).train()
+    network = placed(network, device).train()
     if torch.device(device).type == "cpu":
         # The fused kernel's backward pass is three times slower on a CPU at these sizes.
         network.unet.set_attn_processor(AttnProcessor())
     ema = Ema(network, ema_decay)
     optimizer = MuonAdamW(network, lr=learning_rate)
     scheduler = build_scheduler()
-    generator.manual_seed(seed)
-    batches = _Batches(
-        latents.to(device),
-        foreground_weights(cache, *latents.shape[-2:]).to(device),
-        tokenised(cache.scenes, tokenizer, generator).to(device),
-        tokenised_empty(tokenizer).to(device),
-        generator,
-    )
+    batches = Batches.of(latents, cache, tokenizer, seed=seed, device=device)
     noising = Noising(scheduler.alphas_cumprod, lowest=lowest, offset=offset_noise)
     run = Run(
         directory=directory,
@@ -243,8 +263,8 @@ def train_diffusion(
     begun = False
     with alignment or nullcontext():
         for step in run.steps(parts, optimizer):
-            if not begun:  # a resumed run draws new pictures, not the first ones again
-                generator.manual_seed(seed + 1 + step)
+            if not begun:
+                batches.begin(seed + 1 + step)
                 begun = True
             index, tokens = batches.draw(batch)
             loss = _denoising_loss(network, batches, index, tokens, noising, device)
@@ -282,13 +302,24 @@ class Noising:
     lowest: int = 0
     offset: float = 0.0
 
-    def draw(self, z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, c, h, w) -> z_t (n, c, h, w), t (n,), eps (n, c, h, w)."""
-        t = spread_timesteps(len(z_0), len(self.alpha_bar), generator, lowest=self.lowest)
-        eps = torch.randn(z_0.shape, generator=generator)
+    def noise(self, z_0: Tensor, generator: torch.Generator) -> Tensor:
+        """(n, c, h, w) like ``z_0``, drawn where the generator is."""
+        where = generator.device
+        eps = torch.randn(z_0.shape, generator=generator, device=where)
         if self.offset:
-            eps = eps + self.offset * torch.randn(*z_0.shape[:2], 1, 1, generator=generator)
-        eps = eps.to(z_0.device)
+            shared = torch.randn(*z_0.shape[:2], 1, 1, generator=generator, device=where)
+            eps = eps + self.offset * shared
+        return eps.to(z_0.device)
+
+    def draw(
+        self, z_0: Tensor, generator: torch.Generator, noise: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, c, h, w) -> z_t (n, c, h, w), t (n,), eps (n, c, h, w).
+
+        Timesteps come from ``generator``, eps from ``noise`` where that is another one.
+        """
+        t = spread_timesteps(len(z_0), len(self.alpha_bar), generator, lowest=self.lowest)
+        eps = self.noise(z_0, noise or generator)
         a = self.alpha_bar[t].view(-1, 1, 1, 1).to(z_0.device)
         return a.sqrt() * z_0 + (1 - a).sqrt() * eps, t, eps
 
@@ -300,7 +331,7 @@ class Noising:
 
 def _denoising_loss(
     network: Captioned,
-    batches: _Batches,
+    batches: Batches,
     index: Tensor,
     tokens: Tensor,
     noising: Noising,
@@ -309,7 +340,7 @@ def _denoising_loss(
     """The weighted error of the noise predicted from z_t."""
     index = index.to(device)
     z_0, where = batches.latents[index].float(), batches.weights[index].float()
-    z_t, t, eps = noising.draw(z_0, batches.generator)
+    z_t, t, eps = noising.draw(z_0, batches.generator, batches.noise)
     with torch.autocast(device, torch.bfloat16):
         predicted = network(z_t, t.to(device), tokens)
     error = (where * (predicted.float() - eps).square()).mean((1, 2, 3))

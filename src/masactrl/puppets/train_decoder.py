@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from masactrl.puppets.data import PictureCache
 from masactrl.puppets.model import SCALING_FACTOR
 from masactrl.puppets.optimizer import MuonAdamW
-from masactrl.puppets.training import Ema, OnRecord, Run, animal_weight, psnr
+from masactrl.puppets.training import Ema, OnRecord, Run, animal_weight, placed, psnr
 
 _NOISE = 0.05  # standard deviation of the latents' noise; the latents' own is 1
 _SHARP = 1.0  # weight of the finite differences' error: outlines
@@ -65,7 +65,7 @@ def train_decoder(
     """
     torch.manual_seed(seed)  # a training run owns its process
     generator = torch.Generator()
-    network = _Decoder(vae).to(device).train()
+    network = placed(_Decoder(vae), device).train()
     ema = Ema(network, 0.998)
     optimizer = MuonAdamW(network, lr=learning_rate, weight_decay=0.0)
     run = Run(
@@ -81,12 +81,11 @@ def train_decoder(
             generator.manual_seed(seed + 1 + step)
             begun = True
         index = torch.randint(len(cache.scenes), (batch,), generator=generator)
-        real = cache.batch(index).to(device)
-        mask = torch.from_numpy(cache.masks[index.numpy()])[:, None].to(device).float() / 255
+        real, mask = cache.batch(index, device), cache.foreground(index, device)
         z = latents[index].float()
-        z = z + _NOISE * torch.randn(z.shape, generator=generator)
+        z = (z + _NOISE * torch.randn(z.shape, generator=generator)).to(device)
         with torch.autocast(device, torch.bfloat16):
-            fake = network(z.to(device))
+            fake = network(z)
         loss = drawing_loss(fake.float(), real, mask)
         optimizer.zero_grad()
         loss.backward()

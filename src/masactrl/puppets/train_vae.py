@@ -90,7 +90,7 @@ def fold_scale(vae: AutoencoderKL, cache: PictureCache, *, device: str) -> Autoe
     """
     index = torch.arange(0, len(cache.scenes), max(1, len(cache.scenes) // 1024))
     means = torch.cat(
-        [vae.encode(cache.batch(part).to(device)).latent_dist.mean for part in index.split(64)]
+        [vae.encode(cache.batch(part, device)).latent_dist.mean for part in index.split(64)]
     )
     centre = means.mean((0, 2, 3))
     gain = 1 / (SCALING_FACTOR * means.std((0, 2, 3)))

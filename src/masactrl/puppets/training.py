@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from masactrl.puppets.optimizer import MuonAdamW
 
+Module = TypeVar("Module", bound=nn.Module)
 #: Called with a record of named values: step, seconds, loss, ...
 OnRecord = Callable[[Mapping[str, float]], None]
 
@@ -134,6 +136,17 @@ class Run:
             if name in state:  # a part that has joined the recipe since begins anew
                 part.load_state_dict(state[name])  # type: ignore[attr-defined]
         self.step, self.seconds = state["run"]["step"], state["run"]["seconds"]
+
+
+def placed(module: Module, device: str) -> Module:
+    """The module on a device; on a GPU with channels last, which its convolutions are quickest at.
+
+    On a CPU the same makes a bfloat16 step ten times slower.
+    """
+    module.to(device)
+    if torch.device(device).type == "cuda":
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
 
 
 def animal_weight(mask: Tensor) -> Tensor:
