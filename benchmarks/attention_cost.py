@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from page import write_into
 
-from masactrl.attention.cost import CostSettings, attention_cost, cost_page
+from masactrl.bench.attention_cost import CostSettings, attention_cost, cost_page
 
 
 def main() -> None:

@@ -38,8 +38,8 @@ from edit_runs import (
 )
 from page import write_into
 
-from masactrl.edit import EditRequest, InversionRequest
-from masactrl.editing.plan import plan_edit
+from masactrl.runs.cost import plan_edit
+from masactrl.runs.invert import EditRequest, InversionRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,16 +15,16 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import masactrl
-from masactrl.attention.cost import peak_memory, random_unet
-from masactrl.edit import EditRequest, InversionRequest, invert
+from masactrl.bench.attention_cost import peak_memory, random_unet
 from masactrl.models import LoadedModel
 from masactrl.models.presets import default_preset
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from masactrl.edit import EditSession
-    from masactrl.editing.plan import EditPlan
+    from masactrl.runs.cost import EditPlan
+    from masactrl.runs.invert import EditSession
 
 WORDS = Path(masactrl.__file__).parent / "puppets" / "weights" / "tokenizer"
 PROMPTS = "a cat standing", "a cat running", "a cat jumping"

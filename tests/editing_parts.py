@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from masactrl.diffusion import OnStep
-from masactrl.edit import EditMasks, EditRequest
-from masactrl.editing import EditSession
-from masactrl.editing.masks import plan_masks
-from masactrl.editing.run import EditRun, Outcome
-from masactrl.editing.source import RecordingKey, record_source
 from masactrl.models import LoadedModel, ModelPreset
 from masactrl.models.denoiser import Denoiser
+from masactrl.runs.edit import EditRun, Outcome
+from masactrl.runs.invert import EditMasks, EditRequest
+from masactrl.runs.masks import plan_masks
+from masactrl.runs.recording import RecordingKey, record_source
+from masactrl.runs.session import EditSession
 
 WIDTH, HEIGHT, STEPS = 61, 48, 3
 TARGETS = ("a dog running", "a red horse")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from editing_parts import MASKS, random_picture
 
-from masactrl.ablation import AblationResult, ablate_edited, ablate_generated
-from masactrl.edit import EditMasks, EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, OutputError
-from masactrl.generate import GenerateRequest, generate
+from masactrl.runs.generate import GenerateRequest, generate
+from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest, invert
+from masactrl.studies.ablation import AblationResult, ablate_edited, ablate_generated
 
 if TYPE_CHECKING:
     from pathlib import Path

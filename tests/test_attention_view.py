@@ -10,13 +10,20 @@ import tiny_models
 import torch
 from PIL import Image, ImageChops
 
-from masactrl import attention_view
-from masactrl.attention_view import AttentionView, edit_watched, generate_watched
-from masactrl.edit import EditMasks, EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, ScheduleError
-from masactrl.generate import GenerateRequest, generate
 from masactrl.models import LoadedModel, ModelPreset
-from masactrl.overlays import MaskedPicture, heat_over, mask_over, masks_figure, point_on, spotlight
+from masactrl.pictures.overlays import (
+    MaskedPicture,
+    heat_over,
+    mask_over,
+    masks_figure,
+    point_on,
+    spotlight,
+)
+from masactrl.runs.generate import GenerateRequest, generate
+from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest, invert
+from masactrl.studies import attention as attention_view
+from masactrl.studies.attention import AttentionView, edit_watched, generate_watched
 
 WIDTH, HEIGHT, STEPS = 61, 48, 3
 REQUEST = GenerateRequest(source_prompt="a cat", target_prompts=("a dog", "a red bird"), seed=3)

@@ -20,23 +20,23 @@ from transformers import (
     Dinov2Model,
 )
 
-from masactrl import scoring
-from masactrl.auto import AutoResult, auto_axes, auto_rows, edit_auto
-from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, ModelNotFound
-from masactrl.images import read_recipe, tensor_to_image
+from masactrl.pictures.images import read_recipe, tensor_to_image
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import sample_scenes
-from masactrl.recipe import Recipe
-from masactrl.scoring import InspectorScorer, PairScorer, Score, Trial, load_scorer
-from masactrl.sweep import Axes
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
+from masactrl.runs.recipe import Recipe
+from masactrl.studies import scoring
+from masactrl.studies.auto import AutoResult, auto_axes, auto_rows, edit_auto
+from masactrl.studies.scoring import InspectorScorer, PairScorer, Score, Trial, load_scorer
+from masactrl.studies.sweep import Axes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from masactrl.editing import EditSession
     from masactrl.models import LoadedModel
+    from masactrl.runs.session import EditSession
 
 TARGETS = ("a dog running", "a red horse")
 AXES = Axes(start_steps=(0, 1), start_layers=(9, 10))

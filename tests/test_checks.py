@@ -12,14 +12,14 @@ import torch
 
 from masactrl import EditRequest, GenerateRequest, InversionRequest
 from masactrl.attention import Rows, Schedule
-from masactrl.checks import settle
 from masactrl.errors import ConfigError, MasaCtrlError, RowsError, ScheduleError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import MasaCtrl
 from masactrl.methods.local_blend import LocalBlend
 from masactrl.methods.prompt_to_prompt import PromptToPrompt
-from masactrl.request import sorted_pairs
-from masactrl.sweep_axes import Axes
+from masactrl.runs.request import sorted_pairs
+from masactrl.settings.checks import settle
+from masactrl.studies.axes import Axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

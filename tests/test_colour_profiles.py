@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from masactrl import ControlWarning
-from masactrl.images import as_rgb, image_to_tensor
-from masactrl.picture_input import read_picture
+from masactrl.pictures.images import as_rgb, image_to_tensor
+from masactrl.pictures.input import read_picture
 
 
 def fixed(value: float) -> bytes:

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from masactrl import compare as compare_module
-from masactrl.again import Given, run_again
 from masactrl.attention import Schedule
 from masactrl.cli import main
-from masactrl.compare import compare_generated, read_figures
 from masactrl.errors import ConfigError
-from masactrl.generate import generate, start_noise
-from masactrl.images import image_to_tensor, read_recipe
 from masactrl.methods import MasaCtrl, PlugAndPlay, SDEdit
-from masactrl.recipe import Recipe
-from masactrl.request import GenerateRequest
+from masactrl.pictures.images import image_to_tensor, read_recipe
+from masactrl.rerun.kinds import Given, run_again
+from masactrl.runs.generate import generate, start_noise
+from masactrl.runs.recipe import Recipe
+from masactrl.runs.request import GenerateRequest
+from masactrl.studies import compare as compare_module
+from masactrl.studies.compare import compare_generated, read_figures
 
 if TYPE_CHECKING:
     from pathlib import Path

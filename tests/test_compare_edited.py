@@ -10,16 +10,16 @@ import pytest
 from editing_parts import MASKS, random_picture
 
 from masactrl.cli import main
-from masactrl.compare import COMPARED
-from masactrl.compare_edited import compare_edited, compared_calls, edited_recipe
-from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, PromptError
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
+from masactrl.studies.compare import COMPARED
+from masactrl.studies.compare_edited import compare_edited, compared_calls, edited_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from masactrl.editing import EditSession
     from masactrl.models import LoadedModel
+    from masactrl.runs.session import EditSession
 
 REQUEST = EditRequest(target_prompts=("a dog",))
 

@@ -152,7 +152,7 @@ def resolved(path: str) -> Any:
     with contextlib.suppress(ModuleNotFoundError):
         return importlib.import_module(path)
     home, _, last = path.rpartition(".")
-    # A function may have the name of its module: masactrl.generate.generate.
+    # A function may have the name of its module: masactrl.runs.generate.generate.
     return getattr(sys.modules.get(home) or importlib.import_module(home), last)
 
 
@@ -183,5 +183,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     built = (tmp_path / "site" / "reference" / "edit" / "index.html").read_text()
-    assert 'id="masactrl.edit.invert"' in built
+    assert 'id="masactrl.runs.invert.invert"' in built
     assert "ScheduleError" in built

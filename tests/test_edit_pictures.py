@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from masactrl.errors import ConfigError
-from masactrl.picture_input import frame, read_picture
+from masactrl.pictures.input import frame, read_picture
 
 RAMP = np.linspace(0, 255, 40, dtype=np.uint8)[None].repeat(30, 0)  # 30 rows, 40 columns
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masactrl.compare import Comparison, ComparisonColumn
 from masactrl.errors import OutputError
-from masactrl.figures import Figure
-from masactrl.images import Tile, contact_sheet
-from masactrl.overlays import MaskedPicture, SeenPoint, attention_figure, masks_sheet
+from masactrl.pictures.figures import Figure
+from masactrl.pictures.images import Tile, contact_sheet
+from masactrl.pictures.overlays import MaskedPicture, SeenPoint, attention_figure, masks_sheet
+from masactrl.studies.compare import Comparison, ComparisonColumn
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from masactrl.errors import OutputError
-from masactrl.files import written_whole
+from masactrl.pictures.files import written_whole
 
 
 def test_what_was_written_takes_the_place_and_nothing_is_left_beside(tmp_path: Path) -> None:

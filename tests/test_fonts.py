@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont, features
 
-from masactrl import ControlWarning, fonts
-from masactrl.images import Tile, contact_sheet
+from masactrl import ControlWarning
+from masactrl.pictures import fonts
+from masactrl.pictures.images import Tile, contact_sheet
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from masactrl import GenerateRequest, GenerateResult, Rows, Schedule, generate
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError, ScheduleError
-from masactrl.generate import StepRecord, rows_of, start_noise
-from masactrl.images import tensor_to_images
 from masactrl.methods import MasaCtrl
 from masactrl.models import LoadedModel, default_preset
+from masactrl.pictures.images import tensor_to_images
+from masactrl.runs.generate import StepRecord, rows_of, start_noise
 
 SOURCE, FIRST, SECOND = "a cat standing", "a cat running", "a dog sitting in snow"
 

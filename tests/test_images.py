@@ -7,7 +7,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from masactrl.errors import ConfigError, OutputError
-from masactrl.images import (
+from masactrl.pictures.images import (
     Tile,
     as_rgb,
     contact_sheet,

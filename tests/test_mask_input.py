@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 
 from masactrl.attention import GivenMasks
 from masactrl.cli.edit_run import masks_from
-from masactrl.editing import EditMasks
-from masactrl.editing.masks import plan_masks
 from masactrl.errors import MaskError
-from masactrl.mask_input import mask_of
-from masactrl.picture_input import frame, read_mask
+from masactrl.pictures.input import frame, read_mask
+from masactrl.pictures.mask_input import mask_of
+from masactrl.runs.edit_request import EditMasks
+from masactrl.runs.masks import plan_masks
 
 BOX = (4, 4, 11, 11)  # 8 x 8 of 16 x 16: a quarter
 

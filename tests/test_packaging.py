@@ -25,51 +25,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "masactrl"
 WEIGHTS = PACKAGE / "puppets" / "weights"
 
-# Who may import whom: a module imports from its own floor and from those below.
+# Who may import whom: a module imports from its own room and from the rooms of the lines above.
 FLOORS = (
-    (
-        "_version",
-        "checks",
-        "colour_profiles",
-        "errors",
-        "figures",
-        "files",
-        "fonts",
-        "images",
-        "mask_input",
-        "out_of_memory",
-        "overlays",
-        "picture_input",
-        "prompt_weights",
-        "torch_defaults",
-    ),
-    ("attention", "diffusion", "layouts"),
+    ("_version", "errors"),
+    ("settings",),
+    ("pictures",),
+    ("diffusion",),
+    ("attention", "layouts"),
     ("models",),
     ("inversion", "methods", "puppets"),
-    ("command_words", "prompts", "recipe", "request", "result"),
-    ("generate",),
-    ("editing",),
-    ("edit",),
-    (
-        "ablation",
-        "again",
-        "again_attention",
-        "again_auto",
-        "again_compare",
-        "again_edit",
-        "again_generate",
-        "again_sweep",
-        "attention_view",
-        "auto",
-        "compare",
-        "compare_edited",
-        "compare_figures",
-        "scoring",
-        "sweep",
-        "sweep_axes",
-        "sweep_plan",
-        "sweep_result",
-    ),
+    ("runs",),
+    ("studies",),
+    ("rerun",),
     ("bench",),
     ("app",),
     ("cli", "__main__", "__init__"),
@@ -198,3 +165,31 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     }
     assert on_disk <= names
     assert not [name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pyc"))]
+
+
+def test_the_root_holds_rooms_and_little_else() -> None:
+    files = {path.stem for path in PACKAGE.glob("*.py")}
+    assert files == {"__init__", "__main__", "_version", "errors"}
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= {name for floor in FLOORS for name in floor}
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    assert not [room for room in rooms if f"`{room}/`" not in table]
+
+
+def test_old_names_lead_to_the_new_modules_and_say_so() -> None:
+    code = (
+        "import importlib, sys, warnings\n"
+        "from masactrl.settings.old_names import MOVED\n"
+        "for old, moved in MOVED.items():\n"
+        "    new = importlib.import_module(f'masactrl.{moved}')\n"
+        "    with warnings.catch_warnings(record=True) as said:\n"
+        "        warnings.simplefilter('always')\n"
+        "        found = importlib.import_module(f'masactrl.{old}')\n"
+        "    assert [w.category for w in said] == [DeprecationWarning], (old, said)\n"
+        "    for name in getattr(new, '__all__', ()):\n"
+        "        assert getattr(found, name) is getattr(new, name)\n"
+        "import masactrl\n"
+        "assert callable(masactrl.generate)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

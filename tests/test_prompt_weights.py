@@ -10,7 +10,7 @@ import tiny_models
 
 from masactrl import EditRequest, GenerateRequest, InversionRequest
 from masactrl.errors import PromptError
-from masactrl.prompt_weights import is_weighted, literal, parse, without_weights
+from masactrl.settings.prompt_weights import is_weighted, literal, parse, without_weights
 
 
 def read(prompt: str) -> list[tuple[str, float]]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from masactrl.models import LoadedModel
-from masactrl.prompts import prompt_warnings
+from masactrl.runs.prompts import prompt_warnings
 
 
 @pytest.fixture

@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from masactrl import again
-from masactrl.again import Given, command_line, compare, hub_id, kind_of, request_of, run_again
 from masactrl.errors import ConfigError
-from masactrl.generate import generate
-from masactrl.images import save_png
 from masactrl.models import LoadedModel
-from masactrl.recipe import InputStated, LoraStated, ModelStated, Recipe, find_recipe
-from masactrl.request import GenerateRequest
+from masactrl.pictures.images import save_png
+from masactrl.rerun import kinds as again
+from masactrl.rerun.kinds import (
+    Given,
+    command_line,
+    compare,
+    hub_id,
+    kind_of,
+    request_of,
+    run_again,
+)
+from masactrl.runs.generate import generate
+from masactrl.runs.recipe import InputStated, LoraStated, ModelStated, Recipe, find_recipe
+from masactrl.runs.request import GenerateRequest
 
 EMBEDDED = ModelStated(name="puppets", kind="embedded")
 

@@ -9,7 +9,7 @@ from masactrl import methods
 from masactrl.cli import options
 from masactrl.errors import ConfigError, PromptError
 from masactrl.models import ModelPreset
-from masactrl.request import Form, GenerateRequest
+from masactrl.runs.request import Form, GenerateRequest
 
 PRESET = ModelPreset(
     steps=50, guidance_scale=5.0, start_step=4, start_layer=10, height=128, width=256

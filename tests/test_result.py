@@ -8,9 +8,9 @@ from PIL import Image
 
 from masactrl import __version__
 from masactrl.errors import OutputError
-from masactrl.images import read_recipe
-from masactrl.request import ResolvedRequest
-from masactrl.result import GenerateResult, TargetResult, picture_names, prepare_folder
+from masactrl.pictures.images import read_recipe
+from masactrl.runs.request import ResolvedRequest
+from masactrl.runs.result import GenerateResult, TargetResult, picture_names, prepare_folder
 
 NAMES = (
     "source",

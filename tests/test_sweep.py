@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, ControlWarning, OutputError, ScheduleError
-from masactrl.generate import GenerateRequest, generate
-from masactrl.images import read_recipe
-from masactrl.recipe import Recipe
-from masactrl.sweep import (
+from masactrl.pictures.images import read_recipe
+from masactrl.runs.generate import GenerateRequest, generate
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
+from masactrl.runs.recipe import Recipe
+from masactrl.studies.sweep import (
     Axes,
     SweepResult,
     parse_axes,
@@ -28,8 +28,8 @@ from masactrl.sweep import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from masactrl.editing import EditSession
     from masactrl.models import LoadedModel
+    from masactrl.runs.session import EditSession
 
 TARGETS = ("a dog running", "a red horse")
 AXES = Axes(start_steps=(2, 1), start_layers=(12, 9))  # not in order, as somebody may want it

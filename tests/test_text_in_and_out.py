@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from masactrl.cli.job import _toml
-from masactrl.command_words import command_words, shell_line
 from masactrl.errors import ConfigError
-from masactrl.files import read_text
 from masactrl.models import read_preset
-from masactrl.recipe import find_recipe
+from masactrl.pictures.files import read_text
+from masactrl.rerun.command_line import command_words, shell_line
+from masactrl.runs.recipe import find_recipe
 
 JOB = 'source = "a cat"\r\nto = ["a löwe\\nrunning"]\r\nsteps = 2\r\n'
 

@@ -17,16 +17,16 @@ from PIL import Image
 from torch import Tensor
 
 from masactrl import EditMasks, EditRequest, GenerateRequest, InversionRequest, generate, invert
-from masactrl.ablation import ablate_generated
 from masactrl.cli import main
-from masactrl.compare import compare_generated
 from masactrl.errors import ControlWarning, PromptError
-from masactrl.images import read_recipe
 from masactrl.methods import METHODS
 from masactrl.models import LoadedModel
-from masactrl.prompt_weights import without_weights
-from masactrl.prompts import prompt_warnings
-from masactrl.request import FROM_SOURCE
+from masactrl.pictures.images import read_recipe
+from masactrl.runs.prompts import prompt_warnings
+from masactrl.runs.request import FROM_SOURCE
+from masactrl.settings.prompt_weights import without_weights
+from masactrl.studies.ablation import ablate_generated
+from masactrl.studies.compare import compare_generated
 
 needs_compel = pytest.mark.skipif(
     importlib.util.find_spec("compel") is None, reason="weights need the extra prompts"

@@ -31,28 +31,27 @@ from masactrl.errors import (
     ScheduleError,
     UnsupportedPipeline,
 )
-
-# Not fetched late like the others: the function has the name of its module, and would otherwise
-# be the one or the other, depending on who imported what first.
-from masactrl.generate import GenerateRequest, GenerateResult, generate
+from masactrl.settings.old_names import answer_to_old_names
 
 if TYPE_CHECKING:
     from masactrl.attention import Rows, Schedule
-    from masactrl.auto import AutoResult, edit_auto
-    from masactrl.compare import Comparison, compare_generated
-    from masactrl.edit import (
-        EditMasks,
-        EditRequest,
-        EditResult,
-        EditSession,
-        InversionRequest,
-        invert,
-        load_session,
-    )
     from masactrl.methods import MasaCtrl
     from masactrl.models import LoadedModel, ModelPreset, load_pipeline
-    from masactrl.scoring import load_scorer
-    from masactrl.sweep import Axes, SweepResult, parse_axes, sweep_edit, sweep_generate
+    from masactrl.runs.edit_request import EditMasks, EditRequest
+    from masactrl.runs.edit_result import EditResult
+    from masactrl.runs.generate import generate
+    from masactrl.runs.inversion_request import InversionRequest
+    from masactrl.runs.invert import invert
+    from masactrl.runs.request import GenerateRequest
+    from masactrl.runs.result import GenerateResult
+    from masactrl.runs.session import EditSession
+    from masactrl.runs.session_file import load_session
+    from masactrl.studies.auto import AutoResult, edit_auto
+    from masactrl.studies.axes import Axes, parse_axes
+    from masactrl.studies.compare import Comparison, compare_generated
+    from masactrl.studies.scoring import load_scorer
+    from masactrl.studies.sweep import sweep_edit, sweep_generate
+    from masactrl.studies.sweep_result import SweepResult
 
 __all__ = [
     "AutoResult",
@@ -97,30 +96,35 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutoResult": "masactrl.auto",
-    "Axes": "masactrl.sweep",
-    "Comparison": "masactrl.compare",
-    "EditMasks": "masactrl.edit",
-    "EditRequest": "masactrl.edit",
-    "EditResult": "masactrl.edit",
-    "EditSession": "masactrl.edit",
-    "InversionRequest": "masactrl.edit",
+    "AutoResult": "masactrl.studies.auto",
+    "Axes": "masactrl.studies.axes",
+    "Comparison": "masactrl.studies.compare",
+    "EditMasks": "masactrl.runs.edit_request",
+    "EditRequest": "masactrl.runs.edit_request",
+    "EditResult": "masactrl.runs.edit_result",
+    "EditSession": "masactrl.runs.session",
+    "GenerateRequest": "masactrl.runs.request",
+    "GenerateResult": "masactrl.runs.result",
+    "InversionRequest": "masactrl.runs.inversion_request",
     "LoadedModel": "masactrl.models",
     "MasaCtrl": "masactrl.methods",
     "ModelPreset": "masactrl.models",
     "Rows": "masactrl.attention",
     "Schedule": "masactrl.attention",
-    "SweepResult": "masactrl.sweep",
-    "compare_generated": "masactrl.compare",
-    "edit_auto": "masactrl.auto",
-    "invert": "masactrl.edit",
+    "SweepResult": "masactrl.studies.sweep_result",
+    "compare_generated": "masactrl.studies.compare",
+    "edit_auto": "masactrl.studies.auto",
+    "generate": "masactrl.runs.generate",
+    "invert": "masactrl.runs.invert",
     "load_pipeline": "masactrl.models",
-    "load_scorer": "masactrl.scoring",
-    "load_session": "masactrl.edit",
-    "parse_axes": "masactrl.sweep",
-    "sweep_edit": "masactrl.sweep",
-    "sweep_generate": "masactrl.sweep",
+    "load_scorer": "masactrl.studies.scoring",
+    "load_session": "masactrl.runs.session_file",
+    "parse_axes": "masactrl.studies.axes",
+    "sweep_edit": "masactrl.studies.sweep",
+    "sweep_generate": "masactrl.studies.sweep",
 }
+
+answer_to_old_names()
 
 
 def __getattr__(name: str) -> object:

@@ -28,6 +28,7 @@ __all__ = [
     "RowsError",
     "ScheduleError",
     "UnsupportedPipeline",
+    "out_of_memory",
 ]
 
 
@@ -88,3 +89,20 @@ class OutputError(MasaCtrlError, OSError):
 
 class ControlWarning(UserWarning):
     """Something was given that works, but probably not as meant."""
+
+
+_NO_MEMORY = (
+    "out of memory",  # CUDA, MPS
+    "can't allocate memory",  # torch on the CPU; the next two are its other systems' words
+    "cannot allocate memory",
+    "not enough memory",
+    "alloc_failed",  # cuBLAS and cuDNN
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that host or device has no memory left."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(one in words for one in _NO_MEMORY)

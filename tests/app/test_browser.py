@@ -92,7 +92,7 @@ def test_a_mistake_is_a_sentence_in_the_page(page: Page) -> None:
 
 
 def test_a_result_is_opened_and_fills_the_fields(page: Page, model: Any, tmp_path: Path) -> None:
-    from masactrl.generate import GenerateRequest, generate
+    from masactrl.runs.generate import GenerateRequest, generate
 
     request = GenerateRequest(
         source_prompt="a red bird", target_prompts=("a blue bird",), seed=99, steps=3, width=16,

@@ -16,7 +16,7 @@ from masactrl.app.fields import Field, Limits
 from masactrl.app.painting import backdrop, painted_mask, subject_over
 from masactrl.errors import ConfigError, MaskError
 from masactrl.models import default_preset
-from masactrl.request import GenerateRequest
+from masactrl.runs.request import GenerateRequest
 
 LIMITS = Limits(preset=default_preset("sd", height=64, width=64), layers=16)
 TABS: Mapping[str, tuple[Callable[[Limits], tuple[Field, ...]], Callable[..., Any]]] = {

@@ -17,12 +17,12 @@ from masactrl.app.studio import POOR_DB, Studio
 from masactrl.app.visit import Stopped
 from masactrl.cli import main
 from masactrl.errors import ConfigError, ScheduleError
-from masactrl.generate import generate
-from masactrl.images import read_recipe, save_png
 from masactrl.models import LoadedModel
 from masactrl.models.origin import file_hash
-from masactrl.recipe import Recipe
-from masactrl.request import GenerateRequest
+from masactrl.pictures.images import read_recipe, save_png
+from masactrl.runs.generate import generate
+from masactrl.runs.recipe import Recipe
+from masactrl.runs.request import GenerateRequest
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from masactrl.app.studio import Studio
 from masactrl.app.visit import Stopped
 from masactrl.errors import MaskError
 from masactrl.models import LoadedModel
-from masactrl.recipe import Recipe
+from masactrl.runs.recipe import Recipe
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_studio_goes_on_without_memory(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("masactrl.attention_view.generate_watched", fail)
+        patch.setattr("masactrl.studies.attention.generate_watched", fail)
         with pytest.raises(type(error)):
             studio.make_set("one", values(studio), quiet)
     assert studio.make_set("two", values(studio), quiet).files

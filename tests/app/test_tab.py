@@ -21,8 +21,8 @@ from masactrl.app.requests import set_request  # noqa: E402
 from masactrl.app.visit import Stopped  # noqa: E402
 from masactrl.cli import main  # noqa: E402
 from masactrl.errors import ConfigError  # noqa: E402
-from masactrl.images import image_to_tensor  # noqa: E402
 from masactrl.models import default_preset  # noqa: E402
+from masactrl.pictures.images import image_to_tensor  # noqa: E402
 from masactrl.puppets.captions import parse  # noqa: E402
 from masactrl.puppets.inspector import Inspector  # noqa: E402
 

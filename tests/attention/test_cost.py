@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from masactrl.attention import Rows, Schedule, attach, find_sites
-from masactrl.attention.cost import (
+from masactrl.bench.attention_cost import (
     FORMS,
     Cost,
     CostSettings,
@@ -14,7 +14,7 @@ from masactrl.attention.cost import (
     cost_table,
     measure,
 )
-from masactrl.attention.explicit import Explicit
+from masactrl.bench.explicit_attention import Explicit
 from masactrl.errors import ConfigError
 
 TINY = CostSettings(size=64, steps=2, tiny=True)

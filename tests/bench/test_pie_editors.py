@@ -11,8 +11,8 @@ from PIL import Image
 
 from masactrl.bench.pie_data import PieItem
 from masactrl.bench.pie_editors import pie_editors, published_scheduler
-from masactrl.edit import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError, PromptError
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
 
 if TYPE_CHECKING:
     from masactrl.models import LoadedModel

@@ -15,9 +15,9 @@ from masactrl.bench.real_report import FIGURES, real_markdown, real_means, real_
 from masactrl.cli import main
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
-from masactrl.puppets.data import HELD_OUT_SEED
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.scene import sample_scenes
+from masactrl.puppets.training.data import HELD_OUT_SEED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from masactrl.again import command_line
 from masactrl.cli import main
-from masactrl.images import read_recipe
-from masactrl.recipe import Recipe
+from masactrl.pictures.images import read_recipe
+from masactrl.rerun.kinds import command_line
+from masactrl.runs.recipe import Recipe
 
 SMALL = ["--steps", "2", "--start-step", "1", "--device", "cpu"]
 

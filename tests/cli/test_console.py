@@ -9,7 +9,7 @@ from rich.console import Console
 from transformers.utils import logging as of_transformers
 
 from masactrl.cli.console import progress, quiet_libraries
-from masactrl.generate import StepRecord
+from masactrl.runs.generate import StepRecord
 
 RECORD = StepRecord(step=0, steps=2, timestep=501.0)
 

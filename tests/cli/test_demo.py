@@ -13,11 +13,11 @@ import pytest
 from masactrl import models
 from masactrl.cli import demo, main
 from masactrl.cli.demo import ROWS
-from masactrl.compare_figures import ComparisonFigures
-from masactrl.images import read_recipe
 from masactrl.models import LoadedModel, load_pipeline
-from masactrl.prompts import prompt_warnings
-from masactrl.recipe import Recipe
+from masactrl.pictures.images import read_recipe
+from masactrl.runs.prompts import prompt_warnings
+from masactrl.runs.recipe import Recipe
+from masactrl.studies.compare_figures import ComparisonFigures
 
 SHORT = ROWS[:2]
 COUNT = 3 * len(SHORT)

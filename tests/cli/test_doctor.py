@@ -7,7 +7,7 @@ import pytest
 
 from masactrl.cli import doctor, main
 from masactrl.models import LoadedModel
-from masactrl.models.places import locate
+from masactrl.models.locate import locate
 
 
 def test_the_report_without_drawing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from masactrl.cli import edit as command
 from masactrl.cli import main
 from masactrl.cli.edit_options import Fit, Keep, Mode
 from masactrl.cli.options import Inversion
-from masactrl.images import read_recipe
+from masactrl.pictures.images import read_recipe
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -141,9 +141,9 @@ def test_an_interrupt_finishes_the_edit_and_keeps_it(
 
 
 def test_the_choices_are_those_of_the_package() -> None:
-    from masactrl import picture_input
-    from masactrl.editing import request
     from masactrl.inversion import INVERSIONS
+    from masactrl.pictures import input as picture_input
+    from masactrl.runs import edit_request as request
 
     assert [one.value for one in Inversion] == list(INVERSIONS)
     assert tuple(one.value for one in Mode) == get_args(request.Mode)
@@ -152,11 +152,11 @@ def test_the_choices_are_those_of_the_package() -> None:
 
 
 def test_the_defaults_that_are_shown_are_those_of_the_package() -> None:
-    from masactrl import scoring
     from masactrl.cli import edit_options as options
-    from masactrl.editing import EditMasks
     from masactrl.inversion import INVERSIONS
-    from masactrl.picture_input import PIXEL_LIMIT
+    from masactrl.pictures.input import PIXEL_LIMIT
+    from masactrl.runs.edit_request import EditMasks
+    from masactrl.studies import scoring
 
     def shown(option: Any) -> str:
         (one,) = (part for part in option.__metadata__ if hasattr(part, "show_default"))

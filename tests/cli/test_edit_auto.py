@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masactrl import scoring
 from masactrl.cli import main
-from masactrl.scoring import Score, Trial
+from masactrl.studies import scoring
+from masactrl.studies.scoring import Score, Trial
 
 if TYPE_CHECKING:
     from pathlib import Path

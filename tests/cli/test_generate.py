@@ -9,7 +9,7 @@ from PIL import Image
 
 from masactrl import models
 from masactrl.cli import main
-from masactrl.images import read_recipe
+from masactrl.pictures.images import read_recipe
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from masactrl.cli import main
-from masactrl.images import save_png
-from masactrl.recipe import LoraStated, ModelStated, Recipe
+from masactrl.pictures.images import save_png
+from masactrl.runs.recipe import LoraStated, ModelStated, Recipe
 
 RECIPE = {"model": "tiny", "request": {"seed": 7, "target_prompts": ["a [bold]dog", "a fox"]}}
 

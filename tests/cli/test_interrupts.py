@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from masactrl import again, again_attention, sweep
 from masactrl.cli import main
+from masactrl.rerun import attention as again_attention
+from masactrl.rerun import kinds as again
+from masactrl.studies import sweep
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from masactrl.cli import main
-from masactrl.images import read_recipe, save_png
+from masactrl.pictures.images import read_recipe, save_png
 
 
 @pytest.fixture

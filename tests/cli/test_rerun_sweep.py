@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masactrl.again import KINDS, kind_of
-from masactrl.again_sweep import plain_recipe
 from masactrl.cli import main
-from masactrl.images import save_png
-from masactrl.recipe import Recipe, find_recipe
+from masactrl.pictures.images import save_png
+from masactrl.rerun.kinds import KINDS, kind_of
+from masactrl.rerun.sweep import plain_recipe
+from masactrl.runs.recipe import Recipe, find_recipe
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

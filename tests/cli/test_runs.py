@@ -22,7 +22,7 @@ import masactrl
 from masactrl.cli import generate as command
 from masactrl.cli import main
 from masactrl.cli.parsing import parse_seeds
-from masactrl.images import read_recipe
+from masactrl.pictures.images import read_recipe
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from masactrl.cli import main
-from masactrl.editing import EditSession
-from masactrl.images import read_recipe
+from masactrl.pictures.images import read_recipe
+from masactrl.runs.session import EditSession
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -8,13 +8,13 @@ import pytest
 import tiny_models
 from editing_parts import loaded, random_picture
 
-from masactrl.edit import InversionRequest, invert
+from masactrl.runs.invert import InversionRequest, invert
 
 if TYPE_CHECKING:
     from editing_parts import Inverted
 
-    from masactrl.editing import EditSession
     from masactrl.models import LoadedModel
+    from masactrl.runs.session import EditSession
 
 
 @pytest.fixture(scope="session")

@@ -14,17 +14,17 @@ from editing_parts import MASKS, STEPS, outcome, random_picture, relative
 
 from masactrl.attention import Rows
 from masactrl.cli import main
-from masactrl.edit import EditMasks, EditRequest, InversionRequest, plan
 from masactrl.errors import ConfigError, MaskError, PromptError, ScheduleError
-from masactrl.images import read_recipe
 from masactrl.methods import method_named
 from masactrl.models.denoiser import Denoiser
+from masactrl.pictures.images import read_recipe
+from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest, plan
 
 if TYPE_CHECKING:
     from editing_parts import Inverted
 
-    from masactrl.editing import EditSession
     from masactrl.models import LoadedModel
+    from masactrl.runs.session import EditSession
 
 BLEND = {"source": ["cat"], "target": ["dog"], "tokens": None, "begin": 0.4}
 RIVALS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -253,7 +253,7 @@ def test_the_command_line_and_the_recipe(
 def test_sdxl_by_a_rival(model: LoadedModel) -> None:
     from editing_parts import loaded
 
-    from masactrl.edit import invert
+    from masactrl.runs.invert import invert
 
     big = loaded(tiny_models.sdxl(), layer=44)
     session = invert(big, random_picture(), InversionRequest(prompt="a cat", steps=2))

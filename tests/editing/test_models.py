@@ -16,11 +16,11 @@ from diffusers import (
 )
 from editing_parts import HEIGHT, WIDTH, loaded, outcome, random_picture, relative
 
-from masactrl.edit import EditRequest, InversionRequest, invert, plan
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import METHODS
 from masactrl.models.denoiser import Denoiser
+from masactrl.runs.invert import EditRequest, InversionRequest, invert, plan
 
 if TYPE_CHECKING:
     from editing_parts import Inverted

@@ -21,9 +21,9 @@ from editing_parts import (
     relative,
 )
 
-from masactrl.edit import EditMasks, EditRequest, invert
-from masactrl.editing import EditSession
-from masactrl.editing.source import FileCache
+from masactrl.runs.invert import EditMasks, EditRequest, invert
+from masactrl.runs.recording import FileCache
+from masactrl.runs.session import EditSession
 
 if TYPE_CHECKING:
     from editing_parts import Inverted

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from editing_parts import MASKS, STEPS, WORDS, half_mask, random_picture
 
-from masactrl.again_edit import edit_of
 from masactrl.attention import GivenMasks, Schedule
-from masactrl.edit import EditMasks, EditRequest, invert
 from masactrl.errors import ConfigError, ScheduleError
 from masactrl.methods import FixedSeed, MasaCtrl, PlugAndPlay, PromptToPrompt, SDEdit, StyleAligned
-from masactrl.recipe import Recipe
+from masactrl.rerun.edit import edit_of
+from masactrl.runs.invert import EditMasks, EditRequest, invert
+from masactrl.runs.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from editing_parts import Inverted
 
-    from masactrl.editing import EditResult, EditSession
+    from masactrl.runs.edit_result import EditResult
+    from masactrl.runs.session import EditSession
 
 # Tiny maps make masks without background now and then.
 pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from editing_parts import MASKS, TARGETS, WORDS, half_mask, outcome, relative
 
-from masactrl.edit import EditMasks, EditRequest
 from masactrl.errors import ConfigError, MaskError, ScheduleError
+from masactrl.runs.invert import EditMasks, EditRequest
 
 if TYPE_CHECKING:
     import torch

@@ -23,13 +23,14 @@ from editing_parts import (
 from safetensors.torch import load_file
 
 import masactrl
-from masactrl.edit import EditRequest, InversionRequest, invert, load_session, plan
-from masactrl.editing import EditSession, edit_names
-from masactrl.editing.files import write_bundle
 from masactrl.errors import ConfigError, ControlNotApplied, OutputError
-from masactrl.images import read_recipe
 from masactrl.inversion import INVERSIONS
 from masactrl.models import LoadedModel
+from masactrl.pictures.images import read_recipe
+from masactrl.runs.edit_result import edit_names
+from masactrl.runs.invert import EditRequest, InversionRequest, invert, load_session, plan
+from masactrl.runs.session import EditSession
+from masactrl.runs.session_arrays import write_bundle
 
 if TYPE_CHECKING:
     pass

@@ -11,11 +11,11 @@ from oracles.literal_inversion import LiteralPipeline
 from PIL import Image
 from torch import Tensor
 
-from masactrl.edit import EditRequest, InversionRequest, invert
-from masactrl.editing.run import EditRun, Outcome
-from masactrl.editing.source import RecordingKey, record_source
 from masactrl.models import LoadedModel, ModelPreset
 from masactrl.models.denoiser import Denoiser
+from masactrl.runs.edit import EditRun, Outcome
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
+from masactrl.runs.recording import RecordingKey, record_source
 
 STEPS, SCALE, S, L = 4, 7.5, 1, 10
 TARGET = "a dog running"

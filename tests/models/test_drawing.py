@@ -14,12 +14,12 @@ from diffusers import AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
 from masactrl import ControlWarning, GenerateRequest, InversionRequest, generate, invert
-from masactrl.edit import EditRequest
 from masactrl.errors import ConfigError, UnsupportedPipeline
 from masactrl.models import LoadedModel, ModelPreset
 from masactrl.models.denoiser import Denoiser
 from masactrl.models.drawing import draw, exact_ddim, first_level_warning, start_noise
-from masactrl.request import ResolvedRequest
+from masactrl.runs.invert import EditRequest
+from masactrl.runs.request import ResolvedRequest
 
 SIZE = 32
 

@@ -10,7 +10,7 @@ import torch
 
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.models import load_pipeline
-from masactrl.models.places import locate
+from masactrl.models.locate import locate
 
 
 def test_a_folder_of_pickles_needs_the_word(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from masactrl.errors import ConfigError, ModelNotFound
-from masactrl.models import places
-from masactrl.models.places import locate
+from masactrl.models import locate as places
+from masactrl.models.locate import locate
 
 
 def test_a_folder_in_diffusers_format(tmp_path: Path) -> None:

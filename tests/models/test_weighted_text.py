@@ -17,7 +17,7 @@ from masactrl.errors import UnsupportedPipeline
 from masactrl.models.denoiser import Denoiser
 from masactrl.models.drawing import draw
 from masactrl.models.weighted_text import embeddings, weighed, weights_act
-from masactrl.prompt_weights import parse, without_weights
+from masactrl.settings.prompt_weights import parse, without_weights
 
 needs_compel = pytest.mark.skipif(
     importlib.util.find_spec("compel") is None, reason="weights need the extra prompts"

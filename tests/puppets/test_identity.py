@@ -9,7 +9,6 @@ import torch
 
 from masactrl.bench.puppet_truth import measure_truth
 from masactrl.puppets.colour import lab_distance, srgb_to_lab
-from masactrl.puppets.data import HELD_OUT_SEED
 from masactrl.puppets.identity import (
     NO_ANIMAL,
     SAME,
@@ -20,6 +19,7 @@ from masactrl.puppets.identity import (
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import sample_scenes
+from masactrl.puppets.training.data import HELD_OUT_SEED
 
 
 def one(colour: tuple[float, float, float], other: tuple[float, float, float]) -> torch.Tensor:

@@ -10,12 +10,12 @@ import torch
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.puppets.anatomy import KEYPOINTS
 from masactrl.puppets.colour import lab_distance, lab_to_srgb, srgb_to_lab
-from masactrl.puppets.data import HELD_OUT_SEED, PictureCache, open_pictures
 from masactrl.puppets.inspector import QUESTIONS, SIZE, Inspector, default_folder, resized
 from masactrl.puppets.inspector_network import _centres
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import sample_scenes
-from masactrl.puppets.train_inspector import (
+from masactrl.puppets.training.data import HELD_OUT_SEED, PictureCache, open_pictures
+from masactrl.puppets.training.train_inspector import (
     Truth,
     accuracy,
     classes_of,

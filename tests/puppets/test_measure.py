@@ -9,23 +9,23 @@ import pytest
 import tiny_models
 import torch
 
-from masactrl.errors import ConfigError, MissingExtra, ScheduleError
-from masactrl.puppets.captions import parse, sample_prompts
-from masactrl.puppets.data import HELD_OUT_SEED
-from masactrl.puppets.figures import draw_grid, edit_sheet, prompt_sheet
-from masactrl.puppets.identity import PATTERN_WEIGHT
-from masactrl.puppets.inspector import QUESTIONS, Inspector
-from masactrl.puppets.judging import Shot, Tally, background_psnr
-from masactrl.puppets.measure import (
+from masactrl.bench.model_figures import draw_grid, edit_sheet, prompt_sheet
+from masactrl.bench.model_measure import (
     ASKED,
     measure_edits,
     measure_grid,
     measure_prompts,
     sample_edits,
 )
+from masactrl.errors import ConfigError, MissingExtra, ScheduleError
+from masactrl.puppets.captions import parse, sample_prompts
+from masactrl.puppets.identity import PATTERN_WEIGHT
+from masactrl.puppets.inspector import QUESTIONS, Inspector
+from masactrl.puppets.judging import Shot, Tally, background_psnr
 from masactrl.puppets.measured import EditSide
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import Scene, sample_scene
+from masactrl.puppets.training.data import HELD_OUT_SEED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,14 +9,14 @@ import tiny_models
 import torch
 
 from masactrl import models
+from masactrl.bench.model_figures import form_sheet
+from masactrl.bench.model_measure import measure_edits
+from masactrl.bench.model_measure_forms import FORMS, measure_forms
 from masactrl.cli import main
 from masactrl.errors import ConfigError
 from masactrl.puppets.colour import srgb_to_lab
-from masactrl.puppets.figures import form_sheet
 from masactrl.puppets.inspector import Inspector, Reading
 from masactrl.puppets.judging import Shot, background_lab
-from masactrl.puppets.measure import measure_edits
-from masactrl.puppets.measure_forms import FORMS, measure_forms
 from masactrl.puppets.measured import EditSide, FormFigures
 
 if TYPE_CHECKING:

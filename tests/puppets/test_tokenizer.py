@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPToken
 
 from masactrl.puppets.captions import caption, known_words
 from masactrl.puppets.scene import sample_scenes
-from masactrl.puppets.tokenizer import (
+from masactrl.puppets.training.tokenizer import (
     END,
     MAX_LENGTH,
     START,

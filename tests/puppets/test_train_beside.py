@@ -10,18 +10,18 @@ import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from masactrl.puppets.data import PictureCache, open_pictures
-from masactrl.puppets.model import (
+from masactrl.puppets.training.data import PictureCache, open_pictures
+from masactrl.puppets.training.model import (
     LATENT_CHANNELS,
     build_scheduler,
     build_text_encoder,
     build_unet,
     build_vae,
 )
-from masactrl.puppets.tokenizer import build_tokenizer
-from masactrl.puppets.train import Captioned, as_pipeline
-from masactrl.puppets.train_layout import build_adapter, build_controlnet, train_layout
-from masactrl.puppets.train_lcm import clean, scalings, train_lcm, with_lora
+from masactrl.puppets.training.tokenizer import build_tokenizer
+from masactrl.puppets.training.train import Captioned, as_pipeline
+from masactrl.puppets.training.train_layout import build_adapter, build_controlnet, train_layout
+from masactrl.puppets.training.train_lcm import clean, scalings, train_lcm, with_lora
 
 COUNT = 8
 

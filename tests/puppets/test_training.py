@@ -12,22 +12,22 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline, T2IAdapter
 
 from masactrl.errors import ConfigError
-from masactrl.puppets.alignment import Alignment
-from masactrl.puppets.data import open_pictures
-from masactrl.puppets.model import build_scheduler, build_unet, build_vae
-from masactrl.puppets.optimizer import Muon
-from masactrl.puppets.recipe import STAGES, Recipe, train_puppets
 from masactrl.puppets.scene import sample_scenes
-from masactrl.puppets.tokenizer import build_tokenizer
-from masactrl.puppets.train import (
+from masactrl.puppets.training.alignment import Alignment
+from masactrl.puppets.training.data import open_pictures
+from masactrl.puppets.training.model import build_scheduler, build_unet, build_vae
+from masactrl.puppets.training.optimizer import Muon
+from masactrl.puppets.training.recipe import STAGES, Recipe, train_puppets
+from masactrl.puppets.training.run import Run
+from masactrl.puppets.training.tokenizer import build_tokenizer
+from masactrl.puppets.training.train import (
     Noising,
     foreground_weights,
     spread_timesteps,
     tokenised,
     train_diffusion,
 )
-from masactrl.puppets.train_decoder import drawing_loss, train_decoder
-from masactrl.puppets.training import Run
+from masactrl.puppets.training.train_decoder import drawing_loss, train_decoder
 from masactrl.puppets.words import parse
 
 COUNT = 8

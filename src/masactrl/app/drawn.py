@@ -17,7 +17,7 @@ _ASKED = ((4, "standing"), (7, "jumping"), (8, "running"), (11, "sitting"))
 
 def drawn_examples(folder: Path) -> list[list[str]]:
     """Draw scenes into a folder; returns the path, what it shows, and what to ask for, of each."""
-    from masactrl.images import tensor_to_image
+    from masactrl.pictures.images import tensor_to_image
     from masactrl.puppets.captions import full_prompt
     from masactrl.puppets.renderer import render
     from masactrl.puppets.scene import sample_scenes

@@ -12,7 +12,7 @@ import gradio as gr
 from masactrl.app.parts import sentence
 from masactrl.app.studio import Studio
 from masactrl.errors import ConfigError
-from masactrl.recipe import find_recipe
+from masactrl.runs.recipe import find_recipe
 
 __all__ = ["draw_open_tab"]
 

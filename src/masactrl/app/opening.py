@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from masactrl.again import request_of
-from masactrl.again_attention import watched_run
-from masactrl.again_auto import chosen_run
-from masactrl.again_compare import comparison_of, edit_in
-from masactrl.again_edit import edit_of
-from masactrl.again_sweep import axes_of, plain_recipe
 from masactrl.app.requests import shown_values
 from masactrl.errors import ConfigError
-from masactrl.request import MethodName
-from masactrl.sweep_result import SWEEP
+from masactrl.rerun.attention import watched_run
+from masactrl.rerun.auto import chosen_run
+from masactrl.rerun.compare import comparison_of, edit_in
+from masactrl.rerun.edit import edit_of
+from masactrl.rerun.kinds import request_of
+from masactrl.rerun.sweep import axes_of, plain_recipe
+from masactrl.runs.request import MethodName
+from masactrl.studies.sweep_result import SWEEP
 
 if TYPE_CHECKING:
-    from masactrl.again_edit import AskedMasks
-    from masactrl.editing import EditRequest, InversionRequest
-    from masactrl.recipe import Recipe
+    from masactrl.rerun.edit import AskedMasks
+    from masactrl.runs.edit_request import EditRequest
+    from masactrl.runs.inversion_request import InversionRequest
+    from masactrl.runs.recipe import Recipe
 
 __all__ = ["Opened", "opened"]
 

@@ -17,7 +17,7 @@ from masactrl.app.open_tab import draw_open_tab
 from masactrl.app.studio import Studio
 from masactrl.app.tab import draw_tab, session_of
 from masactrl.errors import MasaCtrlError
-from masactrl.sweep_plan import generated_calls
+from masactrl.studies.sweep_plan import generated_calls
 
 __all__ = ["build", "serve"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from masactrl.errors import ConfigError
-from masactrl.images import save_png
-from masactrl.overlays import enlarged, mask_over
-from masactrl.picture_input import read_mask, read_picture
+from masactrl.pictures.images import save_png
+from masactrl.pictures.input import read_mask, read_picture
+from masactrl.pictures.overlays import enlarged, mask_over
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.app.painting import painted_mask
 from masactrl.errors import ConfigError, PromptError
-from masactrl.request import GenerateRequest
-from masactrl.sweep_axes import Axes
+from masactrl.runs.request import GenerateRequest
+from masactrl.studies.axes import Axes
 
 if TYPE_CHECKING:
-    from masactrl.edit import EditMasks, EditRequest, InversionRequest
+    from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest
 
 __all__ = [
     "compare_request",
@@ -66,7 +66,7 @@ def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, Ed
     Raises:
         ConfigError: there is no picture, or a value is out of its range.
     """
-    from masactrl.edit import EditMasks, EditRequest, InversionRequest
+    from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest
 
     asked = _plain(values)
     if not asked["picture"]:
@@ -107,10 +107,10 @@ def _drawn(path: Path) -> EditMasks:
     Raises:
         ConfigError: it is no picture.
     """
-    from masactrl.edit import EditMasks
     from masactrl.models.origin import file_hash
-    from masactrl.picture_input import read_mask
-    from masactrl.recipe import InputStated
+    from masactrl.pictures.input import read_mask
+    from masactrl.runs.invert import EditMasks
+    from masactrl.runs.recipe import InputStated
 
     return EditMasks(
         source=read_mask(path),

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masactrl.again import command_line
 from masactrl.app import fields, requests
 from masactrl.app.leftovers import Leftovers, own_folder, remove_orphans
 from masactrl.app.opening import Opened, opened
@@ -25,20 +24,21 @@ from masactrl.app.painting import PAINTED, painted_mask
 from masactrl.app.visit import Made, Report, Running, Visit, noted
 from masactrl.app.watched import Watched
 from masactrl.errors import ConfigError
-from masactrl.generate import generate
-from masactrl.images import save_png
-from masactrl.overlays import MaskedPicture, masks_figure
-from masactrl.recipe import Recipe, find_recipe
-from masactrl.result import SHEET, write_pictures
+from masactrl.pictures.images import save_png
+from masactrl.pictures.overlays import MaskedPicture, masks_figure
+from masactrl.rerun.kinds import command_line
+from masactrl.runs.generate import generate
+from masactrl.runs.recipe import Recipe, find_recipe
+from masactrl.runs.result import SHEET, write_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from masactrl.attention_view import AttentionView
-    from masactrl.edit import EditRequest, EditResult
     from masactrl.models import LoadedModel
-    from masactrl.request import GenerateRequest
-    from masactrl.result import GenerateResult
+    from masactrl.runs.invert import EditRequest, EditResult
+    from masactrl.runs.request import GenerateRequest
+    from masactrl.runs.result import GenerateResult
+    from masactrl.studies.attention import AttentionView
 
 POOR_DB = 20.0
 """PSNR of a reconstruction below which the page says that it is poor."""
@@ -56,7 +56,7 @@ class Studio:
     def __init__(
         self, *, model: LoadedModel, words: str = "puppets", loras: tuple[str, ...] = ()
     ) -> None:
-        from masactrl.attention.sites import find_sites
+        from masactrl.attention.layers import find_sites
 
         self.model = model
         self.words = words
@@ -124,7 +124,7 @@ class Studio:
 
     def make_set(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Consistent set"."""
-        from masactrl.attention_view import generate_watched
+        from masactrl.studies.attention import generate_watched
 
         request = requests.set_request(values)
         with self._running(session) as (visit, folder), noted() as said:
@@ -153,8 +153,8 @@ class Studio:
 
     def make_grid(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Grid": a sweep, whose source is recorded once for all cells."""
-        from masactrl.sweep import sweep_generate
-        from masactrl.sweep_plan import generated_calls
+        from masactrl.studies.sweep import sweep_generate
+        from masactrl.studies.sweep_plan import generated_calls
 
         request, axes = requests.grid_request(values)
         with self._running(session) as (visit, folder), noted() as said:
@@ -174,7 +174,7 @@ class Studio:
 
     def make_comparison(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Compare"."""
-        from masactrl.compare import compare_generated, comparison_recipe
+        from masactrl.studies.compare import compare_generated, comparison_recipe
 
         request, methods = requests.compare_request(values)
         steps = request.resolve(self.model.preset).steps
@@ -198,9 +198,9 @@ class Studio:
 
     def make_edit(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Edit a photo"; the same picture is inverted once for many prompts."""
-        from masactrl.attention_view import edit_watched
-        from masactrl.edit import invert, plan
         from masactrl.models.origin import file_hash
+        from masactrl.runs.invert import invert, plan
+        from masactrl.studies.attention import edit_watched
 
         picture, inversion, request = requests.edit_requests(values)
         steps = inversion.steps or self.model.preset.steps

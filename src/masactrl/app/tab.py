@@ -15,8 +15,7 @@ from masactrl.app.painting import backdrop, subject_over
 from masactrl.app.studio import Studio
 from masactrl.app.visit import Made, Report, Stopped
 from masactrl.app.watched import Watched
-from masactrl.errors import ConfigError, MasaCtrlError
-from masactrl.out_of_memory import out_of_memory
+from masactrl.errors import ConfigError, MasaCtrlError, out_of_memory
 
 __all__ = ["Runner", "draw_tab", "session_of"]
 

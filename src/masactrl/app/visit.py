@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masactrl.errors import ControlWarning, MasaCtrlError
-from masactrl.out_of_memory import out_of_memory
+from masactrl.errors import ControlWarning, MasaCtrlError, out_of_memory
 
 if TYPE_CHECKING:
     from masactrl.app.watched import Watched
-    from masactrl.edit import EditSession
+    from masactrl.runs.invert import EditSession
 
 __all__ = ["Made", "Report", "Running", "Stopped", "Visit", "noted"]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masactrl.again_attention import attention_recipe
-from masactrl.images import save_png
-from masactrl.overlays import enlarged
+from masactrl.pictures.images import save_png
+from masactrl.pictures.overlays import enlarged
+from masactrl.rerun.attention import attention_recipe
 
 if TYPE_CHECKING:
-    from masactrl.attention_view import AttentionView
-    from masactrl.recipe import Recipe
+    from masactrl.runs.recipe import Recipe
+    from masactrl.studies.attention import AttentionView
 
 __all__ = ["Watched"]
 

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
+from masactrl.attention.layers import Site, find_sites
 from masactrl.attention.masking import GivenMasker, Masker, WordMasker
 from masactrl.attention.masks import GivenMasks, WordMasks
 from masactrl.attention.session import OnUntouched, Session
-from masactrl.attention.sites import Site, find_sites
 from masactrl.attention.support import check_layers, denoiser_of
 from masactrl.errors import ConfigError, RowsError
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from diffusers import DiffusionPipeline
 
-    from masactrl.attention.cache import SourceCache
     from masactrl.attention.call import Control
+    from masactrl.attention.features import SourceCache
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Rows
     from masactrl.attention.schedule import Schedule

@@ -17,8 +17,8 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
 from masactrl.attention.call import Control, LayerCall
+from masactrl.attention.layers import check_tokens
 from masactrl.attention.masks import key_bias
-from masactrl.attention.sites import check_tokens
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from masactrl.attention.layers import check_tokens
 from masactrl.attention.maps import CrossAttentionHook
 from masactrl.attention.masks import GivenMasks, OnEmpty, WordMasks, binary, normalised, resized
-from masactrl.attention.sites import check_tokens
 from masactrl.attention.words import token_numbers
 from masactrl.errors import ControlWarning, MaskError
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from diffusers import DiffusionPipeline
 
-    from masactrl.attention.cache import SourceCache
-    from masactrl.attention.clock import Tick
+    from masactrl.attention.features import SourceCache
+    from masactrl.attention.layers import Site
     from masactrl.attention.rows import Rows
-    from masactrl.attention.sites import Site
+    from masactrl.attention.steps import Tick
 
 __all__ = ["GivenMasker", "MaskUse", "Masker", "WordMasker", "report_useless"]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from masactrl.checks import settle
 from masactrl.errors import RowsError
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

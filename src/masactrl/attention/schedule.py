@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from masactrl.attention.sites import PLACES, Place, Site
-from masactrl.checks import settle
+from masactrl.attention.layers import PLACES, Place, Site
 from masactrl.errors import ScheduleError
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,11 +7,11 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from masactrl.attention.clock import Clock, Tick
 from masactrl.attention.hooks import SelfAttentionHook
+from masactrl.attention.layers import unwrap
 from masactrl.attention.masking import Masker, MaskUse, report_useless
 from masactrl.attention.report import Attached, RunReport
-from masactrl.attention.sites import unwrap
+from masactrl.attention.steps import Clock, Tick
 from masactrl.attention.support import check_layers, denoiser_of
 from masactrl.errors import ControlNotApplied, ControlWarning
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
-    from masactrl.attention.cache import SourceCache
     from masactrl.attention.call import Control
+    from masactrl.attention.features import SourceCache
+    from masactrl.attention.layers import Site
     from masactrl.attention.rows import BatchRows, Rows
     from masactrl.attention.schedule import Schedule
-    from masactrl.attention.sites import Site
 
 __all__ = ["OnUntouched", "Session"]
 

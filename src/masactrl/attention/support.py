@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import (
 )
 from torch import nn
 
-from masactrl.attention.sites import Site, unwrap
+from masactrl.attention.layers import Site, unwrap
 from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from diffusers.hooks.hooks import ModelHook
 
-from masactrl.attention.clock import Clock, Tick
 from masactrl.attention.hooks import DenoiserHook, install
 from masactrl.attention.report import Attached, RunReport
+from masactrl.attention.steps import Clock, Tick
 from masactrl.attention.support import denoiser_of
 from masactrl.errors import ControlNotApplied
 

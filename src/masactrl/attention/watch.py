@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from masactrl.attention.clock import Clock, Tick
 from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
-from masactrl.attention.sites import Site, check_tokens, find_sites
+from masactrl.attention.layers import Site, check_tokens, find_sites
+from masactrl.attention.steps import Clock, Tick
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.view import Seen, Views, listed
 from masactrl.errors import ControlNotApplied, RowsError, ScheduleError

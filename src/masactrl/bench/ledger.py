@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from masactrl.errors import ConfigError, OutputError
-from masactrl.files import write_text
+from masactrl.pictures.files import write_text
 
 __all__ = ["Ledger"]
 

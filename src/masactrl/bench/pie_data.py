@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from masactrl.errors import ConfigError
-from masactrl.files import read_text
-from masactrl.images import DAMAGED
+from masactrl.pictures.files import read_text
+from masactrl.pictures.images import DAMAGED
 
 __all__ = ["IMAGES", "SIDE", "TYPES", "PieData", "PieItem", "PieProblem", "decode_mask", "read_pie"]
 

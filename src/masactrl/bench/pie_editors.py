@@ -25,14 +25,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.bench.real_tasks import NEEDS_PROMPT
-from masactrl.edit import EditRequest, InversionRequest, invert
-from masactrl.editing import draws_noise
-from masactrl.editing.control import aligns_words
 from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import METHODS, method_named
-from masactrl.prompt_weights import literal
-from masactrl.request import FROM_SOURCE
+from masactrl.runs.inversion_request import draws_noise
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
+from masactrl.runs.method_choice import aligns_words
+from masactrl.runs.request import FROM_SOURCE
+from masactrl.settings.prompt_weights import literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -25,8 +25,8 @@ from masactrl.bench.pie_table import TableRow, summarise_pie, table_text
 from masactrl.bench.plots import Point, preservation_plot
 from masactrl.bench.statistics import bootstrap
 from masactrl.errors import MasaCtrlError, MissingExtra, OutputError
-from masactrl.files import written_whole
-from masactrl.images import DAMAGED
+from masactrl.pictures.files import written_whole
+from masactrl.pictures.images import DAMAGED
 
 __all__ = ["Editor", "PieOutcome", "cropped", "run_pie", "scored_folder"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from masactrl.bench.statistics import Estimate
 from masactrl.errors import MissingExtra
-from masactrl.files import written_whole
+from masactrl.pictures.files import written_whole
 
 __all__ = ["Point", "preservation_plot"]
 

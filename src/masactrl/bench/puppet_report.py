@@ -15,8 +15,8 @@ from masactrl.bench.puppet_figures import BOUNDS
 from masactrl.bench.puppet_settings import picture_path
 from masactrl.bench.statistics import Estimate, bootstrap
 from masactrl.errors import MasaCtrlError
-from masactrl.files import write_text
-from masactrl.images import Tile, contact_sheet, save_png
+from masactrl.pictures.files import write_text
+from masactrl.pictures.images import Tile, contact_sheet, save_png
 
 __all__ = ["SHOWN", "ColumnSummary", "summarise", "write_report"]
 

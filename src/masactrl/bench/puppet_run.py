@@ -26,9 +26,9 @@ from masactrl.bench.puppet_settings import (
 )
 from masactrl.bench.puppet_sources import Batch, Edited, Item, Kitchen, Rendered, Synthesised
 from masactrl.bench.workers import in_parallel
-from masactrl.editing import draws_noise
-from masactrl.images import save_png, tensor_to_image
+from masactrl.pictures.images import save_png, tensor_to_image
 from masactrl.puppets.judging import Shot
+from masactrl.runs.inversion_request import draws_noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable

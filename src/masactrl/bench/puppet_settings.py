@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention import Schedule
-from masactrl.checks import settle
-from masactrl.editing import EditRequest
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import method_named
-from masactrl.request import FROM_SOURCE
+from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.request import FROM_SOURCE
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,24 +20,24 @@ from torch import Tensor
 
 from masactrl.bench.puppet_settings import RIGHT, Column, PuppetSettings
 from masactrl.bench.real_tasks import NEEDS_PROMPT
-from masactrl.edit import InversionRequest, invert
-from masactrl.editing import draws_noise
-from masactrl.editing.control import aligns_words
 from masactrl.errors import ControlWarning, MasaCtrlError
-from masactrl.images import image_to_tensor, tensor_to_image
 from masactrl.methods import FixedSeed
 from masactrl.methods.running import run_method
 from masactrl.models.denoiser import Denoiser
 from masactrl.models.drawing import draw, start_noise
+from masactrl.pictures.images import image_to_tensor, tensor_to_image
 from masactrl.puppets.renderer import render
+from masactrl.runs.inversion_request import draws_noise
+from masactrl.runs.invert import InversionRequest, invert
+from masactrl.runs.method_choice import aligns_words
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.bench.puppet_tasks import PuppetTask
-    from masactrl.editing import EditSession
     from masactrl.methods import Method
     from masactrl.models import LoadedModel
+    from masactrl.runs.session import EditSession
 
 __all__ = ["Batch", "Edited", "Kitchen", "Rendered", "Synthesised"]
 

@@ -32,14 +32,14 @@ from masactrl.bench.real_tasks import (
     real_tasks,
 )
 from masactrl.bench.workers import in_parallel
-from masactrl.edit import EditRequest, InversionRequest, invert
-from masactrl.editing import draws_noise
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
-from masactrl.images import image_to_tensor, save_png, tensor_to_image
 from masactrl.models.denoiser import Denoiser
+from masactrl.pictures.images import image_to_tensor, save_png, tensor_to_image
 from masactrl.puppets.identity import identity
 from masactrl.puppets.judging import Shot, Studio, background_psnr
 from masactrl.puppets.renderer import render
+from masactrl.runs.inversion_request import draws_noise
+from masactrl.runs.invert import EditRequest, InversionRequest, invert
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,8 +9,8 @@ from PIL import Image
 
 from masactrl.bench.real_tasks import picture_path
 from masactrl.bench.statistics import Estimate, bootstrap
-from masactrl.images import Tile, contact_sheet
 from masactrl.inversion import INVERSIONS
+from masactrl.pictures.images import Tile, contact_sheet
 
 if TYPE_CHECKING:
     from pathlib import Path

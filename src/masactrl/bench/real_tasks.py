@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
 from masactrl.puppets.captions import full_prompt
-from masactrl.puppets.data import HELD_OUT_SEED
 from masactrl.puppets.scene import ACTIONS, Scene, sample_scenes
+from masactrl.puppets.training.data import HELD_OUT_SEED
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from pathlib import Path

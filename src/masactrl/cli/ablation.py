@@ -34,9 +34,9 @@ from masactrl.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from masactrl.ablation import AblationResult
-    from masactrl.edit import EditRequest, InversionRequest
     from masactrl.models import LoadedModel
+    from masactrl.runs.invert import EditRequest, InversionRequest
+    from masactrl.studies.ablation import AblationResult
 
 
 def ablation(
@@ -80,10 +80,10 @@ def ablation(
     if len(to) != 1:
         raise ConfigError(f"An ablation has one --to and {len(to)} were given.")
     with quiet_libraries():
-        from masactrl.ablation import ablate_generated, figure_names
-        from masactrl.edit import EditRequest, InversionRequest
-        from masactrl.request import GenerateRequest
-        from masactrl.result import prepare_folder
+        from masactrl.runs.invert import EditRequest, InversionRequest
+        from masactrl.runs.request import GenerateRequest
+        from masactrl.runs.result import prepare_folder
+        from masactrl.studies.ablation import ablate_generated, figure_names
 
         prepare_folder(out, figure_names(masks=word is not None), overwrite=overwrite)
         shared: dict[str, Any] = {
@@ -115,8 +115,8 @@ def _edited(
     word: str | None,
     model: LoadedModel,
 ) -> AblationResult:
-    from masactrl.ablation import ablate_edited
-    from masactrl.edit import invert
+    from masactrl.runs.invert import invert
+    from masactrl.studies.ablation import ablate_edited
 
     named = None if word is None else (word if inversion.prompt else None, word)
     return ablate_edited(invert(model, photo, inversion), request, words=named)

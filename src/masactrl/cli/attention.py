@@ -31,13 +31,13 @@ from masactrl.cli.options import (
 )
 from masactrl.cli.rerun import differences, given_inputs, load_stated
 from masactrl.errors import ConfigError
-from masactrl.files import write_text
-from masactrl.recipe import Recipe, find_recipe
-from masactrl.result import prepare_folder, write_pictures
+from masactrl.pictures.files import write_text
+from masactrl.runs.recipe import Recipe, find_recipe
+from masactrl.runs.result import prepare_folder, write_pictures
 
 if TYPE_CHECKING:
-    from masactrl.again_attention import Question
-    from masactrl.attention_view import AttentionView
+    from masactrl.rerun.attention import Question
+    from masactrl.studies.attention import AttentionView
 
 NAME = "attention"
 
@@ -110,13 +110,13 @@ def attention(
     prepare_folder(out, [NAME], overwrite=overwrite)
     errors = Console(stderr=True)
     with quiet_libraries():
-        from masactrl.again import Given
-        from masactrl.again_attention import (
+        from masactrl.rerun.attention import (
             attention_recipe,
             attention_steps,
             question_of,
             watch_again,
         )
+        from masactrl.rerun.kinds import Given
 
         number = _target(made.picture) if target is None else target
         recipe = attention_recipe(made, points, target=number, step=step, layer=layer)

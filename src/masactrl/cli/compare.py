@@ -40,9 +40,9 @@ from masactrl.cli.options import (
     StepsOption,
 )
 from masactrl.cli.parsing import parse_options, parse_size
-from masactrl.compare import COMPARED, COMPARISON
-from masactrl.files import write_text
-from masactrl.result import prepare_folder, write_pictures
+from masactrl.pictures.files import write_text
+from masactrl.runs.result import prepare_folder, write_pictures
+from masactrl.studies.compare import COMPARED, COMPARISON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

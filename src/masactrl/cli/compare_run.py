@@ -16,17 +16,17 @@ from rich.table import Table
 from masactrl.cli.console import finishing, output, progress
 from masactrl.cli.parsing import parse_photo
 from masactrl.cli.plan import show_lines
-from masactrl.compare import COMPARED, COMPARISON
 from masactrl.errors import ConfigError
-from masactrl.request import GenerateRequest
+from masactrl.runs.request import GenerateRequest
+from masactrl.studies.compare import COMPARED, COMPARISON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from masactrl.compare import Comparison
-    from masactrl.edit import EditRequest, InversionRequest
     from masactrl.models import LoadedModel
-    from masactrl.recipe import Recipe
+    from masactrl.runs.invert import EditRequest, InversionRequest
+    from masactrl.runs.recipe import Recipe
+    from masactrl.studies.compare import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Asked:
         if self.size is not None:
             raise ConfigError("--size belongs to a prompt; a picture has its own.")
         self._picture()
-        from masactrl.picture_input import read_picture
+        from masactrl.pictures.input import read_picture
 
         read_picture(self.photo)
 
@@ -90,8 +90,8 @@ class Asked:
 
     def calls(self, model: LoadedModel) -> int:
         """Return the denoising steps of all that will be run; raises what that would raise."""
-        from masactrl.compare_edited import compared_calls
-        from masactrl.edit import plan
+        from masactrl.runs.invert import plan
+        from masactrl.studies.compare_edited import compared_calls
 
         if self.photo is None:
             return self._words().resolve(model.preset).steps * len(self.methods or COMPARED)
@@ -116,8 +116,8 @@ class Asked:
         )
 
     def _picture(self) -> tuple[InversionRequest, EditRequest]:
-        from masactrl.edit import EditRequest, InversionRequest
-        from masactrl.editing import draws_noise
+        from masactrl.runs.inversion_request import draws_noise
+        from masactrl.runs.invert import EditRequest, InversionRequest
 
         inversion = InversionRequest(
             prompt=self.prompt,
@@ -137,7 +137,7 @@ class Asked:
     def _from_words(
         self, model: LoadedModel, stop: Callable[[], bool]
     ) -> tuple[Comparison, Recipe]:
-        from masactrl.compare import compare_generated, comparison_recipe
+        from masactrl.studies.compare import compare_generated, comparison_recipe
 
         request, names = self._words(), self.methods or COMPARED
         with progress(Console(stderr=True), "Denoising", self.calls(model)) as on_step:
@@ -149,8 +149,8 @@ class Asked:
     def _from_photo(
         self, model: LoadedModel, stop: Callable[[], bool]
     ) -> tuple[Comparison, Recipe]:
-        from masactrl.compare_edited import compare_edited, edited_recipe
-        from masactrl.edit import invert
+        from masactrl.runs.invert import invert
+        from masactrl.studies.compare_edited import compare_edited, edited_recipe
 
         inversion, request = self._picture()
         chosen: dict[str, Any] = {"methods": self.methods, "options": self.options}

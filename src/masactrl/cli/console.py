@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TextIO
 
-    from masactrl.generate import StepRecord
+    from masactrl.runs.generate import StepRecord
 
 INTERRUPTED = 130
 """Exit code of a command that was stopped by Ctrl-C, whether it kept something or not."""

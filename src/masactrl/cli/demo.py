@@ -22,12 +22,12 @@ from masactrl.cli.options import (
     OverwriteOption,
     StepsOption,
 )
-from masactrl.compare_figures import ComparisonFigures, read_figures
-from masactrl.generate import generate
-from masactrl.images import save_png
-from masactrl.recipe import PARAMETERS_KEY, parameters_text
-from masactrl.request import GenerateRequest
-from masactrl.result import HEADERS, GenerateResult, prepare_folder, write_pictures
+from masactrl.pictures.images import save_png
+from masactrl.runs.generate import generate
+from masactrl.runs.recipe import PARAMETERS_KEY, parameters_text
+from masactrl.runs.request import GenerateRequest
+from masactrl.runs.result import HEADERS, GenerateResult, prepare_folder, write_pictures
+from masactrl.studies.compare_figures import ComparisonFigures, read_figures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ def _save(
     results: Sequence[GenerateResult], names: Sequence[str], out: Path, *, metadata: bool
 ) -> None:
     """Write every picture with the recipe of its run, and the sheet of all runs with all theirs."""
-    from masactrl.again import demo_sheet
+    from masactrl.rerun.kinds import demo_sheet
 
     left = iter(names)
     for result in results:

@@ -20,9 +20,9 @@ from masactrl._version import __version__
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.options import DeviceOption, JsonOption
 from masactrl.errors import MasaCtrlError
-from masactrl.generate import generate
-from masactrl.recipe import versions
-from masactrl.request import GenerateRequest
+from masactrl.runs.generate import generate
+from masactrl.runs.recipe import versions
+from masactrl.runs.request import GenerateRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,8 +187,8 @@ def drawing(device: str) -> Iterator[Check]:
     """
     import torch
 
-    from masactrl.images import image_to_tensor
     from masactrl.models import load_pipeline
+    from masactrl.pictures.images import image_to_tensor
     from masactrl.puppets.inspector import Inspector
 
     try:

@@ -69,7 +69,7 @@ from masactrl.cli.options import (
     ToOption,
 )
 from masactrl.cli.parsing import parse_options
-from masactrl.result import prepare_folder
+from masactrl.runs.result import prepare_folder
 
 
 def edit(
@@ -131,10 +131,11 @@ def edit(
     """
     del config  # was read before the other options
     with quiet_libraries():
-        from masactrl.edit import EditRequest, InversionRequest
-        from masactrl.editing import draws_noise, edit_names
-        from masactrl.picture_input import PIXEL_LIMIT, read_picture
-        from masactrl.request import FROM_SOURCE
+        from masactrl.pictures.input import PIXEL_LIMIT, read_picture
+        from masactrl.runs.edit_result import edit_names
+        from masactrl.runs.inversion_request import draws_noise
+        from masactrl.runs.invert import EditRequest, InversionRequest
+        from masactrl.runs.request import FROM_SOURCE
 
         limit = PIXEL_LIMIT if pixel_limit is None else pixel_limit
         drawn = method in FROM_SOURCE  # which draw noise, too
@@ -180,7 +181,7 @@ def edit(
             names += ["auto"] if auto else []
             prepare_folder(out, names, overwrite=overwrite)
             check_session_place(session)
-        from masactrl import edit as editing
+        from masactrl.runs import invert as editing
 
         loaded = load_model(
             model,

@@ -10,22 +10,22 @@ from masactrl.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from masactrl.edit import EditRequest, InversionRequest
-    from masactrl.editing import EditPlan
     from masactrl.models import LoadedModel
-    from masactrl.scoring import Scorer
+    from masactrl.runs.cost import EditPlan
+    from masactrl.runs.invert import EditRequest, InversionRequest
+    from masactrl.studies.scoring import Scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judges:
-    """The models that judge edits; None is what `masactrl.scoring.load_scorer` takes."""
+    """The models that judge edits; None is what `masactrl.studies.scoring.load_scorer` takes."""
 
     clip: str | None = None
     dino: str | None = None
 
     def load(self, model: LoadedModel) -> Scorer:
         """Load them, for pictures of a model."""
-        from masactrl.scoring import load_scorer
+        from masactrl.studies.scoring import load_scorer
 
         return load_scorer(model, clip=self.clip, dino=self.dino)
 
@@ -42,7 +42,7 @@ def judges_of(
         if clip is not None or dino is not None:
             raise ConfigError("--judge-clip and --judge-dino belong to --auto; add it.")
         return None
-    from masactrl.auto import check_open
+    from masactrl.studies.auto import check_open
 
     check_open(request)
     return Judges(clip=clip, dino=dino)
@@ -59,7 +59,7 @@ def choosing(
     """Return rows and cells of choosing S and L; None without --auto."""
     if not auto:
         return None
-    from masactrl.auto import auto_axes, auto_rows
+    from masactrl.studies.auto import auto_axes, auto_rows
 
     axes = auto_axes(model, inversion.steps or model.preset.steps)
     return auto_rows(plan, request, axes)

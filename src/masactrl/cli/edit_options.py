@@ -15,14 +15,14 @@ INVERSION, MASKS, JUDGES = "Inversion", "Masks", "Choosing S and L"
 
 
 class Mode(StrEnum):
-    """Choices of --mode; the words are those of `masactrl.editing.request.Mode`."""
+    """Choices of --mode; the words are those of `masactrl.runs.edit_request.Mode`."""
 
     CACHED = "cached"
     JOINT = "joint"
 
 
 class Keep(StrEnum):
-    """Choices of --keep; the words are those of `masactrl.editing.request.Keep`."""
+    """Choices of --keep; the words are those of `masactrl.runs.edit_request.Keep`."""
 
     DEVICE = "device"
     MEMORY = "memory"
@@ -30,7 +30,7 @@ class Keep(StrEnum):
 
 
 class Fit(StrEnum):
-    """Choices of --fit; the words are those of `masactrl.picture_input.Fit`."""
+    """Choices of --fit; the words are those of `masactrl.pictures.input.Fit`."""
 
     AUTO = "auto"
     KEEP = "keep"

@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from masactrl.auto import AutoResult
     from masactrl.cli.edit_auto import Judges
-    from masactrl.edit import EditMasks, EditRequest, EditResult, EditSession, InversionRequest
-    from masactrl.editing import EditPlan
     from masactrl.models import LoadedModel
+    from masactrl.runs.cost import EditPlan
+    from masactrl.runs.invert import (
+        EditMasks,
+        EditRequest,
+        EditResult,
+        EditSession,
+        InversionRequest,
+    )
+    from masactrl.studies.auto import AutoResult
 
 
 def masks_from(
@@ -44,10 +50,10 @@ def masks_from(
     Raises:
         ConfigError: both are given, or a threshold without words; a file cannot be read.
     """
-    from masactrl.edit import EditMasks
     from masactrl.models.origin import file_hash
-    from masactrl.picture_input import read_mask
-    from masactrl.recipe import InputStated
+    from masactrl.pictures.input import read_mask
+    from masactrl.runs.invert import EditMasks
+    from masactrl.runs.recipe import InputStated
 
     (source, targets), (drawn, drawn_targets) = words, files
     if (source or targets) and (drawn or drawn_targets):
@@ -96,8 +102,8 @@ def run_edit(
 
     With `judges` S and L are chosen.
     """
-    from masactrl.auto import auto_axes, auto_calls, edit_auto
-    from masactrl.edit import invert, load_session
+    from masactrl.runs.invert import invert, load_session
+    from masactrl.studies.auto import auto_axes, auto_calls, edit_auto
 
     path, opened = picture
     scorer = None if judges is None else judges.load(model)  # before minutes are spent
@@ -155,7 +161,7 @@ def show_plan(cost: EditPlan, grid: tuple[int, int] | None = None, *, as_json: b
 
 def tell(result: EditResult | AutoResult, paths: Sequence[Path], *, as_json: bool) -> None:
     """Print a result and where its pictures are."""
-    from masactrl.editing import EditResult
+    from masactrl.runs.edit_result import EditResult
 
     edit = result if isinstance(result, EditResult) else result.edit
     choice = None if isinstance(result, EditResult) else result

@@ -45,9 +45,9 @@ from masactrl.cli.options import (
 )
 from masactrl.cli.parsing import parse_options, parse_seeds, parse_size
 from masactrl.cli.plan import show_plan
-from masactrl.generate import generate as run
-from masactrl.request import GenerateRequest
-from masactrl.result import SHEET, GenerateResult, picture_names, prepare_folder
+from masactrl.runs.generate import generate as run
+from masactrl.runs.request import GenerateRequest
+from masactrl.runs.result import SHEET, GenerateResult, picture_names, prepare_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

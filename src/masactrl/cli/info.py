@@ -13,7 +13,7 @@ from rich.text import Text
 
 from masactrl.cli.console import output, said
 from masactrl.cli.options import JsonOption
-from masactrl.recipe import Recipe, find_recipe
+from masactrl.runs.recipe import Recipe, find_recipe
 
 
 def info(
@@ -47,7 +47,7 @@ def info(
 
 
 def _command(recipe: Recipe, *, as_json: bool) -> None:
-    from masactrl.again import command_line
+    from masactrl.rerun.kinds import command_line
 
     line = command_line(recipe)
     typer.echo(json.dumps({"command": line}, indent=2) if as_json else line)

@@ -20,7 +20,7 @@ import typer
 
 from masactrl.cli.options import OUTPUT
 from masactrl.errors import ConfigError
-from masactrl.files import read_text
+from masactrl.pictures.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from rich.table import Table
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.measure_real import measured_real
 from masactrl.cli.options import DeviceOption, JsonOption, ModelOption, WorkersOption
-from masactrl.files import write_text
+from masactrl.pictures.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,7 +114,7 @@ def measure(
 
     Example: masactrl puppets measure edits --count 50 -o measured
     """
-    from masactrl.result import prepare_folder
+    from masactrl.runs.result import prepare_folder
 
     prepare_folder(out, [what.value], overwrite=True)
     if what is What.IDENTITY:
@@ -169,9 +169,9 @@ def _measured(
     settings: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], Rows, Image.Image | None]:
     """Further facts, the rows of the table, and the sheet."""
-    from masactrl.puppets import figures
-    from masactrl.puppets.measure import measure_edits, measure_grid, measure_prompts
-    from masactrl.puppets.measure_forms import measure_forms
+    from masactrl.bench import model_figures as figures
+    from masactrl.bench.model_measure import measure_edits, measure_grid, measure_prompts
+    from masactrl.bench.model_measure_forms import measure_forms
 
     if what is What.PROMPTS:
         near = max(1, count // 4)
@@ -265,7 +265,7 @@ def _table(rows: Rows) -> None:
 
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG and say where."""
-    from masactrl.images import save_png
+    from masactrl.pictures.images import save_png
 
     save_png(path, picture, None)
     typer.echo(str(path))

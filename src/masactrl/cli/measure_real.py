@@ -28,8 +28,8 @@ def measured_real(
     """
     from masactrl.bench.real import RealSettings, measure_real, real_tasks
     from masactrl.bench.real_report import real_markdown, real_means, real_sheet
-    from masactrl.files import write_text
     from masactrl.inversion import INVERSIONS
+    from masactrl.pictures.files import write_text
 
     known = {one.name for one in fields(RealSettings)}
     given = {name: value for name, value in settings.items() if name in known}

@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from masactrl.request import LARGEST_SIDE, MethodName
+from masactrl.runs.request import LARGEST_SIDE, MethodName
 
 OF_MODEL = "the model's"
 """Shown as the default of what the model's preset decides."""
@@ -22,7 +22,7 @@ SCALES = "1 and more; 1 switches guidance off"
 
 
 class Form(StrEnum):
-    """Choices of --form; the words are those of `masactrl.request.Form`."""
+    """Choices of --form; the words are those of `masactrl.runs.request.Form`."""
 
     REPLACE = "replace"
     UNION = "union"

@@ -10,13 +10,13 @@ import typer
 
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.options import OF_MODEL
-from masactrl.result import SHEET, picture_names
+from masactrl.runs.result import SHEET, picture_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from masactrl.request import GenerateRequest
+    from masactrl.runs.request import GenerateRequest
 
 
 def show_plan(

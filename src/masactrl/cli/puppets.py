@@ -53,7 +53,7 @@ def world(
     Example: masactrl puppets world --columns 6 --rows 4 -o world.png
     """
     with quiet_libraries():
-        from masactrl.images import Tile, contact_sheet, tensor_to_images
+        from masactrl.pictures.images import Tile, contact_sheet, tensor_to_images
         from masactrl.puppets.renderer import render
         from masactrl.puppets.scene import sample_scenes
 
@@ -145,7 +145,7 @@ def train(
         errors.print(f"{stage:<9}  {figures}", highlight=False, soft_wrap=True)
 
     with quiet_libraries():
-        from masactrl.puppets.recipe import STAGES, Recipe, train_puppets
+        from masactrl.puppets.training.recipe import STAGES, Recipe, train_puppets
 
         recipe = Recipe(
             directory=directory,

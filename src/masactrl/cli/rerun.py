@@ -34,8 +34,8 @@ from masactrl.cli.options import (
     PickleOption,
 )
 from masactrl.errors import ConfigError, OutputError
-from masactrl.images import save_png
-from masactrl.recipe import PARAMETERS_KEY, Recipe, find_recipe, stated_model, versions
+from masactrl.pictures.images import save_png
+from masactrl.runs.recipe import PARAMETERS_KEY, Recipe, find_recipe, stated_model, versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ def rerun(
         _check_place(out, overwrite=overwrite)
     errors = Console(stderr=True)
     with quiet_libraries():
-        from masactrl.again import Given, compare, kind_of, run_again
+        from masactrl.rerun.kinds import Given, compare, kind_of, run_again
 
         kind = kind_of(recipe)
         paths, changed = given_inputs(recipe, inputs or ())
@@ -182,8 +182,8 @@ def load_stated(
     allow_pickle: bool,
 ) -> LoadedModel:
     """Load the recipe's model; what is local is taken from the command line only."""
-    from masactrl.again import hub_id
     from masactrl.models import choose_device
+    from masactrl.rerun.kinds import hub_id
 
     stated = recipe.model
     named = model or hub_id(recipe)

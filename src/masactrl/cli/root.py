@@ -31,8 +31,7 @@ from masactrl.cli import (
 )
 from masactrl.cli.console import said, warnings_said
 from masactrl.cli.threads import wait_asleep
-from masactrl.errors import ConfigError, MasaCtrlError
-from masactrl.out_of_memory import out_of_memory
+from masactrl.errors import ConfigError, MasaCtrlError, out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -52,8 +52,8 @@ from masactrl.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from masactrl.edit import EditRequest, InversionRequest
-    from masactrl.request import GenerateRequest
+    from masactrl.runs.invert import EditRequest, InversionRequest
+    from masactrl.runs.request import GenerateRequest
 
 _OF_PICTURES = {
     "shown": "--from",
@@ -140,9 +140,9 @@ def sweep(
     --to "a cat running in the snow" -o out
     """
     del config  # was read before the other options
-    from masactrl.result import prepare_folder
-    from masactrl.sweep_axes import parse_axes
-    from masactrl.sweep_result import sweep_names
+    from masactrl.runs.result import prepare_folder
+    from masactrl.studies.axes import parse_axes
+    from masactrl.studies.sweep_result import sweep_names
 
     picture, axes = _picture(words), parse_axes([word for word in words if _is_axis(word)])
     _check_source(context, picture, source, size)
@@ -214,7 +214,7 @@ def _generated(
     negative: str | None,
     size: str | None,
 ) -> GenerateRequest:
-    from masactrl.request import GenerateRequest
+    from masactrl.runs.request import GenerateRequest
 
     width, height = (None, None) if size is None else parse_size(size)
     return GenerateRequest(
@@ -231,8 +231,8 @@ def _generated(
 def _edited(
     picture: Path, inverted: dict[str, Any], edited: dict[str, Any]
 ) -> tuple[InversionRequest, EditRequest]:
-    from masactrl.edit import EditRequest, InversionRequest
-    from masactrl.picture_input import read_picture
+    from masactrl.pictures.input import read_picture
+    from masactrl.runs.invert import EditRequest, InversionRequest
 
     read_picture(picture)  # so that a file that cannot be read is said at once
     return InversionRequest(**inverted), EditRequest(**edited)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from masactrl.edit import EditRequest, InversionRequest
     from masactrl.models import LoadedModel
-    from masactrl.request import GenerateRequest
-    from masactrl.sweep import Axes, SweepResult
+    from masactrl.runs.invert import EditRequest, InversionRequest
+    from masactrl.runs.request import GenerateRequest
+    from masactrl.studies.sweep import Axes, SweepResult
 
 
 Asked: TypeAlias = "GenerateRequest | tuple[Path, InversionRequest, EditRequest]"
@@ -33,9 +33,9 @@ def show_sweep_plan(
     Raises:
         ScheduleError: an S or L is beyond the steps of the run or the layers of the model.
     """
-    from masactrl.edit import plan
-    from masactrl.sweep_plan import check_axes, generated_calls, planned_calls
-    from masactrl.sweep_result import sweep_names
+    from masactrl.runs.invert import plan
+    from masactrl.studies.sweep_plan import check_axes, generated_calls, planned_calls
+    from masactrl.studies.sweep_result import sweep_names
 
     if not isinstance(asked, tuple):
         settings = asked.resolve(model.preset)
@@ -72,9 +72,9 @@ def run_sweep(model: LoadedModel, asked: Asked, axes: Axes) -> tuple[SweepResult
 
     Also says whether somebody did.
     """
-    from masactrl.edit import invert
-    from masactrl.sweep import sweep_edit, sweep_generate
-    from masactrl.sweep_plan import generated_calls, sweep_calls
+    from masactrl.runs.invert import invert
+    from masactrl.studies.sweep import sweep_edit, sweep_generate
+    from masactrl.studies.sweep_plan import generated_calls, sweep_calls
 
     errors = Console(stderr=True)
     if not isinstance(asked, tuple):

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from masactrl.checks import settle
 from masactrl.diffusion import Trajectory, step_up
 from masactrl.errors import ConfigError
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from masactrl.checks import settle
 from masactrl.diffusion import Trajectory, step_up
 from masactrl.errors import ConfigError
 from masactrl.inversion.ddim import climb
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from masactrl.checks import settle
 from masactrl.diffusion import Trajectory, guided, step_down
 from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion.ddim import DDIM
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masactrl.attention.taps import TapSession, tapped
-from masactrl.checks import settle
 from masactrl.errors import ConfigError, ControlNotApplied, MaskError
 from masactrl.methods.local_blend import blended_steps
 from masactrl.methods.method import Parts
 from masactrl.methods.sdedit import NoisedSource
 from masactrl.methods.starts import check_sources
 from masactrl.models.denoiser import Denoiser
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,7 +17,7 @@ from diffusers.models.attention_processor import (
 )
 from torch import Tensor
 
-from masactrl.attention.sites import Site, unwrap
+from masactrl.attention.layers import Site, unwrap
 from masactrl.attention.taps import Moment, Tap
 from masactrl.errors import UnsupportedPipeline
 

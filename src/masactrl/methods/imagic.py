@@ -27,11 +27,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from masactrl.attention.hooks import install
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import PlainHook, TapSession, tapped
-from masactrl.checks import settle
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods.method import Parts
 from masactrl.methods.starts import check_sources
 from masactrl.models.denoiser import Denoiser
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

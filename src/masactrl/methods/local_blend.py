@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masactrl.checks import settle
 from masactrl.errors import ConfigError, ControlNotApplied, MaskError, PromptError, RowsError
 from masactrl.methods.words import word_tokens
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

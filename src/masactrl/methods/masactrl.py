@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from masactrl.attention.attach import attach
-from masactrl.attention.cache import SourceCache
+from masactrl.attention.features import SourceCache
 from masactrl.attention.rows import Part, Rows
 from masactrl.attention.schedule import Schedule
-from masactrl.checks import settle
 from masactrl.errors import ConfigError
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention.attach import attach
+from masactrl.attention.layers import find_sites, unwrap
 from masactrl.attention.schedule import Schedule
-from masactrl.attention.sites import find_sites, unwrap
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import Tap, TapSession, tapped
-from masactrl.checks import settle
 from masactrl.errors import ConfigError, UnsupportedPipeline
 from masactrl.methods.method import Parts, check_pairs
 from masactrl.methods.steps import FirstSteps, first_steps
 from masactrl.methods.structure import Branch, structure_index, values_of
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from masactrl.attention.call import LayerCall
+    from masactrl.attention.layers import Site
     from masactrl.attention.rows import Rows
-    from masactrl.attention.sites import Site
 
 __all__ = ["FEATURE_LAYER", "PlugAndPlay"]
 

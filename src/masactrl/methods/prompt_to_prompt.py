@@ -25,11 +25,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from masactrl.attention.attach import attach
+from masactrl.attention.layers import find_sites
 from masactrl.attention.schedule import Schedule
-from masactrl.attention.sites import find_sites
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import TapSession, tapped
-from masactrl.checks import number, settle
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods.cross_attention import CrossTap, check_cross
 from masactrl.methods.local_blend import Blender, LocalBlend, blended_steps
@@ -37,6 +36,7 @@ from masactrl.methods.method import Parts, check_pairs, check_prompts
 from masactrl.methods.steps import FirstSteps, check_window, window
 from masactrl.methods.structure import structure_index, values_of
 from masactrl.methods.word_edit import WordEdit
+from masactrl.settings.checks import number, settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from masactrl.checks import settle
 from masactrl.errors import ConfigError, ScheduleError
 from masactrl.methods.fixed_seed import FixedSeed
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention.schedule import Schedule
-from masactrl.checks import number
 from masactrl.errors import ConfigError, ScheduleError
+from masactrl.settings.checks import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from masactrl.attention.call import LayerCall
+    from masactrl.attention.layers import Site
     from masactrl.attention.rows import BatchRows
-    from masactrl.attention.sites import Site
 
 __all__ = ["Branch", "Projection", "ValueHook", "still_there", "structure_index", "values_of"]
 

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from masactrl.attention.attach import attach
 from masactrl.attention.hooks import install
+from masactrl.attention.layers import find_sites
 from masactrl.attention.schedule import Schedule
-from masactrl.attention.sites import find_sites
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import PlainHook
 from masactrl.methods.method import check_pairs
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from masactrl.attention.call import LayerCall
+    from masactrl.attention.layers import Site
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Part, Rows
-    from masactrl.attention.sites import Site
 
 __all__ = ["StyleAligned", "adain"]
 

@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.attention.attach import attach
+from masactrl.attention.layers import find_sites
 from masactrl.attention.schedule import Schedule
-from masactrl.attention.sites import find_sites
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import TapSession, tapped
-from masactrl.checks import settle
 from masactrl.errors import ConfigError
 from masactrl.methods.masactrl import mutual_self_attention
 from masactrl.methods.method import Parts, check_pairs, check_prompts
 from masactrl.methods.prompt_to_prompt import PromptToPrompt, edited_words
 from masactrl.methods.steps import first_steps
 from masactrl.methods.structure import structure_index, values_of
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from masactrl.methods.words import refinement, replacement, word_tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from masactrl.attention.sites import Site
+    from masactrl.attention.layers import Site
     from masactrl.attention.taps import Moment
     from masactrl.methods.local_blend import Blender
     from masactrl.methods.prompt_to_prompt import PromptToPrompt

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from safetensors import SafetensorError
 
-from masactrl.checks import settle
 from masactrl.errors import ConfigError, MasaCtrlError, MissingExtra, ModelNotFound
 from masactrl.models.origin import LoraOrigin, file_hash
+from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

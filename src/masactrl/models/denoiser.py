@@ -20,7 +20,7 @@ from masactrl.diffusion.noise import NoiseSchedule, Spacing
 from masactrl.errors import MasaCtrlError, UnsupportedPipeline
 from masactrl.models.loading import ddim_like
 from masactrl.models.weighted_text import weighed
-from masactrl.prompt_weights import without_weights
+from masactrl.settings.prompt_weights import without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,7 +19,7 @@ from torch import Tensor
 from masactrl.diffusion.noise import timestep_grid
 from masactrl.errors import UnsupportedPipeline
 from masactrl.models.weighted_text import embeddings, weights_act
-from masactrl.prompt_weights import is_weighted, without_weights
+from masactrl.settings.prompt_weights import is_weighted, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from masactrl.errors import ModelNotFound
-from masactrl.models.places import INDEX
+from masactrl.models.locate import INDEX
 from masactrl.models.variants import files_in
 
 

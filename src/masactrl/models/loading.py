@@ -16,16 +16,21 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import SafetensorError, safe_open
 
-from masactrl.errors import ConfigError, MasaCtrlError, ModelNotFound, UnsupportedPipeline
+from masactrl.errors import (
+    ConfigError,
+    MasaCtrlError,
+    ModelNotFound,
+    UnsupportedPipeline,
+    out_of_memory,
+)
 from masactrl.models.adapters import Lora, with_loras, with_offload
 from masactrl.models.devices import choose_device, choose_dtype
 from masactrl.models.hub import fetch_index, repository_files
+from masactrl.models.locate import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.origin import Origin, OriginKind, weights_hash
-from masactrl.models.places import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
 from masactrl.models.variants import files_in, variant_of, weights_there
-from masactrl.out_of_memory import out_of_memory
-from masactrl.torch_defaults import torch_defaults
+from masactrl.settings.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from masactrl.errors import ConfigError
-from masactrl.files import read_text
+from masactrl.pictures.files import read_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ModelNotFound
-from masactrl.files import read_text
-from masactrl.models.places import INDEX, locate
+from masactrl.models.locate import INDEX, locate
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
+from masactrl.pictures.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from masactrl.errors import UnsupportedPipeline
-from masactrl.prompt_weights import is_weighted, parse, without_weights
+from masactrl.settings.prompt_weights import is_weighted, parse, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from masactrl.prompt_weights import Span
+    from masactrl.settings.prompt_weights import Span
 
 __all__ = ["embeddings", "weighed", "weights_act"]
 

@@ -24,7 +24,7 @@ from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.puppets.colour import srgb_to_lab
 from masactrl.puppets.identity import colours_shown
 from masactrl.puppets.inspector_network import QUESTIONS, SIZE, Answers, InspectorNetwork
-from masactrl.torch_defaults import torch_defaults
+from masactrl.settings.torch_defaults import torch_defaults
 
 __all__ = ["QUESTIONS", "SIZE", "Inspector", "Reading", "default_folder", "resized"]
 

@@ -1,4 +1,4 @@
-"""What measurements give back; `masactrl.puppets.measure` makes them.
+"""What measurements give back; `masactrl.bench.model_measure` makes them.
 
 An edit's right answer is the same animal in the same place doing something else. What an edit does
 to the animal is one number, the identity error of a pair of pictures as the inspector reads them:

@@ -18,7 +18,7 @@ from masactrl.puppets.anatomy import KEYPOINTS, PARTS, Rig, rig
 from masactrl.puppets.coat import CoatPaint, limb_table
 from masactrl.puppets.places import paint_backdrop, window
 from masactrl.puppets.scene import Scene
-from masactrl.torch_defaults import torch_defaults
+from masactrl.settings.torch_defaults import torch_defaults
 
 _GROUND: Final = 0.84  # height of the standing line, share of the picture
 _SCALE: Final = 0.42  # picture heights per body unit, before fitting

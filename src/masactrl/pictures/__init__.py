@@ -1,0 +1,1 @@
+"""Pictures as files, tensors, sheets and figures; knows no model."""

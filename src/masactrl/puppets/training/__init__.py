@@ -1,0 +1,1 @@
+"""How the embedded model came about, and comes about again: `masactrl puppets train`."""

@@ -1,0 +1,1 @@
+"""A recipe read back: the request, the command and the pictures again."""

@@ -1,0 +1,159 @@
+"""Recipes of the kind "compare": the command, and the comparison itself.
+
+A comparison of a photograph is told by its inversion; all else that it was asked for stands as in
+recipes of the kind "edit".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from masactrl.errors import ConfigError
+from masactrl.rerun.command_line import command_words
+from masactrl.rerun.edit import edit_of, edit_options, input_names, replay_flags
+from masactrl.rerun.generate import json_word, request_of
+from masactrl.studies.compare import compare_generated
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.models import LoadedModel
+    from masactrl.rerun.kinds import Given
+    from masactrl.runs.recipe import Recipe
+    from masactrl.runs.request import GenerateRequest
+
+__all__ = ["compare_again", "compare_steps", "compare_words", "comparison_of", "edit_in"]
+
+Options = dict[str, dict[str, Any]]
+
+_FOREIGN = ("source_cfg", "iterations", "fresh_steps", "form", "strength", "mode", "keep", "fit")
+"""Options of edits that `masactrl compare` does not have."""
+
+
+def _of_photo(recipe: Recipe) -> bool:
+    return "inversion" in recipe.request
+
+
+def edit_in(recipe: Recipe) -> tuple[Recipe, int]:
+    """Return the recipe of masactrl's edit in a comparison, and the seed of methods that draw."""
+    values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
+    seed = values.pop("seed", 0)
+    if not isinstance(seed, int):
+        raise ConfigError("The recipe cannot be used: its seed is no number.")
+    return replace(recipe, request={**values, "seed": None}), seed
+
+
+_COMPARED = ("methods", "options")
+
+
+def comparison_of(recipe: Recipe) -> tuple[GenerateRequest, tuple[str, ...], Options]:
+    """Return the request of a recipe, the methods and their options."""
+    values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
+    request = request_of(values)
+    if len(request.target_prompts) != 1:
+        raise ConfigError("The recipe cannot be used: it compares no methods on one target.")
+    return request, *_methods(recipe)
+
+
+def _methods(recipe: Recipe) -> tuple[tuple[str, ...], Options]:
+    """Return the methods of a recipe and their options."""
+    methods, options = recipe.request.get("methods"), recipe.request.get("options", {})
+    if not (isinstance(methods, list) and methods and all(isinstance(one, str) for one in methods)):
+        raise ConfigError("The recipe cannot be used: it compares no methods on one target.")
+    if not isinstance(options, dict) or not all(isinstance(one, dict) for one in options.values()):
+        raise ConfigError("The recipe cannot be used: the options of its methods are damaged.")
+    frozen = {
+        method: {name: _frozen(value) for name, value in given.items()}
+        for method, given in options.items()
+    }
+    return tuple(methods), frozen
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
+
+
+def compare_words(recipe: Recipe) -> list[str]:
+    """Return the words of `masactrl compare`."""
+    if _of_photo(recipe):
+        return _photo_words(recipe)
+    request, _, _ = comparison_of(recipe)
+    words = [("to", request.target_prompts[0]), *_method_words(recipe)]
+    words.append(("seed", str(request.seed)))
+    words += [("size", f"{request.width}x{request.height}")] if request.width else []
+    for name, value in (
+        ("steps", request.steps),
+        ("cfg", request.guidance_scale),
+        ("start_step", request.start_step),
+        ("start_layer", request.start_layer),
+        ("negative", request.negative_prompt or None),
+    ):
+        words += [] if value is None else [(name, str(value))]
+    return command_words("compare", [request.source_prompt], words)
+
+
+def _method_words(recipe: Recipe) -> list[tuple[str, str]]:
+    methods, options = _methods(recipe)
+    words = [("method", one) for one in methods]
+    for method, given in options.items():
+        words += [
+            ("method_option", f"{method}.{name}={json_word(value)}")
+            for name, value in given.items()
+        ]
+    return words
+
+
+def _photo_words(recipe: Recipe) -> list[str]:
+    edit, seed = edit_in(recipe)
+    inversion, _, masks = edit_of(edit)
+    asked = edit_options(edit)
+    foreign = [name.replace("_", "-") for name, _ in asked if name in _FOREIGN]
+    foreign += [flag.removeprefix("--") for flag in replay_flags(inversion)]
+    foreign += ["masks"] if masks is not None else []
+    if foreign or inversion.seed not in (None, seed):
+        what = ", ".join(foreign) or "two seeds"
+        raise ConfigError(
+            f"The comparison was made with {what}, for which its command line has no word; "
+            "`masactrl rerun` makes the picture again."
+        )
+    options = [one for one in asked if one[0] != "seed"]
+    options += [("seed", str(seed)), *_method_words(recipe)]
+    return command_words("compare", [input_names(recipe)[0]], options)
+
+
+def _photo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    from masactrl.runs.invert import invert
+    from masactrl.studies.compare_edited import compare_edited
+
+    edit, seed = edit_in(recipe)
+    picture, *masks = given.inputs
+    inversion, request, _ = edit_of(edit, tuple(masks))
+    methods, options = _methods(recipe)
+    session = invert(model, picture, inversion, on_step=given.on_step)
+    result = compare_edited(
+        session, request, methods=methods, options=options, seed=seed, on_step=given.on_step
+    )
+    return result.pictures()
+
+
+def compare_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    """Make the comparison again, and return all pictures by name."""
+    if _of_photo(recipe):
+        return _photo_again(model, recipe, given)
+    request, methods, options = comparison_of(recipe)
+    result = compare_generated(
+        model, request, methods=methods, options=options, on_step=given.on_step
+    )
+    return result.pictures()
+
+
+def compare_steps(recipe: Recipe) -> int:
+    """Return the denoising steps of all methods together."""
+    if _of_photo(recipe):
+        inversion, _, _ = edit_of(edit_in(recipe)[0])
+        # The inversion, the picture without control, and at most a recording with every method.
+        return (inversion.steps or 1) * (2 + 2 * len(_methods(recipe)[0]))
+    request, methods, _ = comparison_of(recipe)
+    return (request.steps or 1) * len(methods)

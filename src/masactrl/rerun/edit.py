@@ -1,0 +1,267 @@
+"""Recipes of the kind "edit": the command that makes the edit again, and the run itself.
+
+What a recipe says of files is a name and a hash. The files themselves, the picture first, then the
+mask of the source and those of the targets, come from the caller in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from masactrl.errors import ConfigError
+from masactrl.rerun.command_line import command_words
+from masactrl.rerun.generate import json_word, refuse_object
+from masactrl.runs.recipe import Recipe, checked
+from masactrl.runs.request import FROM_SOURCE, Form
+from masactrl.runs.result import SHEET
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+    from masactrl.models import LoadedModel
+    from masactrl.rerun.kinds import Given
+    from masactrl.runs.edit_request import EditMasks, EditRequest
+    from masactrl.runs.inversion_request import InversionRequest
+
+__all__ = ["AskedMasks", "edit_again", "edit_of", "edit_steps", "edit_words"]
+
+_CALLS = MappingProxyType({"cached": 3, "joint": 2})
+"""Passes over all steps: inversion, recording, edit; or inversion and edit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedMasks:
+    """Masks as a recipe tells them.
+
+    Attributes:
+        by: pictures, which the recipe's inputs name, or words.
+        threshold: of words.
+        source: words of the source.
+        targets: words of every target.
+        files: how many of the recipe's inputs are masks, the source's first.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = MappingProxyType({"extra": "forbid"})
+
+    by: Literal["pictures", "words"]
+    threshold: float
+    source: str | int | tuple[str | int, ...] | None = None
+    targets: tuple[str | int | tuple[str | int, ...], ...] = ()
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """An edit as a recipe tells it; fields as in `masactrl.editing.ResolvedEdit`."""
+
+    target_prompts: tuple[str, ...]
+    steps: int
+    guidance_scale: float
+    negative_prompt: str | None
+    start_step: int
+    start_layer: int
+    form: Form
+    strength: float
+    masks: AskedMasks | None
+    keep_background: bool
+    compare: bool
+    mode: Literal["cached", "joint"]
+    keep: Literal["device", "memory", "disk"]
+    half: bool
+    inversion: dict[str, Any]
+    method: str = "masactrl"
+    method_options: tuple[tuple[str, Any], ...] = ()
+    seed: int | None = None
+
+
+def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
+    from masactrl.runs.inversion_request import InversionRequest
+
+    refuse_object(recipe.request)
+    asked = checked(_Asked, dict(recipe.request))
+    inversion = checked(InversionRequest, asked.inversion)
+    masks = 0 if asked.masks is None else asked.masks.files
+    if len(recipe.inputs) != 1 + masks or masks < 0:
+        raise ConfigError(
+            "The recipe does not name the picture that was edited: it was made from a picture "
+            "that was open already, in Python. Save it, edit the file, and its recipe will do."
+        )
+    if asked.masks is not None and asked.masks.by == "pictures" and not masks:
+        raise ConfigError(
+            "The picture was made with masks that were no files, and a recipe holds none; make it "
+            "again with the masks that made it."
+        )
+    return asked, replace(inversion, steps=asked.steps)
+
+
+def edit_of(
+    recipe: Recipe, masks: tuple[Path, ...] = ()
+) -> tuple[InversionRequest, EditRequest, AskedMasks | None]:
+    """Return how the picture was inverted, what was made of it, and the masks in words.
+
+    Args:
+        recipe: of the kind "edit".
+        masks: files for the masks that the recipe only names, the source's first; without them the
+            request has none of these.
+
+    Raises:
+        ConfigError: the recipe holds no edit, or asks for what cannot be.
+    """
+    from masactrl.runs.edit_request import EditRequest
+
+    asked, inversion = _asked(recipe)
+    names = ["target_prompts", "guidance_scale", "negative_prompt", "start_step", "start_layer"]
+    names += ["form", "strength", "compare", "mode", "keep", "half", "method", "seed"]
+    drawn = _masks(asked.masks, masks)
+    values = {name: getattr(asked, name) for name in names}
+    if asked.method != "masactrl":
+        # A resolved request has S and L also where another method took no notice.
+        values |= {"start_step": None, "start_layer": None}
+    request = EditRequest(
+        **values,
+        method_options=asked.method_options,
+        masks=drawn,
+        keep_background=asked.keep_background and drawn is not None,
+    )
+    return inversion, request, asked.masks
+
+
+def _masks(asked: AskedMasks | None, files: tuple[Path, ...]) -> EditMasks | None:
+    from masactrl.pictures.input import read_mask
+    from masactrl.runs.edit_request import EditMasks
+
+    if asked is None:
+        return None
+    if asked.by == "words":
+        source, targets = asked.source, asked.targets
+        return EditMasks(source=source, targets=targets or None, threshold=asked.threshold)
+    if not files:
+        return None
+    first, *others = (read_mask(one) for one in files)
+    return EditMasks(
+        source=first,
+        targets=tuple(others) or None,
+        threshold=asked.threshold,
+        on_empty="warn",  # it was allowed when the picture was made
+    )
+
+
+def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    """Invert the picture that the caller named, edit it, and return all pictures by name."""
+    from masactrl.runs.invert import invert
+
+    picture, *masks = given.inputs
+    inversion, request, _ = edit_of(recipe, tuple(masks))
+    session = invert(model, picture, inversion, on_step=given.on_step)
+    result = session.edit(request, on_step=given.on_step)
+    return {**result.pictures(), SHEET: result.to_sheet()}
+
+
+def edit_steps(recipe: Recipe) -> int:
+    """Return the steps of inversion, recording and edit together, at most."""
+    asked, _ = _asked(recipe)
+    # Such targets are a run of their own beside those that they are compared with.
+    return asked.steps * (_CALLS[asked.mode] + (asked.method in FROM_SOURCE))
+
+
+def edit_words(
+    recipe: Recipe, *, leave: Container[str] = (), flags: Sequence[str] = ()
+) -> list[str]:
+    """Return the words of `masactrl edit`, without the options in `leave` and with more flags."""
+    asked, inversion = _asked(recipe)
+    picture, *files = input_names(recipe)
+    options = [one for one in edit_options(recipe) if one[0] not in leave]
+    words = command_words("edit", [picture], options + _mask_options(asked.masks, files))
+    at = words.index("--") if "--" in words else len(words)
+    return [*words[:at], *_flags(asked, inversion), *flags, *words[at:]]
+
+
+def input_names(recipe: Recipe) -> list[str]:
+    """Return the names of the inputs without any folder, which a recipe may not choose."""
+    return [PurePath(one.name).name or "picture" for one in recipe.inputs]
+
+
+def edit_options(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the options of `masactrl edit` that are no flags and name no masks, as pairs.
+
+    Raises:
+        ConfigError: the command line has no word for what was asked for.
+    """
+    asked, inversion = _asked(recipe)
+    if not asked.half:
+        raise ConfigError(
+            "The source's features were kept in full precision (half=False), for which the command "
+            "line has no word; `masactrl rerun` makes the picture again."
+        )
+    options = [("to", one) for one in asked.target_prompts]
+    options += [("from", inversion.prompt)] if inversion.prompt else []
+    options += [("inversion", inversion.method), ("steps", str(asked.steps))]
+    options += [("cfg", repr(asked.guidance_scale))]
+    own = asked.method == "masactrl"
+    for name, value in (
+        ("source_cfg", inversion.guidance_scale),
+        ("start_step", asked.start_step if own else None),
+        ("start_layer", asked.start_layer if own else None),
+        ("seed", _seed(asked, inversion)),
+        ("iterations", inversion.iterations),
+        ("fresh_steps", inversion.fresh_steps),
+        ("negative", asked.negative_prompt),
+    ):
+        options += [] if value is None else [(name, str(value))]
+    for name, text, usual in (
+        ("form", asked.form, "replace"),
+        ("strength", repr(asked.strength), "1.0"),
+        ("method", asked.method, "masactrl"),
+        ("mode", asked.mode if own else "cached", "cached"),
+        ("keep", asked.keep, "memory"),
+        ("fit", inversion.fit, "auto"),
+    ):
+        options += [] if text == usual else [(name, text)]
+    for name, value in asked.method_options:
+        options.append(("method_option", f"{name}={json_word(value)}"))
+    return options
+
+
+def _seed(asked: _Asked, inversion: InversionRequest) -> int | None:
+    """The one seed of the command line, of the inversion and of SDEdit."""
+    if asked.seed is None or inversion.seed is None or asked.seed == inversion.seed:
+        return inversion.seed if asked.seed is None else asked.seed
+    raise ConfigError(
+        f"Inversion and edit drew noise from two seeds ({inversion.seed} and {asked.seed}), and "
+        "the command line has one for both; `masactrl rerun` makes the picture again."
+    )
+
+
+def _flags(asked: _Asked, inversion: InversionRequest) -> list[str]:
+    flags = ["--keep-background"] if asked.keep_background else []
+    flags += [] if asked.compare else ["--no-compare"]
+    return flags + replay_flags(inversion)
+
+
+def replay_flags(inversion: InversionRequest) -> list[str]:
+    """Return the words that say whether the source is put back; none where it was left open."""
+    if inversion.replay is None:
+        return []
+    return ["--replay" if inversion.replay else "--no-replay"]
+
+
+def _mask_options(asked: AskedMasks | None, files: list[str]) -> list[tuple[str, str]]:
+    if asked is None:
+        return []
+    if asked.by == "pictures":
+        return [("mask_file", files[0]), *(("target_mask_file", one) for one in files[1:])]
+    each = [*asked.targets, *([] if asked.source is None else [asked.source])]
+    if not all(isinstance(one, str) for one in each):
+        raise ConfigError(
+            "The masks are from places of tokens, for which the command line has no word; "
+            "`masactrl rerun` makes the picture again."
+        )
+    options = [("mask_word", str(one)) for one in asked.targets]
+    options += [] if asked.source is None else [("source_mask_word", str(asked.source))]
+    return [*options, ("mask_threshold", repr(asked.threshold))]

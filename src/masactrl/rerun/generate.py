@@ -1,0 +1,101 @@
+"""Recipes of the kind "generate": the request in them, the command, and the run itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from masactrl.errors import ConfigError
+from masactrl.rerun.command_line import command_words
+from masactrl.runs.generate import GenerateRequest, generate
+from masactrl.runs.recipe import Recipe, checked
+from masactrl.runs.result import SHEET
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.models import LoadedModel
+    from masactrl.rerun.kinds import Given
+
+__all__ = [
+    "generate_again",
+    "generate_steps",
+    "generate_words",
+    "json_word",
+    "refuse_object",
+    "request_of",
+]
+
+_MASACTRLS = ("start_step", "start_layer", "form", "strength")
+_FLAGS = MappingProxyType({"guidance_scale": "cfg", "negative_prompt": "negative"})
+
+
+def request_of(values: Mapping[str, Any]) -> GenerateRequest:
+    """Return the request that a recipe of the kind "generate" holds.
+
+    Raises:
+        ConfigError: it is none, or asks for what cannot be.
+    """
+    refuse_object(values)
+    asked = {name: value for name, value in values.items() if name != "control"}
+    if asked.get("method", "masactrl") != "masactrl":
+        # A resolved request has MasaCtrl's values also where another method took no notice.
+        asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
+    return checked(GenerateRequest, asked)
+
+
+def refuse_object(values: Mapping[str, Any]) -> None:
+    """Refuse what was made by a control that was an object; `ConfigError`."""
+    if control := values.get("control"):
+        raise ConfigError(
+            f"The picture was made with a control given as an object ({control}), which no recipe "
+            "holds; make it again with the script that made it."
+        )
+
+
+def generate_words(recipe: Recipe) -> list[str]:
+    """Return the words of `masactrl generate`."""
+    source = request_of(recipe.request).source_prompt
+    return command_words("generate", [source], generate_options(recipe))
+
+
+def generate_options(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the options of `masactrl generate` as pairs of name and value."""
+    request = request_of(recipe.request)
+    usual = GenerateRequest(source_prompt="-", target_prompts=("-",))
+    options: list[tuple[str, str]] = [("to", one) for one in request.target_prompts]
+    options.append(("seed", str(request.seed)))
+    options += [("size", f"{request.width}x{request.height}")] if request.width else []
+    for name in ("steps", "guidance_scale", "start_step", "start_layer"):
+        if (value := getattr(request, name)) is not None:
+            options.append((_FLAGS.get(name, name), repr(value)))
+    for name in ("form", "strength", "method", "negative_prompt"):
+        if (value := getattr(request, name)) != getattr(usual, name):
+            options.append((_FLAGS.get(name, name), str(value)))
+    for name, value in dict(request.method_options).items():
+        options.append(("method_option", f"{name}={json_word(value)}"))
+    return options
+
+
+def json_word(value: Any) -> str:
+    """Return a value of an option: itself where it is a word that is read back so, else as JSON."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)  # the word "1" is no number
+
+
+def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    """Make source and targets again, and return all pictures by name."""
+    result = generate(model, request_of(recipe.request), on_step=given.on_step)
+    return {**result.pictures(), SHEET: result.to_sheet()}
+
+
+def generate_steps(recipe: Recipe) -> int:
+    """Return the denoising steps of the run."""
+    return request_of(recipe.request).steps or 1

@@ -1,0 +1,259 @@
+"""From a recipe back to a picture: the command that makes it, the run, and how close it came.
+
+A command that puts its own `kind` into recipes adds one line to `KINDS`. What a recipe names of
+this machine (a model in a folder, a LoRA, an input picture) is never looked for by its name: the
+caller gives the path, and the hash in the recipe says whether it is the same file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masactrl.errors import ConfigError
+from masactrl.pictures.images import as_rgb, contact_sheet
+from masactrl.rerun.attention import attention_again, attention_steps, attention_words
+from masactrl.rerun.auto import auto_again, auto_steps, auto_words
+from masactrl.rerun.command_line import shell_line
+from masactrl.rerun.compare import compare_again, compare_steps, compare_words
+from masactrl.rerun.edit import edit_again, edit_steps, edit_words
+from masactrl.rerun.generate import generate_again, generate_steps, generate_words, request_of
+from masactrl.rerun.sweep import sweep_again, sweep_steps, sweep_words
+from masactrl.runs.generate import GenerateRequest, GenerateResult, StepRecord, generate
+from masactrl.runs.recipe import Recipe
+from masactrl.runs.result import HEADERS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.models import LoadedModel
+
+__all__ = [
+    "KINDS",
+    "Closeness",
+    "Given",
+    "Kind",
+    "command_line",
+    "compare",
+    "hub_id",
+    "kind_of",
+    "request_of",
+    "run_again",
+]
+
+
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a run needs beside the model and the recipe.
+
+    Attributes:
+        inputs: one path for each of the recipe's inputs, in order.
+        on_step: called after each denoising step.
+    """
+
+    inputs: tuple[Path, ...] = ()
+    on_step: Callable[[StepRecord], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How one kind of recipe is told and made again.
+
+    Attributes:
+        words: the recipe's request as the command's verb, arguments and options, without model,
+            device and precision, which all commands share.
+        again: makes the run again and returns all its pictures by name.
+        steps: denoising steps of the run, for a progress bar.
+        shared: options of the model and its machine that the command has.
+    """
+
+    words: Callable[[Recipe], list[str]]
+    again: Callable[[LoadedModel, Recipe, Given], Mapping[str, Image.Image]]
+    steps: Callable[[Recipe], int]
+    shared: tuple[str, ...] = ("model", "revision", "lora", "device", "dtype")
+
+
+def kind_of(recipe: Recipe) -> Kind:
+    """Return the recipe's kind.
+
+    Raises:
+        ConfigError: this version does not know it.
+    """
+    try:
+        return KINDS[recipe.kind]
+    except KeyError:
+        raise ConfigError(
+            f"The recipe is of the kind {recipe.kind!r}; this version can make again: "
+            f"{', '.join(KINDS)}."
+        ) from None
+
+
+def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[str] = ()) -> str:
+    """Return the command that makes the recipe's run again, quoted for a shell.
+
+    Args:
+        recipe: of any picture of the run.
+        model: words for --model; None takes the recipe's name, which for a local model has to be
+            replaced by its path.
+        loras: words for --lora; none takes the recipe's names.
+
+    Raises:
+        ConfigError: the command line has no words for it, or they cannot be shown as they are.
+    """
+    stated, known = recipe.model, kind_of(recipe).shared
+    verb, *words = kind_of(recipe).words(recipe)
+    given = loras or [f"{_bare(one.name)}:{_number(one.scale)}" for one in stated.loras]
+    options = [("lora", one) for one in given]
+    options += [("device", recipe.device), ("dtype", recipe.dtype)]
+    named = model or (stated.name if stated.kind == "hub" else _bare(stated.name))
+    # Without the option for a commit the command takes model and commit from the picture.
+    hub = stated.kind == "hub" and stated.revision is not None
+    if (named != "puppets" or stated.kind != "embedded") and ("revision" in known or not hub):
+        options[:0] = [("model", named), *([("revision", str(stated.revision))] if hub else [])]
+    shared = [word for name, value in options if name in known for word in (f"--{name}", value)]
+    end = words.index("--") if "--" in words else len(words)
+    return shell_line(["masactrl", verb, *words[:end], *shared, *words[end:]])
+
+
+def _number(value: float) -> str:
+    """Return a number with all its digits, a whole one without a point."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _bare(name: str) -> str:
+    """Return the name without any folder, which a recipe may not choose."""
+    return PurePath(name).name or "model"
+
+
+def hub_id(recipe: Recipe) -> str | None:
+    """Return the Hub id of the recipe's model, or the embedded model's name.
+
+    None where the recipe names something local, which only its owner can point at, and where a
+    folder of that name lies here: a recipe never chooses a path.
+
+    Raises:
+        ConfigError: the recipe's revision is no commit, but may be a way through folders.
+    """
+    stated = recipe.model
+    if stated.kind == "embedded" and stated.name == "puppets":
+        return stated.name
+    if stated.kind == "hub" and not Path(stated.name).expanduser().exists():
+        if stated.revision is not None and not _COMMIT.fullmatch(stated.revision):
+            raise ConfigError(f"The recipe cannot be used: {stated.revision!r} is no commit.")
+        return stated.name
+    return None
+
+
+def run_again(model: LoadedModel, recipe: Recipe, given: Given) -> Image.Image:
+    """Make the recipe's run again and return the picture that it names.
+
+    Raises:
+        ConfigError: the request in it cannot be, or the run has no such picture.
+    """
+    pictures = kind_of(recipe).again(model, recipe, given)
+    try:
+        return pictures[recipe.picture]
+    except KeyError:
+        raise ConfigError(
+            f"The recipe is of a picture {recipe.picture!r}; its run makes {', '.join(pictures)}."
+        ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closeness:
+    """How near two pictures of one size are.
+
+    Attributes:
+        equal: to the bit.
+        largest: difference of any pixel and channel, of 255 levels.
+        changed: share of pixels that differ at all, 0 to 1.
+        psnr: peak signal to noise in dB; infinite where they are equal.
+    """
+
+    equal: bool
+    largest: int
+    changed: float
+    psnr: float
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        if self.equal:
+            return "The picture is the same to the bit."
+        return (
+            f"The pictures differ: by at most {self.largest} of 255 levels, in "
+            f"{self.changed:.1%} of the pixels, PSNR {self.psnr:.1f} dB."
+        )
+
+
+def compare(before: Image.Image, after: Image.Image) -> Closeness:
+    """Say how near two pictures are.
+
+    Raises:
+        ConfigError: they have different sizes.
+    """
+    if before.size != after.size:
+        raise ConfigError(
+            f"The picture is {before.width}x{before.height} and was made again as "
+            f"{after.width}x{after.height}: it was resized or cropped after it was made."
+        )
+    one, two = (np.asarray(as_rgb(each)).astype(np.int16) for each in (before, after))
+    apart = np.abs(one - two)
+    error = float(np.square(apart.astype(np.float64)).mean())
+    return Closeness(
+        equal=not apart.any(),
+        largest=int(apart.max()),
+        changed=float(apart.any(axis=2).mean()),
+        psnr=10 * math.log10(255**2 / error) if error else math.inf,
+    )
+
+
+def _demo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+    results = [generate(model, one, on_step=given.on_step) for one in _demo_rows(recipe)]
+    return {recipe.picture: demo_sheet(results)}
+
+
+def demo_sheet(results: Sequence[GenerateResult]) -> Image.Image:
+    """Return one sheet of several runs."""
+    return contact_sheet([row for one in results for row in one.sheet_rows()], headers=HEADERS)
+
+
+def _demo_rows(recipe: Recipe) -> list[GenerateRequest]:
+    rows = recipe.request.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError("The recipe cannot be used: it holds no rows of the demo.")
+    return [request_of(row) for row in rows]
+
+
+def _demo_steps(recipe: Recipe) -> int:
+    return sum(one.steps or 1 for one in _demo_rows(recipe))
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "generate": Kind(words=generate_words, again=generate_again, steps=generate_steps),
+        "edit": Kind(words=edit_words, again=edit_again, steps=edit_steps),
+        "compare": Kind(words=compare_words, again=compare_again, steps=compare_steps),
+        "sweep": Kind(words=sweep_words, again=sweep_again, steps=sweep_steps),
+        "auto": Kind(words=auto_words, again=auto_again, steps=auto_steps),
+        "attention": Kind(
+            words=attention_words,
+            again=attention_again,
+            steps=attention_steps,
+            shared=("model", "lora", "device"),
+        ),
+        "demo": Kind(
+            words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps, shared=("device",)
+        ),
+    }
+)
+"""Every kind of recipe by name."""

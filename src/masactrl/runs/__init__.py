@@ -1,0 +1,1 @@
+"""One request, one run: pictures made from prompts, pictures inverted and edited."""

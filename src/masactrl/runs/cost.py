@@ -1,0 +1,239 @@
+"""What an edit costs before it runs: rows through the U-Net, and bytes kept.
+
+A row is one picture in one guidance branch at one step. Plain generation of one picture with
+guidance takes 2 N of them.
+
+    inversion         N                   null prompt or no guidance, DDIM
+    source, cached    N - S + 1           once; the controlled steps and the first
+    source, joint     N                   with every edit
+    a target          2 N                 with guidance
+    its twin          2 N                 the same without control, for comparison
+
+    other methods than masactrl           joint; the source takes both branches, 2 N
+    models that read their guidance       one row a picture and step in all of these, and plain, N
+    sdedit, a target  2 int(s N)          the source runs only where it is not replayed
+    blended-latent    2 int(s N) + 16     the mask that it finds takes 16
+    imagic            2 N + 3 (A + B)     a training step counts three
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from masactrl.attention import find_sites
+from masactrl.attention.schedule import Schedule
+from masactrl.errors import ConfigError
+from masactrl.methods.starts import FromSource
+from masactrl.models.denoiser import reads_guidance
+from masactrl.runs.method_choice import check_words, flat_rows, method_of
+
+if TYPE_CHECKING:
+    from masactrl.methods import Start
+    from masactrl.models import LoadedModel
+    from masactrl.runs.edit_request import Features, ResolvedEdit
+    from masactrl.runs.inversion_request import InversionRequest
+
+__all__ = ["EditPlan", "check_inversion", "plan_edit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditPlan:
+    """The cost of one edit.
+
+    Attributes:
+        inversion: rows of the inversion, at most (iterations may end early).
+        source: rows of the recording, 0 where joint.
+        edit: rows of the edit itself.
+        plain: rows of plainly generating one picture with the same steps and guidance.
+        calls: U-Net calls of recording and edit together, for a progress bar.
+        trajectory_bytes: of the stored latents.
+        cache_bytes: of the recorded features, 0 where joint.
+        method: who controls the targets.
+        features: how they come by the source's features, see `masactrl.runs.edit_request.Features`.
+    """
+
+    inversion: int
+    source: int
+    edit: int
+    plain: int
+    calls: int
+    trajectory_bytes: int
+    cache_bytes: int
+    method: str = "masactrl"
+    features: Features = "cached"
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the plan as sentences."""
+        first = self.inversion + self.source + self.edit
+        later = self.edit
+        reads = {
+            "cached": "reads the source's features from one recording",
+            "joint": "runs the source with every edit",
+            "none": "reads nothing of the source",
+        }
+        return (
+            f"rows through the U-Net: inversion {self.inversion}, source features {self.source}, "
+            f"targets {self.edit}; plain generation of one picture: {self.plain}",
+            f"first edit {first / self.plain:.2f} times plain generation, each further one "
+            f"{later / self.plain:.2f} times",
+            f"kept: trajectory {_mebibytes(self.trajectory_bytes)}, source features "
+            f"{_mebibytes(self.cache_bytes)}",
+            f"{self.method} {reads[self.features]}",
+        )
+
+
+def plan_edit(
+    model: LoadedModel,
+    inversion: InversionRequest,
+    request: ResolvedEdit,
+    size: tuple[int, int],
+    *,
+    branches: int,
+) -> EditPlan:
+    """Return what an edit will cost.
+
+    Args:
+        model: whose U-Net.
+        inversion: how the picture is or was inverted.
+        request: the edit.
+        size: of the picture as the model sees it, (width, height) in pixels.
+        branches: guidance branches of the source, 1 where both are the same.
+
+    Raises:
+        ScheduleError: S or L is beyond the run or the model, or no step is left to a target.
+        ConfigError: the method has no such option, it is out of its range, or the model has no use
+            for what was asked.
+        PromptError: the method aligns words, and the source has none.
+    """
+    control = method_of(request)
+    check_words(control, inversion.prompt)
+    check_inversion(model, inversion)
+    if reads_guidance(model.pipeline.unet):
+        if request.negative_prompt:
+            raise ConfigError(
+                "A negative prompt is what guidance leads away from, and this model is told its "
+                "guidance as a number instead; leave it out."
+            )
+        # Told its guidance, such a network is called once: every image has one branch.
+        branches, request = 1, replace(request, guidance_scale=1.0)
+    steps, unet = request.steps, model.pipeline.unet
+    sites = Schedule(start_layer=request.start_layer).resolve_layers(find_sites(unet))
+    Schedule(start_step=request.start_step).resolve_steps([0.0] * steps)
+    factor = model.pipeline.vae_scale_factor
+    grid = size[1] // factor, size[0] // factor
+    of_target = 1 if request.guidance_scale == 1 else 2
+    method = inversion.build()
+    cached = request.mode == "cached"
+    visited = _visited(inversion, request, free=method.name == "virtual")
+    if control.start is not None:
+        edit, calls = _late(control.start, inversion, request, branches, model)
+        if isinstance(control, FromSource):
+            edit += control.fitting * len(request.target_prompts)
+    elif cached:
+        edit, calls = steps * of_target * _images(request), steps + visited
+    else:
+        edit, calls = _joint(request, branches), steps
+    channels = unet.config.in_channels
+    features = sum(site.module.query_dim * grid_size(site.grid(*grid)) for site in sites)
+    bytes_each = 2 if request.half else unet.dtype.itemsize
+    noise = steps if method.name in ("edit-friendly", "virtual") else 0
+    # Null-text keeps the embeddings of one text a step.
+    words = steps * _text_size(model) if method.name == "null-text" else 0
+    latents = channels * grid_size(grid) * (steps + 1 + noise)
+    return EditPlan(
+        inversion=method.passes(steps, _branches_up(inversion, model)),
+        source=visited * branches if cached else 0,
+        edit=edit,
+        plain=2 * steps if of_target == 2 else steps,
+        calls=calls,
+        trajectory_bytes=4 * (latents + words),
+        cache_bytes=(
+            features * bytes_each * branches * (steps - request.start_step) if cached else 0
+        ),
+        method=request.method,
+        features=request.features,
+    )
+
+
+def _images(request: ResolvedEdit) -> int:
+    """Targets and their twins."""
+    return (2 if request.compare else 1) * len(request.target_prompts)
+
+
+def _joint(request: ResolvedEdit, branches: int) -> int:
+    """Rows of a batch that the source is in."""
+    of_target, images = 1 if request.guidance_scale == 1 else 2, _images(request)
+    if branches > 1 or not flat_rows(request):
+        # In branches every image takes as many rows as the one that needs most.
+        return request.steps * max(branches, of_target) * (1 + images)
+    return request.steps * (1 + of_target * images)
+
+
+def _late(
+    start: Start,
+    inversion: InversionRequest,
+    request: ResolvedEdit,
+    branches: int,
+    model: LoadedModel,
+) -> tuple[int, int]:
+    """Rows and calls where targets begin on the way; see `masactrl.runs.late`."""
+    steps, of_target = request.steps, 1 if request.guidance_scale == 1 else 2
+    left = steps - start.first_step(steps)
+    rows = left * of_target * len(request.target_prompts)
+    if request.compare:
+        plain = replace(
+            request, method="fixed-seed", method_options=(), control=None, compare=False
+        )
+        return rows + _joint(plain, branches), left + steps
+    if _replays(inversion):
+        return rows, left
+    single = branches == 1 or inversion.guidance(model.preset) == 1
+    return rows + steps * (1 if single else 2), left + steps
+
+
+def grid_size(grid: tuple[int, int]) -> int:
+    """Return the number of cells."""
+    return grid[0] * grid[1]
+
+
+def _visited(inversion: InversionRequest, request: ResolvedEdit, *, free: bool) -> int:
+    """Steps of the recording."""
+    if not _replays(inversion) or free:
+        return request.steps
+    return len({0, *range(request.start_step, request.steps)})
+
+
+def _replays(inversion: InversionRequest) -> bool:
+    """Whether the source is put back on its trajectory."""
+    return inversion.build().replay if inversion.replay is None else inversion.replay
+
+
+def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:
+    """Guidance branches of the inversion itself."""
+    single = inversion.guidance(model.preset) == 1 or not inversion.prompt
+    return 1 if single or reads_guidance(model.pipeline.unet) else 2
+
+
+def check_inversion(model: LoadedModel, inversion: InversionRequest) -> None:
+    """Refuse an inversion that a model without an unconditional branch would take no notice of.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    unused = inversion.method in ("negative-prompt", "null-text")
+    if unused and reads_guidance(model.pipeline.unet):
+        raise ConfigError(
+            f"{inversion.method} inversion changes what guidance leads away from, and this model "
+            "is told its guidance as a number instead; use virtual or direct inversion."
+        )
+
+
+def _text_size(model: LoadedModel) -> int:
+    """Numbers of one encoded prompt."""
+    pipeline = model.pipeline
+    return int(pipeline.tokenizer.model_max_length) * int(pipeline.unet.config.cross_attention_dim)
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

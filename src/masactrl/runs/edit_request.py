@@ -1,0 +1,300 @@
+"""What may be asked of an edit, checked at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from masactrl.attention.masks import MaskLike, OnEmpty, Words
+from masactrl.errors import ConfigError, MaskError, PromptError
+from masactrl.runs.inversion_request import check_guidance
+from masactrl.runs.recipe import InputStated
+from masactrl.runs.request import FROM_SOURCE, Form, check_method, sorted_pairs
+from masactrl.settings.checks import settle
+from masactrl.settings.prompt_weights import parse, without_weights
+
+if TYPE_CHECKING:
+    from masactrl.methods import Method
+    from masactrl.models import ModelPreset
+
+__all__ = ["EditMasks", "EditRequest", "Features", "Keep", "Mode", "ResolvedEdit"]
+
+Mode = Literal["cached", "joint"]
+"""Source features recorded once and read by every edit, or source and targets in one batch."""
+
+Keep = Literal["device", "memory", "disk"]
+"""Where recorded source features are kept: beside the model, in the host's memory, in files."""
+
+Features = Literal["cached", "joint", "none"]
+"""How targets come by the source's features: as in `Mode`, or they read none."""
+
+_ALONE = ("fixed-seed", *FROM_SOURCE)
+"""Methods whose targets read nothing of the source while they are made."""
+
+_ALSO_MASACTRLS = MappingProxyType(
+    {"masks": None, "keep_background": False, "keep": "memory", "half": True}
+)
+"""What beside S, L, form and strength no other method reads, with what is usual."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EditMasks:
+    """Which part of the source and of the targets is the subject.
+
+    Either pictures (height, width) of the input's proportions, white for the subject, or words of
+    the prompts, whose attention shows the subject while the picture is made.
+
+    Attributes:
+        source: a mask, or words of the source prompt. None: for words, the first tokens of a null
+            prompt, which act as its object; masks are needed.
+        targets: one for all targets, or one per target. None: the source's mask for all, which
+            then is the region where things may change.
+        threshold: of the attention of words, above 0 and up to 1.
+        on_empty: whether a mask picture that marks everything or nothing is an error ("raise"), or
+            a warning.
+        stated: name and hash of the files of masks that are pictures, the source's first, for
+            recipes; empty where they were no files.
+
+    Raises:
+        MaskError: pictures and words are mixed, there is neither, or `stated` is not of the masks.
+    """
+
+    source: MaskLike | Words | None = None
+    targets: MaskLike | Words | tuple[MaskLike | Words, ...] | None = None
+    threshold: float = 0.1
+    on_empty: OnEmpty = "raise"
+    stated: tuple[InputStated, ...] = ()
+
+    def __post_init__(self) -> None:
+        settle(self, MaskError)
+        given = [one for one in (self.source, *self._each()) if one is not None]
+        if not given:
+            raise MaskError("No mask was given: give pictures, or words that name the subject.")
+        if len({_is_words(one) for one in given}) > 1:
+            raise MaskError("Masks are pictures or words, for source and targets alike.")
+        if not self.by_words and self.source is None:
+            raise MaskError("The source has no mask; one picture for it is needed, at least.")
+        if self.by_words and self.targets is None:
+            raise MaskError("Name the subject of the targets by words of their prompts.")
+        if self.stated and (self.by_words or len(self.stated) != len(given)):
+            raise MaskError(
+                f"{len(self.stated)} files were stated for {len(given)} masks; state one each, "
+                "of masks that are pictures."
+            )
+
+    @property
+    def by_words(self) -> bool:
+        """Whether words, not pictures, say what the subject is."""
+        return any(_is_words(one) for one in (self.source, *self._each()) if one is not None)
+
+    def of_targets(self, count: int) -> tuple[Any, ...]:
+        """Return one mask or one entry of words per target.
+
+        Raises:
+            MaskError: there are more or fewer than targets.
+        """
+        if self.targets is None:
+            return (self.source,) * count
+        if not isinstance(self.targets, tuple) or len(self.targets) == 1:
+            return self._each() * count
+        if len(self.targets) != count:
+            raise MaskError(
+                f"{len(self.targets)} target masks were given for {count} targets; give one for "
+                "all or one each."
+            )
+        return self.targets
+
+    def _each(self) -> tuple[Any, ...]:
+        if self.targets is None:
+            return ()
+        return self.targets if isinstance(self.targets, tuple) else (self.targets,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditRequest:
+    """What to make of an inverted picture; what is None is left to the model's preset.
+
+    The number of steps is that of the inversion.
+
+    Attributes:
+        target_prompts: what each target shows, at least one.
+        guidance_scale: of the targets, at least 1; 1 switches guidance off.
+        negative_prompt: what guidance leads the targets away from. None is what the inversion has
+            for the source: nothing, its prompt (negative-prompt) or embeddings (null-text).
+        start_step: S, the first controlled step, 0 (the noisiest) to steps - 1.
+        start_layer: L, the first controlled self-attention layer in execution order.
+        form: targets read the source (replace), or the source and themselves (union).
+        strength: of the control, 0 (targets are left alone) to 1.
+        masks: keep subject and background apart (Eq. 6 to 8 of the paper); None is one for all. Of
+            blended-latent: pictures, in whose union the target may differ; None finds one.
+        keep_background: put the source back outside the union of source and target mask.
+        compare: make every target without control, too.
+        mode: see `Mode`; both give the same pictures. Only masactrl reads recorded features: the
+            source of another method runs with every edit, whatever is said here.
+        keep: where recorded features are kept, in cached mode.
+        half: whether they are kept in half precision.
+        method: who controls the targets, see `runs.request.MethodName`; S, L, form, strength,
+            masks and how features are kept are masactrl's and must be left alone with another.
+        method_options: fields of another method by name, for example {"features": 0.6}; kept as
+            sorted pairs.
+        seed: of the noise that a method of `FROM_SOURCE` draws, 0 to 2**63 - 1; None is 0.
+
+    Raises:
+        PromptError: a prompt is empty, a weight in it is none, or there is no target.
+        ConfigError: another value is out of its range; says the range.
+    """
+
+    target_prompts: tuple[str, ...]
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    start_step: int | None = None
+    start_layer: int | None = None
+    form: Form = "replace"
+    strength: float = 1.0
+    masks: EditMasks | None = None
+    keep_background: bool = False
+    compare: bool = True
+    mode: Mode = "cached"
+    keep: Keep = "memory"
+    half: bool = True
+    method: str = "masactrl"
+    method_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        settle(self)
+        given: object = self.target_prompts
+        if isinstance(given, str):  # would be taken for one prompt per letter
+            raise PromptError("target_prompts is a tuple of prompts, not one string.")
+        object.__setattr__(self, "target_prompts", tuple(self.target_prompts))
+        if not self.target_prompts:
+            raise PromptError("There is no target prompt; give at least one.")
+        for number, prompt in enumerate(self.target_prompts, start=1):
+            if not without_weights(prompt).strip():
+                raise PromptError(f"Target prompt {number} is empty; say what it is to show.")
+        parse(self.negative_prompt or "")  # refuses what is no weight
+        check_guidance(self.guidance_scale)
+        for name in ("start_step", "start_layer"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"{name}={value} was given; accepted is 0 and more.")
+        if not 0 <= self.strength <= 1:
+            raise ConfigError(f"strength={self.strength} was given; accepted is 0 to 1.")
+        for name, choices in (("form", Form), ("mode", Mode), ("keep", Keep)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} was given; accepted are "
+                    f"{', '.join(get_args(choices))}."
+                )
+        object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
+        also = dict(_ALSO_MASACTRLS)
+        if self.method == "blended-latent":
+            del also["masks"]
+            if self.masks is not None and self.masks.by_words:
+                raise MaskError(
+                    "blended-latent takes masks that are pictures, and words were given; leave "
+                    "them out, and it finds a mask by itself."
+                )
+        check_method(self, also)
+        self._check_seed()
+        if self.keep_background and self.masks is None:
+            raise MaskError("keep_background needs masks that say where the background is.")
+        if self.masks is not None:
+            self.masks.of_targets(len(self.target_prompts))
+
+    def _check_seed(self) -> None:
+        if self.seed is None:
+            return
+        if self.method not in FROM_SOURCE:
+            raise ConfigError(
+                f"seed={self.seed} was given, and the method {self.method} draws no noise: the "
+                "inversion gave it. Leave it out; inversions that draw noise have a seed of their "
+                "own."
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} was given; accepted is 0 to 2**63 - 1.")
+
+    def resolve(self, preset: ModelPreset, steps: int) -> ResolvedEdit:
+        """Return the request with nothing left open, for a run of that many steps."""
+        start_step = self.start_step
+        if start_step is None:
+            start_step = preset.start_step_of(steps)
+        scale = preset.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        layer = preset.start_layer if self.start_layer is None else self.start_layer
+        return ResolvedEdit(
+            target_prompts=self.target_prompts,
+            steps=steps,
+            guidance_scale=float(scale),
+            negative_prompt=self.negative_prompt,
+            start_step=start_step,
+            start_layer=layer,
+            form=self.form,
+            strength=self.strength,
+            masks=self.masks,
+            keep_background=self.keep_background,
+            compare=self.compare,
+            mode=self.mode if self.method == "masactrl" else "joint",
+            keep=self.keep,
+            half=self.half,
+            method=self.method,
+            method_options=sorted_pairs(self.method_options),
+            seed=(self.seed or 0) if self.method in FROM_SOURCE else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedEdit:
+    """An `EditRequest` after the model's preset filled what was left open; same fields.
+
+    `control` is a method that no request has words for, see `EditSession.edit`; S and L then are
+    the first step and layer that it controls.
+    """
+
+    target_prompts: tuple[str, ...]
+    steps: int
+    guidance_scale: float
+    negative_prompt: str | None
+    start_step: int
+    start_layer: int
+    form: Form
+    strength: float
+    masks: EditMasks | None
+    keep_background: bool
+    compare: bool
+    mode: Mode
+    keep: Keep
+    half: bool
+    method: str = "masactrl"
+    method_options: tuple[tuple[str, Any], ...] = ()
+    seed: int | None = None
+    control: Method | None = None
+
+    @property
+    def features(self) -> Features:
+        """How targets come by the source's features."""
+        return "none" if self.method in _ALONE else self.mode
+
+    def recipe(self) -> Mapping[str, Any]:
+        """Return the request as values that JSON knows; of masks the kind, not the pixels.
+
+        Of a control that is an object its kind is said, so that nobody takes the rest for all.
+        """
+        names = [name for name in self.__slots__ if name not in ("masks", "control")]
+        masks: Any = None
+        if self.masks is not None:
+            masks = {"by": "pictures", "threshold": self.masks.threshold}
+            masks |= {"files": len(self.masks.stated)} if self.masks.stated else {}
+            if self.masks.by_words:
+                targets = self.masks.of_targets(len(self.target_prompts))
+                masks |= {"by": "words", "source": self.masks.source, "targets": list(targets)}
+        said = {name: getattr(self, name) for name in names} | {"masks": masks}
+        own = self.control
+        return said if own is None else said | {"control": type(own).__qualname__}
+
+
+def _is_words(one: object) -> bool:
+    if isinstance(one, tuple):
+        return bool(one) and all(isinstance(entry, (str, int)) for entry in one)
+    return isinstance(one, (str, int))

@@ -1,0 +1,256 @@
+"""Source and targets in one run: joins model, request and control; no mathematics of its own.
+
+All pictures of a run are rows of one batch and start from the same noise:
+
+    source | targets with control, reading the source | the same targets reading themselves
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from masactrl.errors import ControlWarning, MasaCtrlError
+from masactrl.pictures.images import tensor_to_images
+from masactrl.runs.prompts import prompt_warnings
+from masactrl.runs.recipe import stated_model
+from masactrl.runs.request import GenerateRequest, ResolvedRequest
+from masactrl.runs.result import GenerateResult, TargetResult
+from masactrl.settings.prompt_weights import without_weights
+from masactrl.settings.torch_defaults import torch_defaults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from masactrl.attention import Rows
+    from masactrl.methods import Method
+    from masactrl.models import LoadedModel
+
+__all__ = [
+    "GenerateRequest",
+    "GenerateResult",
+    "ResolvedRequest",
+    "StepRecord",
+    "TargetResult",
+    "generate",
+    "method_of",
+    "rows_of",
+    "start_noise",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One finished denoising step.
+
+    Attributes:
+        step: its index, 0 (the noisiest) to steps - 1.
+        steps: how many there are.
+        timestep: the model's noise level at that step, 999 (noise) to 0.
+    """
+
+    step: int
+    steps: int
+    timestep: float
+
+
+@torch_defaults()
+def generate(
+    model: LoadedModel,
+    request: GenerateRequest,
+    *,
+    method: Method | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> GenerateResult:
+    """Make the source, and every target with and without control.
+
+    The same request gives the same pictures again, on the same machine to the bit: the start noise
+    is drawn on the CPU whatever the device. The model's pipeline is left as it was.
+
+    Args:
+        model: what `load_pipeline` returns.
+        request: what to make; what it leaves open comes from the model's preset.
+        method: who controls the targets, instead of the method that the request names.
+        on_step: called after each denoising step; an exception raised there ends the run.
+
+    Raises:
+        ScheduleError: S or L is beyond the steps of the run or the layers of the model.
+        UnsupportedPipeline: the model cannot be controlled.
+        MasaCtrlError: the model made no numbers, as some do in float16.
+
+    Warns:
+        ControlWarning: the model will not see a prompt as it was written.
+    """
+    from masactrl.models.drawing import exact_ddim, first_level_warning
+
+    settings, own = request.resolve(model.preset), None
+    control = method_of(settings) if method is None else method
+    if method is not None:
+        settings, own = _described(model, settings, method)
+    targets = settings.target_prompts
+    prompts = [settings.source_prompt, *targets]
+    notes = (
+        *first_level_warning(model.pipeline.scheduler, settings.steps),
+        *prompt_warnings(model, [*prompts, settings.negative_prompt]),
+    )
+    for note in notes:
+        warnings.warn(note, ControlWarning, stacklevel=3)
+
+    started = time.perf_counter()
+    with exact_ddim(model.pipeline):  # before anything is attached, also to the scheduler
+        pictures = _pictures(model, settings, control, _reporter(on_step))
+    seconds = time.perf_counter() - started
+    if not bool(pictures.isfinite().all()):
+        raise MasaCtrlError(
+            f"The model {model.name} made values that are no numbers, as some do in float16; try "
+            "float32 or bfloat16."
+        )
+    source, *others = tensor_to_images(pictures, signed=False)
+    controlled, uncontrolled = others[: len(targets)], others[len(targets) :]
+    return GenerateResult(
+        source=source,
+        targets=tuple(
+            TargetResult(prompt=prompt, uncontrolled=plain, controlled=edited)
+            for prompt, plain, edited in zip(targets, uncontrolled, controlled, strict=True)
+        ),
+        request=settings,
+        seconds=seconds,
+        model=model.name,
+        # Not pipeline.device, which of an offloaded model is where it waits.
+        device=model.pipeline._execution_device.type,
+        dtype=model.dtype,
+        warnings=notes,
+        stated=stated_model(model),
+        control=own,
+    )
+
+
+def _described(
+    model: LoadedModel, settings: ResolvedRequest, control: Method
+) -> tuple[ResolvedRequest, str | None]:
+    """Return the request that names the control, and the control in words where none can."""
+    from masactrl.attention import find_sites
+    from masactrl.methods import MasaCtrl
+    from masactrl.methods.described import from_start, options_of
+
+    settings = replace(settings, method=control.name, method_options=())
+    if isinstance(control, MasaCtrl):
+        sites = find_sites(model.pipeline.unet)
+        settings = replace(settings, form=control.form, strength=control.strength)
+        if control.masks is None and control.schedule.max_timestep is None:
+            window = control.schedule.resolve(sites, settings.steps)
+            # Everything from S and L on can be said by two numbers.
+            if (start := from_start(window, settings.steps, sites)) is not None:
+                return replace(settings, start_step=start[0], start_layer=start[1]), None
+    elif (options := options_of(control)) is not None:
+        return replace(settings, method_options=tuple(sorted(options.items()))), None
+    return settings, type(control).__qualname__
+
+
+def method_of(settings: ResolvedRequest) -> Method:
+    """Return the method that the request names, with its options.
+
+    Raises:
+        ConfigError: the method has no such option, or it is out of its range.
+    """
+    from masactrl.attention import Schedule
+    from masactrl.methods import MasaCtrl, method_named
+
+    if settings.method != "masactrl":
+        return method_named(settings.method, **dict(settings.method_options))
+    return MasaCtrl(
+        schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
+        form=settings.form,
+        strength=settings.strength,
+    )
+
+
+def _pictures(
+    model: LoadedModel,
+    settings: ResolvedRequest,
+    method: Method,
+    report: Callable[..., dict[str, Any]] | None,
+) -> Tensor:
+    """Return source, targets with and targets without control: n 3 h w in [0, 1]."""
+    import torch
+
+    from masactrl.methods.starts import beginning
+    from masactrl.models.drawing import draw
+
+    pipeline, targets = model.pipeline, settings.target_prompts
+    noise = start_noise(model, settings)  # 1 c h w
+    final: list[Tensor] = []  # the latents after the last step
+
+    def tell(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        final[:] = [values["latents"]]
+        return values if report is None else report(pipe, step, timestep, values)
+
+    call = partial(
+        draw,
+        pipeline,
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        negative_prompt=settings.negative_prompt,
+        on_step_end=tell,
+    )
+    prompts = [settings.source_prompt, *targets]
+    if method.start is None:
+        rows = rows_of(len(targets))
+        prompts += targets
+        # An attachment counts tokens, of which weights have none.
+        with method.attach(pipeline, rows, prompts=[without_weights(prompt) for prompt in prompts]):
+            return call(prompts, noise.repeat(rows.images, 1, 1, 1))
+    plain = call(prompts, noise.repeat(len(prompts), 1, 1, 1))
+    each = (len(targets), 1, 1, 1)
+    with beginning(
+        pipeline,
+        method,
+        prompts=targets,
+        z_0=final[-1][:1].repeat(each),
+        noise=noise.repeat(each),
+        steps=settings.steps,
+        seed=settings.seed,
+    ) as z_t:
+        edited = call(list(targets), z_t)
+    return torch.cat([plain[:1], edited, plain[1:]])
+
+
+def rows_of(targets: int) -> Rows:
+    """Return who reads whom in the batch of a run: 1 + 2 * `targets` images.
+
+    Image 0 is the source; images 1 to `targets` read it; the others are the same targets without
+    control and read themselves.
+    """
+    from masactrl.attention import Rows
+
+    own = tuple((image,) for image in range(1 + targets, 1 + 2 * targets))
+    return Rows(images=1 + 2 * targets, reads=((0,), *((0,),) * targets, *own))
+
+
+def start_noise(model: LoadedModel, settings: ResolvedRequest) -> Tensor:
+    """Return the start noise `1 c h w` of a request; see `masactrl.models.drawing.start_noise`."""
+    from masactrl.models import drawing
+
+    return drawing.start_noise(
+        model.pipeline, seed=settings.seed, height=settings.height, width=settings.width
+    )
+
+
+def _reporter(on_step: Callable[[StepRecord], None] | None) -> Callable[..., dict[str, Any]] | None:
+    """Return the callback of diffusers that tells `on_step`; None for None."""
+    if on_step is None:
+        return None
+
+    def report(
+        pipeline: Any, step: int, timestep: Tensor | float, values: dict[str, Any]
+    ) -> dict[str, Any]:
+        steps = len(pipeline.scheduler.timesteps)
+        on_step(StepRecord(step=step, steps=steps, timestep=float(timestep)))
+        return values
+
+    return report

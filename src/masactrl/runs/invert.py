@@ -1,0 +1,150 @@
+"""The door to editing real pictures: invert once, edit many.
+
+session = invert(model, "corgi.jpg")
+result = session.edit(EditRequest(target_prompts=("a photo of a running corgi",)))
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from masactrl.errors import ControlWarning
+from masactrl.inversion import InversionTask
+from masactrl.models.denoiser import Denoiser
+from masactrl.models.drawing import first_level_warning
+from masactrl.models.loading import ddim_like
+from masactrl.models.origin import file_hash
+from masactrl.pictures.images import image_to_tensor
+from masactrl.pictures.input import PIXEL_LIMIT, frame, read_picture
+from masactrl.runs.cost import EditPlan, check_inversion, plan_edit
+from masactrl.runs.edit_request import EditMasks, EditRequest
+from masactrl.runs.edit_result import EditResult
+from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.recipe import InputStated
+from masactrl.runs.session import EditSession, tell_steps
+from masactrl.runs.session_file import load_session
+from masactrl.settings.torch_defaults import torch_defaults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+    from masactrl.models import LoadedModel
+    from masactrl.runs.generate import StepRecord
+
+__all__ = [
+    "EditMasks",
+    "EditRequest",
+    "EditResult",
+    "EditSession",
+    "InversionRequest",
+    "invert",
+    "load_session",
+    "plan",
+]
+
+
+@torch_defaults()
+def invert(
+    model: LoadedModel,
+    picture: Path | str | Image.Image,
+    request: InversionRequest | None = None,
+    *,
+    limit: int = PIXEL_LIMIT,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> EditSession:
+    """Find the noise that a picture comes from, and the way there; edits start from it.
+
+    The model's pipeline is left as it was.
+
+    Args:
+        model: what `load_pipeline` returns.
+        picture: a file, or a picture that is open already.
+        request: how; None is direct inversion with a null prompt and the model's own steps.
+        limit: pixels above which the picture is refused.
+        on_step: called after each step, the noisiest last; an exception raised there ends it.
+
+    Raises:
+        ConfigError: the picture cannot be read, or a setting does not fit the model.
+        UnsupportedPipeline: the model cannot be inverted.
+        MasaCtrlError: the model made no numbers, as some do in float16.
+
+    Warns:
+        ControlWarning: so many steps begin far from pure noise.
+    """
+    request = request or InversionRequest()
+    check_inversion(model, request)
+    opened = read_picture(picture, limit=limit)
+    native = model.preset.width, model.preset.height
+    denoiser = Denoiser(model.pipeline)
+    framing = frame(opened.size, native=native, multiple=denoiser.factor, fit=request.fit)
+    method = request.build()
+    for note in first_level_warning(
+        ddim_like(model.pipeline.scheduler),
+        request.steps or model.preset.steps,
+        spacing=method.spacing,
+    ):
+        warnings.warn(note, ControlWarning, stacklevel=3)
+    started = time.perf_counter()
+    schedule = denoiser.schedule(request.steps or model.preset.steps, spacing=method.spacing)
+    pixels = image_to_tensor(framing.enter(opened))[None]  # 1 3 h w in [-1, 1]
+    trajectory = method(
+        InversionTask(
+            denoiser=denoiser,
+            schedule=schedule,
+            latents=denoiser.encode_image(pixels),
+            prompt=request.prompt,
+            guidance=request.guidance(model.preset),
+            seed=request.seed or 0,
+            on_step=tell_steps(on_step, schedule.steps),
+        )
+    )
+    if request.replay is not None:
+        trajectory = replace(trajectory, replay=request.replay)
+    return EditSession(
+        model=model,
+        picture=opened,
+        framing=framing,
+        trajectory=trajectory,
+        request=request,
+        stated=_stated(picture),
+        passes=denoiser.passes,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def plan(
+    model: LoadedModel,
+    picture: Path | str | Image.Image,
+    inversion: InversionRequest,
+    request: EditRequest,
+    *,
+    limit: int = PIXEL_LIMIT,
+) -> EditPlan:
+    """Return what inversion and edit of a picture will cost; nothing is run.
+
+    Raises:
+        ConfigError: the picture cannot be read.
+        ScheduleError: S or L is beyond the steps of the run or the layers of the model.
+    """
+    size = read_picture(picture, limit=limit).size
+    native = model.preset.width, model.preset.height
+    factor = Denoiser(model.pipeline).factor
+    framing = frame(size, native=native, multiple=factor, fit=inversion.fit)
+    settings = request.resolve(model.preset, inversion.steps or model.preset.steps)
+    guided = settings.guidance_scale != 1 or inversion.guidance(model.preset) != 1
+    branches = 2 if guided and not inversion.one_branch else 1
+    return plan_edit(model, inversion, settings, framing.padded, branches=branches)
+
+
+def _stated(picture: Path | str | Image.Image) -> tuple[InputStated, ...]:
+    """Return what recipes say of the input; nothing of a picture that was open already."""
+    if not isinstance(picture, (str, Path)):
+        return ()
+    path = Path(picture)
+    return (InputStated(name=path.name, hash=file_hash(path)),)

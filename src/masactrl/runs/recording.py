@@ -1,0 +1,213 @@
+"""The source's features, recorded in one pass over its trajectory, kept for any number of edits."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from masactrl.attention import Schedule, SourceCache, attach
+from masactrl.diffusion import denoise
+from masactrl.runs.batch import source_layout
+
+if TYPE_CHECKING:
+    from masactrl.attention import WordMasks
+    from masactrl.diffusion import OnStep, Trajectory
+    from masactrl.models.denoiser import Denoiser
+    from masactrl.models.loading import Pipeline
+    from masactrl.runs.edit_request import Keep, ResolvedEdit
+    from masactrl.runs.masks import MaskPlan
+
+__all__ = ["Recording", "RecordingKey", "record_source"]
+
+
+class FileCache(SourceCache):
+    """A `SourceCache` whose tensors lie in files, mapped into memory when they are read.
+
+    The files go when the cache does.
+    """
+
+    def __init__(self, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__(dtype=dtype, device="cpu")
+        self._folder = Path(tempfile.mkdtemp(prefix="masactrl-source-"))
+        self._files = 0
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        kept = super()._kept(tensor).contiguous()
+        self._files += 1
+        path = self._folder / str(self._files)
+        mapped = torch.from_file(str(path), shared=True, size=kept.numel(), dtype=kept.dtype)
+        return mapped.reshape(kept.shape).copy_(kept)
+
+
+class SharedBranch(SourceCache):
+    """A recording as a run of that many guidance branches reads it.
+
+    A source whose branches are the same was recorded once and serves all; targets without guidance
+    read the branch of the prompts, the last.
+    """
+
+    def __init__(self, recorded: SourceCache, branches: int) -> None:
+        super().__init__()
+        self._recorded, self._branches = recorded, branches
+        self.images = recorded.images
+
+    def get(self, step: int, timestep: float, layer: int) -> Tensor:
+        """The hidden states (branches, images, tokens, channels) for one layer call."""
+        kept = self._recorded.get(step, timestep, layer)
+        if kept.shape[0] == 1:
+            return kept.expand(self._branches, *kept.shape[1:])
+        return kept[-self._branches :]
+
+    def get_map(self, step: int, timestep: float, layer: int) -> Tensor:
+        """The source's attention maps (images, tokens) of one cross-attention layer."""
+        return self._recorded.get_map(step, timestep, layer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingKey:
+    """What a recording can serve.
+
+    Attributes:
+        start_step: first recorded step.
+        start_layer: first recorded layer.
+        guided: whether targets have an unconditional branch.
+        keep: where it is kept.
+        half: whether in half precision.
+        words: of the source, for masks by words.
+    """
+
+    start_step: int
+    start_layer: int
+    guided: bool
+    keep: Keep
+    half: bool
+    words: object = None
+
+    def serves(self, other: RecordingKey) -> bool:
+        """Say whether a recording of this key has all that is wanted by `other`."""
+        return (
+            self.start_step <= other.start_step
+            and self.start_layer <= other.start_layer
+            and (self.guided, self.keep, self.half) == (other.guided, other.keep, other.half)
+            and (other.words is None or self.words == other.words)
+        )
+
+    @classmethod
+    def of(
+        cls, request: ResolvedEdit, masks: MaskPlan | None, trajectory: Trajectory
+    ) -> RecordingKey:
+        """Return what an edit needs."""
+        return cls(
+            start_step=request.start_step,
+            start_layer=request.start_layer,
+            guided=request.guidance_scale != 1 and not trajectory.one_branch,
+            keep=request.keep,
+            half=request.half,
+            words=repr(masks.source) if masks is not None and masks.by_words else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recording:
+    """One recorded source.
+
+    Attributes:
+        key: what it serves.
+        cache: its features.
+        path: its latents at all levels (steps + 1, 1, c, h, w).
+        errors: per step what has to be added to the prediction to be right (steps, 1, c, h, w);
+            None where targets are not corrected.
+        passes: rows that went through the U-Net.
+        seconds: that it took.
+    """
+
+    key: RecordingKey
+    cache: SourceCache
+    path: Tensor
+    errors: Tensor | None
+    passes: int
+    seconds: float
+
+    def serving(self, branches: int) -> SourceCache:
+        """Return the features for targets of that many guidance branches."""
+        return SharedBranch(self.cache, branches)
+
+
+def record_source(
+    denoiser: Denoiser,
+    pipeline: Pipeline,
+    trajectory: Trajectory,
+    key: RecordingKey,
+    *,
+    words: WordMasks | None = None,
+    on_step: OnStep | None = None,
+) -> Recording:
+    """Run the source alone along its trajectory and keep what targets will read.
+
+    A source that is put back at every step needs only the steps that are read, and the first, from
+    which an attachment counts.
+    """
+    started, before = time.perf_counter(), denoiser.passes
+    cache = _cache(key, denoiser.dtype)
+    layout = source_layout(denoiser, trajectory, guided_targets=key.guided)
+    schedule = trajectory.schedule
+    path = trajectory.latents.to(denoiser.device)
+    visited: list[Tensor] = [path[0]]
+    errors: list[Tensor] = []
+
+    def steer(step: int, z: Tensor, eps: Tensor) -> Tensor:
+        if trajectory.corrected:
+            errors.append(schedule.noise_between(z, path[-1], step) - eps)
+        return eps
+
+    def keep(_level: int, z: Tensor) -> Tensor:
+        visited.append(z)
+        return z
+
+    window = Schedule(start_step=key.start_step, start_layer=key.start_layer)
+    with (
+        torch.no_grad(),
+        denoiser.timetable(schedule),
+        attach(pipeline, None, rows=layout.rows, schedule=window, masks=words, record=cache),
+    ):
+        if trajectory.replay and not trajectory.corrected:
+            for step in sorted({0, *range(key.start_step, schedule.steps)}):
+                layout.guided(path[step], step)
+                if on_step is not None:
+                    on_step(step, schedule.timesteps[step])
+        else:
+            denoise(
+                layout.guided,
+                path[0],
+                schedule,
+                walk=trajectory.walk,
+                noise=trajectory.noise,
+                path=path if trajectory.replay else None,
+                steer=steer,
+                adjust=keep,
+                on_step=on_step,
+            )
+    return Recording(
+        key=key,
+        cache=cache,
+        path=path if len(visited) == 1 else torch.stack(visited),
+        errors=torch.stack(errors) if errors else None,
+        passes=denoiser.passes - before,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _cache(key: RecordingKey, dtype: torch.dtype) -> SourceCache:
+    kept = torch.float16 if key.half and dtype.itemsize > 2 else None
+    if key.keep == "disk":
+        return FileCache(dtype=kept)
+    return SourceCache(dtype=kept, device="cpu" if key.keep == "memory" else None)

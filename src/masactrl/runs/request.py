@@ -1,0 +1,239 @@
+"""What may be asked of a run, checked at the door; further inside nothing is optional."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+
+from masactrl.errors import ConfigError, PromptError
+from masactrl.settings.checks import plain, settle
+from masactrl.settings.prompt_weights import parse, without_weights
+
+if TYPE_CHECKING:
+    from masactrl.models.presets import ModelPreset
+
+Form = Literal["replace", "union"]
+"""A target reads its source only (replace, the paper's), or its source and itself (union)."""
+
+MethodName = Literal[
+    "masactrl",
+    "fixed-seed",
+    "sdedit",
+    "prompt-to-prompt",
+    "plug-and-play",
+    "style-aligned",
+    "unified",
+    "blended-latent",
+    "imagic",
+]
+"""The names in `masactrl.methods.METHODS`, known without importing what they are made of."""
+
+FROM_SOURCE = ("sdedit", "blended-latent", "imagic")
+"""Methods whose targets do not share their source's noise: they draw noise of their own, and read
+nothing of the source while they are made."""
+
+Value = TypeVar("Value")
+
+LARGEST_SIDE = 4096
+"""Pixels; far beyond what any model of today can make, and short of what no memory holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One source picture and its targets; what is None is left to the model's preset.
+
+    Attributes:
+        source_prompt: what the source shows.
+        target_prompts: what each target shows, at least one.
+        seed: 0 to 2**63 - 1, of the start noise that source and targets share.
+        steps: denoising steps, 1 to 1000.
+        guidance_scale: weight of classifier-free guidance, at least 1; 1 switches it off.
+        negative_prompt: what guidance leads away from, in all pictures.
+        height: pixels, a multiple of 8 up to 4096.
+        width: pixels, a multiple of 8 up to 4096.
+        start_step: S, the first controlled step, 0 (the noisiest) to steps - 1. None is the
+            preset's, as the same part of the run when `steps` is another number than the preset's.
+        start_layer: L, the first controlled self-attention layer, 0 to the model's last, counted
+            in execution order.
+        form: see `Form`.
+        strength: 0 (targets are left alone) to 1.
+        method: who controls the targets, see `MethodName`; `start_step`, `start_layer`, `form` and
+            `strength` are MasaCtrl's and must be left alone with another.
+        method_options: fields of another method by name, for example {"features": 0.6}; kept as
+            sorted pairs.
+
+    Raises:
+        PromptError: a prompt is empty, a weight in it is none, or there is no target.
+        ConfigError: another value is out of its range; says the range.
+    """
+
+    source_prompt: str
+    target_prompts: tuple[str, ...]
+    seed: int = 0
+    steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    start_step: int | None = None
+    start_layer: int | None = None
+    form: Form = "replace"
+    strength: float = 1.0
+    method: str = "masactrl"
+    method_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        settle(self)
+        given: object = self.target_prompts
+        if isinstance(given, str):  # would be taken for one prompt per letter
+            raise PromptError("target_prompts is a tuple of prompts, not one string.")
+        object.__setattr__(self, "target_prompts", tuple(self.target_prompts))
+        _check_prompts(self.source_prompt, self.target_prompts)
+        parse(self.negative_prompt)  # refuses what is no weight
+        _check_number("seed", self.seed, 0, 2**63 - 1)
+        _check_number("steps", self.steps, 1, 1000)
+        _check_number("height", self.height, 8, LARGEST_SIDE, multiple=8)
+        _check_number("width", self.width, 8, LARGEST_SIDE, multiple=8)
+        _check_number("start_step", self.start_step, 0, None)
+        _check_number("start_layer", self.start_layer, 0, None)
+        scale = self.guidance_scale
+        if scale is not None and not (math.isfinite(scale) and scale >= 1):
+            raise ConfigError(
+                f"guidance_scale={scale} was given; accepted is 1 (no guidance) and more."
+            )
+        if self.form not in get_args(Form):
+            raise ConfigError(
+                f"form={self.form!r} was given; accepted are {' and '.join(get_args(Form))}."
+            )
+        if not 0 <= self.strength <= 1:
+            raise ConfigError(f"strength={self.strength} was given; accepted is 0 to 1.")
+        object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
+        check_method(self)
+
+    def resolve(self, preset: ModelPreset) -> ResolvedRequest:
+        """Return the request with nothing left open."""
+        steps = preset.steps if self.steps is None else self.steps
+        start_step = self.start_step
+        if start_step is None:
+            start_step = preset.start_step_of(steps)
+        return ResolvedRequest(
+            source_prompt=self.source_prompt,
+            target_prompts=self.target_prompts,
+            seed=self.seed,
+            steps=steps,
+            guidance_scale=_or(self.guidance_scale, preset.guidance_scale),
+            negative_prompt=self.negative_prompt,
+            height=_or(self.height, preset.height),
+            width=_or(self.width, preset.width),
+            start_step=start_step,
+            start_layer=_or(self.start_layer, preset.start_layer),
+            form=self.form,
+            strength=self.strength,
+            method=self.method,
+            method_options=sorted_pairs(self.method_options),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRequest:
+    """A `GenerateRequest` after the model's preset filled what was left open; same fields."""
+
+    source_prompt: str
+    target_prompts: tuple[str, ...]
+    seed: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    height: int
+    width: int
+    start_step: int
+    start_layer: int
+    form: Form
+    strength: float
+    method: str = "masactrl"
+    method_options: tuple[tuple[str, Any], ...] = ()
+
+
+def _or(given: Value | None, preset: Value) -> Value:
+    return preset if given is None else given
+
+
+class MethodAsked(Protocol):
+    """What requests have in common that name a method."""
+
+    @property
+    def method(self) -> str:
+        """A name of `MethodName`."""
+        ...
+
+    @property
+    def method_options(self) -> Mapping[str, Any] | tuple[tuple[str, Any], ...]:
+        """Fields of that method."""
+        ...
+
+
+_MASACTRLS: Mapping[str, Any] = MappingProxyType(
+    {"start_step": None, "start_layer": None, "form": "replace", "strength": 1.0}
+)
+
+
+def check_method(asked: MethodAsked, also: Mapping[str, Any] | None = None) -> None:
+    """Refuse a method that is unknown, and values that another method than the asked one has.
+
+    Args:
+        asked: a request.
+        also: further fields of the request that only masactrl reads, with their usual values.
+
+    Raises:
+        ConfigError: says which value, and what to do.
+    """
+    if asked.method not in get_args(MethodName):
+        raise ConfigError(
+            f"method={asked.method!r} was given; accepted are {', '.join(get_args(MethodName))}."
+        )
+    if asked.method == "masactrl":
+        if asked.method_options:
+            raise ConfigError(
+                "method_options are those of other methods; MasaCtrl has start_step, "
+                "start_layer, form and strength."
+            )
+        return
+    for name, usual in {**_MASACTRLS, **(also or {})}.items():
+        value = getattr(asked, name)
+        if value is not usual and value != usual:
+            raise ConfigError(
+                f"{name} belongs to the method masactrl, and method={asked.method!r} was given; "
+                "leave it out, or give method_options."
+            )
+
+
+def sorted_pairs(
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...],
+) -> tuple[tuple[str, Any], ...]:
+    """Return options as pairs sorted by name, their numbers Python's own."""
+    return tuple((name, plain(value)) for name, value in sorted(dict(options).items()))
+
+
+def _check_prompts(source: str, targets: tuple[str, ...]) -> None:
+    if not without_weights(source).strip():
+        raise PromptError("The source prompt is empty; say what the source picture shows.")
+    if not targets:
+        raise PromptError("There is no target prompt; give at least one.")
+    for number, target in enumerate(targets, start=1):
+        if not without_weights(target).strip():
+            raise PromptError(f"Target prompt {number} is empty; say what that picture shows.")
+
+
+def _check_number(
+    name: str, value: int | None, least: int, most: int | None, *, multiple: int = 1
+) -> None:
+    if value is None or (
+        value >= least and (most is None or value <= most) and value % multiple == 0
+    ):
+        return
+    span = f"{least} and more" if most is None else f"{least} to {most}"
+    also = f" in multiples of {multiple}" if multiple > 1 else ""
+    raise ConfigError(f"{name}={value} was given; accepted is {span}{also}.")

@@ -1,0 +1,1 @@
+"""Several runs side by side: sweeps, comparisons, ablations, where attention looked."""

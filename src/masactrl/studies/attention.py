@@ -1,0 +1,274 @@
+"""Where does a point of a target look in its source? The run, watched, and the pictures of it.
+
+result, view = generate_watched(model, request)
+look = view.look(x, y)            # pixels of the target
+view.figure((x, y)).save("attention.png")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from masactrl.attention import Schedule, find_sites
+from masactrl.attention.view import Look, Views, listed
+from masactrl.attention.watch import watch
+from masactrl.errors import ConfigError, ScheduleError
+from masactrl.pictures.input import Framing
+from masactrl.pictures.overlays import SeenPoint, attention_figure
+from masactrl.runs.generate import generate
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from masactrl.attention import Site
+    from masactrl.models import LoadedModel
+    from masactrl.pictures.figures import Figure
+    from masactrl.runs.edit_request import ResolvedEdit
+    from masactrl.runs.generate import StepRecord
+    from masactrl.runs.invert import EditRequest, EditResult, EditSession
+    from masactrl.runs.request import GenerateRequest, ResolvedRequest
+    from masactrl.runs.result import GenerateResult
+
+__all__ = ["AttentionView", "edit_watched", "generate_watched"]
+
+BUDGET = 256 * 2**20
+"""Bytes that a watch keeps at most, unless steps are named: some 5 steps of SD 1.5, all of ours."""
+
+OnStep = Callable[["StepRecord"], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AttentionView:
+    """A watched run: ask it where any point of its targets looked.
+
+    Attributes:
+        views: queries and keys that were kept.
+        source: the picture that was read.
+        targets: the controlled pictures, in order.
+        framing: how they lie on the model's grid.
+    """
+
+    views: Views
+    source: Image.Image
+    targets: tuple[Image.Image, ...]
+    framing: Framing
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that can be asked for."""
+        return self.views.steps
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that can be asked for."""
+        return self.views.layers
+
+    def look(
+        self,
+        x: float,
+        y: float,
+        *,
+        target: int = 0,
+        step: int | None = None,
+        layer: int | None = None,
+    ) -> Look:
+        """Return where a pixel of a target looked in the source, at the layer's grid.
+
+        The grid covers what the model saw, which may be a little more than the picture.
+
+        Args:
+            x, y: pixels of the target picture, from its upper left corner.
+            target: which, 0 for the first.
+            step: one of `steps`; None is the mean over all.
+            layer: one of `layers`; None is the mean over all.
+
+        Raises:
+            ConfigError: the point lies outside, or there is no such target.
+            ScheduleError: that step or layer was not kept.
+        """
+        width, height = self.framing.original
+        if not (0 <= x < width and 0 <= y < height):
+            raise ConfigError(
+                f"The point {x:g},{y:g} lies outside of the picture; accepted are 0 to "
+                f"{width - 1} across and 0 to {height - 1} down."
+            )
+        (w, h), (seen_w, seen_h) = self.framing.scaled, self.framing.padded
+        point = (x / width * w / seen_w, y / height * h / seen_h)
+        return self.views.look(point, target=target, step=step, layer=layer)
+
+    def weights(self, look: Look) -> np.ndarray:
+        """Return a look's map (height, width) of the source picture's own size and part."""
+        (w, h), (seen_w, seen_h) = self.framing.scaled, self.framing.padded
+        drawn = Image.fromarray(look.map.numpy().astype(np.float32))
+        smooth = drawn.resize((seen_w, seen_h), Image.Resampling.BILINEAR).crop((0, 0, w, h))
+        return np.asarray(smooth.resize(self.framing.original, Image.Resampling.BILINEAR))
+
+    def figure(
+        self,
+        *points: tuple[float, float],
+        target: int = 0,
+        step: int | None = None,
+        layer: int | None = None,
+    ) -> Image.Image:
+        """Return a row per point: the target, the source with the weights, the source lit by them.
+
+        Args:
+            points: at least one (x, y) in pixels of the target.
+            target, step, layer: as in `look`, as are the errors.
+        """
+        return self.to_figure(*points, target=target, step=step, layer=layer).to_image()
+
+    def to_figure(
+        self,
+        *points: tuple[float, float],
+        target: int = 0,
+        step: int | None = None,
+        layer: int | None = None,
+    ) -> Figure:
+        """Return what `figure` draws, to be saved as PNG and SVG; arguments are the same."""
+        if not points:
+            raise ConfigError("There is no point to show; give at least one.")
+        width, height = self.framing.original
+        seen = []
+        for x, y in points:
+            look = self.look(x, y, target=target, step=step, layer=layer)
+            share = float(look.map.sum())
+            rest = "" if share > 0.995 else f"; {share:.0%} of it there, the rest in itself"
+            seen.append(
+                SeenPoint(
+                    point=((x + 0.5) / width, (y + 0.5) / height),
+                    weights=self.weights(look),
+                    captions=(f"pixel {x:g}, {y:g}", f"{_said(look)}{rest}"),
+                )
+            )
+        return attention_figure(self.source, self.targets[target], seen)
+
+
+def generate_watched(
+    model: LoadedModel,
+    request: GenerateRequest,
+    *,
+    steps: Collection[int] | None = None,
+    layers: Collection[int] | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[GenerateResult, AttentionView]:
+    """Make the pictures of a request, the same as `generate`, and keep where targets looked.
+
+    Args:
+        model: what `load_pipeline` returns.
+        request: what to make, by MasaCtrl.
+        steps: to keep, among the controlled ones; None is as many as `BUDGET` holds, evenly.
+        layers: to keep, among the controlled ones; None is all.
+        on_step: as in `generate`.
+
+    Raises:
+        ConfigError: the request is of another method, or of no strength.
+        ScheduleError: a step or layer is not controlled.
+    """
+    settings = request.resolve(model.preset)
+    size = (settings.width, settings.height)
+    with _watched(model, settings, size, steps, layers) as views:
+        result = generate(model, request, on_step=on_step)
+    return result, AttentionView(
+        views=views,
+        source=result.source,
+        targets=tuple(one.controlled for one in result.targets),
+        framing=Framing(original=size, scaled=size, padded=size),
+    )
+
+
+def edit_watched(
+    session: EditSession,
+    request: EditRequest,
+    *,
+    steps: Collection[int] | None = None,
+    layers: Collection[int] | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[EditResult, AttentionView]:
+    """Edit an inverted picture, the same as `session.edit`, and keep where targets looked.
+
+    Arguments and errors as in `generate_watched`.
+    """
+    model = session.model
+    settings = request.resolve(model.preset, session.trajectory.steps)
+    with _watched(model, settings, session.framing.padded, steps, layers) as views:
+        result = session.edit(request, on_step=on_step)
+    return result, AttentionView(
+        views=views,
+        source=result.picture,
+        targets=tuple(one.controlled for one in result.targets),
+        framing=session.framing,
+    )
+
+
+def _watched(
+    model: LoadedModel,
+    settings: ResolvedRequest | ResolvedEdit,
+    size: tuple[int, int],
+    steps: Collection[int] | None,
+    layers: Collection[int] | None,
+) -> AbstractContextManager[Views]:
+    """Return the watch for a run on pictures of that (width, height), as the model sees them."""
+    method = getattr(settings, "method", "masactrl")
+    if method != "masactrl":
+        raise ConfigError(
+            f"method={method!r} was given; only targets of masactrl look into a source, so leave "
+            "the method out."
+        )
+    if settings.strength == 0:
+        raise ConfigError("strength=0 was given, so no target looks into the source; give more.")
+    sites = Schedule(start_layer=settings.start_layer).resolve_layers(
+        find_sites(model.pipeline.unet)
+    )
+    acting = tuple(range(settings.start_step, settings.steps))
+    for name, asked, there in (
+        ("step", steps, acting),
+        ("layer", layers, tuple(site.index for site in sites)),
+    ):
+        missing = sorted(set(asked or ()) - set(there))
+        if missing or (asked is not None and not asked):  # before minutes are spent
+            what = f"{name} {missing[0]}" if missing else f"no {name}"
+            raise ScheduleError(
+                f"{what} was asked for; targets look into the source at {name}s {listed(there)} "
+                "of this run."
+            )
+    kept = [site for site in sites if layers is None or site.index in layers]
+    count = len(settings.target_prompts)
+    if steps is None:
+        factor = model.pipeline.vae_scale_factor
+        latent = size[1] // factor, size[0] // factor
+        # Queries of every target and keys of the source; in the union form the targets' as well.
+        each = (2 * count + 1) * model.pipeline.unet.dtype.itemsize * _values(kept, latent)
+        steps = _evenly(acting, max(1, BUDGET // each))
+    own = settings.form == "union"
+    return watch(model.pipeline, steps=steps, layers=layers, targets=count, own=own)
+
+
+def _values(sites: Sequence[Site], latent: tuple[int, int]) -> int:
+    """How many numbers the queries of one picture are, for latents of that (height, width)."""
+    grids = [(site.grid(*latent), site.module.inner_dim) for site in sites]
+    return sum(rows * columns * width for (rows, columns), width in grids)
+
+
+def _evenly(numbers: Sequence[int], count: int) -> tuple[int, ...]:
+    """At most `count` of the numbers, evenly, the first and the last among them."""
+    last = len(numbers) - 1
+    if count > last:
+        return tuple(numbers)
+    if count == 1:
+        return (numbers[(last + 1) // 2],)
+    return tuple(numbers[round(last * k / (count - 1))] for k in range(count))
+
+
+def _said(look: Look) -> str:
+    """The steps and layers of a look in words."""
+    parts = []
+    for name, numbers in (("layer", look.layers), ("step", look.steps)):
+        plural = "s" if len(numbers) > 1 else ""
+        parts.append(f"{name}{plural} {listed(numbers)}")
+    return ", ".join(parts)

@@ -1,0 +1,259 @@
+"""The paper's comparison: one source, one target prompt, one column a method, and the figures.
+
+    source | fixed seed | MasaCtrl | Prompt-to-Prompt | ...
+
+Every method edits the same source from the same noise. Here the source comes from a prompt; of a
+photograph it is `masactrl.studies.compare_edited`, which fills the same table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from masactrl.errors import ConfigError
+from masactrl.pictures.figures import Figure
+from masactrl.pictures.images import Tile, png_bytes
+from masactrl.runs.generate import generate
+from masactrl.runs.recipe import Recipe, stated_model
+from masactrl.runs.result import TITLES
+from masactrl.studies.compare_figures import ComparisonFigures, read_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+    from masactrl.models import LoadedModel
+    from masactrl.runs.generate import StepRecord
+    from masactrl.runs.request import GenerateRequest
+
+__all__ = [
+    "COMPARED",
+    "COMPARISON",
+    "Comparison",
+    "ComparisonColumn",
+    "ComparisonFigures",
+    "check_compared",
+    "column_of",
+    "compare_generated",
+    "comparison_recipe",
+    "read_figures",
+    "with_figures",
+]
+
+COMPARED = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit", "unified")
+"""Methods compared when none are named; the picture without control is always there."""
+
+
+COMPARISON = "comparison"
+"""The name of the picture that shows all columns."""
+
+_GIVEN = ("source", "reconstruction", "fixed-seed")  # columns that no method is named for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonColumn:
+    """One method's picture.
+
+    Attributes:
+        method: its name in `masactrl.methods.METHODS`, or "source", or of a photograph
+            "reconstruction".
+        title: what stands above the column.
+        image: the picture.
+        seconds: that it took together with its source; None for the source.
+        note: a fact about the picture, shown under it; empty for none.
+        figures: None where nothing can be read (another model than the embedded one).
+    """
+
+    method: str
+    title: str
+    image: Image.Image
+    seconds: float | None = None
+    figures: ComparisonFigures | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Several methods on one source and one target prompt.
+
+    Attributes:
+        source_prompt: what the source shows; empty where nobody said.
+        target_prompt: what the targets are to show.
+        columns: the source, then what was made of it.
+        left_out: methods that were not asked for by name and could not be used, with the reason.
+        inversion_seconds: that the inversion took, once for all; None where there was none.
+        unmade: methods that were not run any more, because somebody stopped it.
+    """
+
+    source_prompt: str
+    target_prompt: str
+    columns: tuple[ComparisonColumn, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+    inversion_seconds: float | None = None
+    unmade: tuple[str, ...] = ()
+
+    def methods(self) -> tuple[str, ...]:
+        """Return the methods that were run, beside the one without control."""
+        return tuple(one.method for one in self.columns if one.method not in _GIVEN)
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Return the sheet and every picture under the name that it is written with."""
+        return {COMPARISON: self.to_sheet(), **{one.method: one.image for one in self.columns}}
+
+    def prompts(self) -> dict[str, str]:
+        """Return the prompts of single pictures that have one, under the names of `pictures`."""
+        of_source = ("source", "reconstruction")
+        every = {
+            one.method: self.source_prompt if one.method in of_source else self.target_prompt
+            for one in self.columns
+        }
+        return {name: prompt for name, prompt in every.items() if prompt}
+
+    def to_sheet(self) -> Image.Image:
+        """Return one labelled row: the source, then one column a method."""
+        return self.to_figure().to_image()
+
+    def to_figure(self) -> Figure:
+        """Return what `to_sheet` draws, to be saved as PNG and SVG."""
+        tiles = tuple(
+            Tile(image=column.image, caption=self._caption(column)) for column in self.columns
+        )
+        return Figure(rows=(tiles,), headers=tuple(column.title for column in self.columns))
+
+    def _repr_png_(self) -> bytes:
+        """Show the sheet in a notebook."""
+        return png_bytes(self.to_sheet())
+
+    def _caption(self, column: ComparisonColumn) -> str:
+        if column.method == "source":
+            return self.source_prompt or "no prompt"
+        if column.note:
+            return column.note
+        # No seconds: the same comparison is the same picture.
+        if column.figures is None:
+            return self.target_prompt
+        return f"{column.figures.seen}, identity {column.figures.identity_error:.0f}"
+
+
+def comparison_recipe(
+    model: LoadedModel,
+    request: GenerateRequest,
+    *,
+    methods: Sequence[str] = COMPARED,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Recipe:
+    """Return how the pictures of a comparison are made; arguments are those that made it."""
+    given = {name: dict(values) for name, values in (options or {}).items()}
+    return Recipe(
+        kind="compare",
+        picture=COMPARISON,
+        model=stated_model(model),
+        device=model.pipeline._execution_device.type,
+        dtype=model.dtype,
+        request={
+            **asdict(request.resolve(model.preset)),
+            "methods": list(methods),
+            "options": given,
+        },
+    )
+
+
+def compare_generated(
+    model: LoadedModel,
+    request: GenerateRequest,
+    *,
+    methods: Sequence[str] = COMPARED,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Comparison:
+    """Make a source, and its target by every method, from the same noise.
+
+    Args:
+        model: what `load_pipeline` returns.
+        request: with one target prompt; its method is not looked at.
+        methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first.
+        options: fields of the methods by their name.
+        on_step: called after every denoising step of all runs.
+        stop: asked before every further method; True ends it with those that are made.
+
+    Raises:
+        ConfigError: not one target prompt, no method, an unknown one, or one twice.
+    """
+    given = dict(options or {})
+    names = check_compared(request.target_prompts, methods, given)
+    columns: list[ComparisonColumn] = []
+    for name in names:
+        if columns and stop is not None and stop():
+            break
+        asked = _with_method(request, name, given.get(name, {}))
+        started = time.perf_counter()
+        result = generate(model, asked, on_step=on_step)
+        seconds = time.perf_counter() - started
+        target = result.targets[0]
+        if not columns:
+            columns.append(ComparisonColumn(method="source", title="source", image=result.source))
+            columns.append(column_of("fixed-seed", target.uncontrolled, None))
+        columns.append(column_of(name, target.controlled, seconds))
+    return Comparison(
+        source_prompt=request.source_prompt,
+        target_prompt=request.target_prompts[0],
+        columns=with_figures(model, columns, request.target_prompts[0]),
+        unmade=names[len(columns) - 2 :],  # beside the source and its fixed seed
+    )
+
+
+def check_compared(
+    targets: Sequence[str], methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """Return the methods to compare, without the fixed seed that is always there.
+
+    Raises:
+        ConfigError: not one target prompt, no method, one twice, or options of another method.
+    """
+    if len(targets) != 1:
+        raise ConfigError(f"A comparison has one target prompt and {len(targets)} were given.")
+    names = tuple(name for name in methods if name != "fixed-seed")
+    if not names or len(set(names)) != len(names):
+        raise ConfigError("Name every method to compare once, and at least one.")
+    unknown = set(options) - set(names)
+    if unknown:
+        raise ConfigError(f"Options were given for {sorted(unknown)[0]!r}, which is not compared.")
+    return names
+
+
+def _with_method(
+    request: GenerateRequest, name: str, options: Mapping[str, Any]
+) -> GenerateRequest:
+    if name == "masactrl":
+        return replace(request, method=name, method_options=(), **options)
+    return replace(
+        request,
+        method=name,
+        method_options=options,
+        start_step=None,
+        start_layer=None,
+        form="replace",
+        strength=1.0,
+    )
+
+
+def column_of(name: str, image: Image.Image, seconds: float | None) -> ComparisonColumn:
+    """Return the column of a method, without figures."""
+    return ComparisonColumn(method=name, title=TITLES.get(name, name), image=image, seconds=seconds)
+
+
+def with_figures(
+    model: LoadedModel, columns: Sequence[ComparisonColumn], target_prompt: str
+) -> tuple[ComparisonColumn, ...]:
+    """Return the columns, the source first, with what can be read in pictures of that model."""
+    figures = None
+    if model.family == "puppets":
+        figures = read_figures([column.image for column in columns], target_prompt)
+    if figures is None:
+        return tuple(columns)
+    return tuple(replace(c, figures=f) for c, f in zip(columns, figures, strict=True))

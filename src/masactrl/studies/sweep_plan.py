@@ -1,0 +1,80 @@
+"""What a sweep will cost, before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from masactrl.attention import Schedule, find_sites
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffusers import UNet2DConditionModel
+
+    from masactrl.models import ModelPreset
+    from masactrl.runs.cost import EditPlan
+    from masactrl.runs.edit_request import EditRequest
+    from masactrl.runs.session import EditSession
+    from masactrl.studies.axes import Axes
+
+__all__ = ["check_axes", "generated_calls", "planned_calls", "sweep_calls"]
+
+
+def check_axes(unet: UNet2DConditionModel, axes: Axes, steps: int) -> None:
+    """Refuse axes that do not fit a run of so many steps, before it begins.
+
+    Raises:
+        ScheduleError: an S or L is beyond the run or the model.
+    """
+    sites = find_sites(unet)
+    for start_step, start_layer in axes.cells():
+        Schedule(start_layer=start_layer).resolve_layers(sites)
+        Schedule(start_step=start_step).resolve_steps([0.0] * steps)
+
+
+def generated_calls(steps: int, axes: Axes) -> int:
+    """Return the U-Net calls of a sweep from words: source, targets without control, every cell."""
+    return steps * (2 + len(axes.cells()))
+
+
+def planned_calls(
+    plan: Callable[[EditRequest], EditPlan],
+    request: EditRequest,
+    axes: Axes,
+    *,
+    preset: ModelPreset,
+    steps: int,
+) -> int:
+    """Return the U-Net calls of a sweep of a picture without its inversion, at most.
+
+    Args:
+        plan: says what an edit costs: `EditSession.plan`, or `runs.invert.plan` with all but the
+            edit, before there is a session.
+        request: the targets.
+        axes: what is tried.
+        preset: of the model.
+        steps: of the inversion.
+
+    Raises:
+        ScheduleError: an S or L is beyond the steps of the run or the layers of the model.
+    """
+    settings = request.resolve(preset, steps)
+    axes = axes.filled(settings.start_step, settings.start_layer)
+    costs = [
+        plan(replace(request, start_step=start_step, start_layer=start_layer)).calls
+        for start_step, start_layer in sorted(axes.cells())
+    ]
+    # The first cell records the source for all others.
+    return costs[0] + steps * (len(costs) - 1)
+
+
+def sweep_calls(session: EditSession, request: EditRequest, axes: Axes) -> int:
+    """Return how many U-Net calls `sweep_edit` will make at most, for a progress bar."""
+    return planned_calls(
+        session.plan,
+        request,
+        axes,
+        preset=session.model.preset,
+        steps=session.trajectory.steps,
+    )
