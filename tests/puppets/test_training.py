@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline, T2IAdapter
+from safetensors.torch import load_file
 
 from masactrl.errors import ConfigError
 from masactrl.puppets.scene import sample_scenes
@@ -246,3 +247,31 @@ def test_posed_pictures_are_another_set(tmp_path: Path) -> None:
     open_pictures(tmp_path / "posed", count=COUNT, size=64, seed=0, posed=True)
     with pytest.raises(ConfigError, match="choose another directory"):
         open_pictures(tmp_path / "posed", count=COUNT, size=64, seed=0)
+
+
+def test_a_later_decoder_leaves_the_u_net_that_was_trained(tmp_path: Path) -> None:
+    common = {"pictures": 64, "size": 64, "batch": 2, "pixel_batch": 2, "align": False}
+    start = train_puppets(
+        Recipe(
+            directory=tmp_path / "a",
+            minutes=0.001,
+            stages=("vae", "diffusion"),
+            **common,  # type: ignore[arg-type]
+        )
+    )
+
+    def further(stage: str, minutes: float) -> dict[str, torch.Tensor]:
+        recipe = Recipe(
+            directory=tmp_path / "b",
+            minutes=minutes,
+            stages=(stage,),
+            start_from=start,
+            **common,  # type: ignore[arg-type]
+        )
+        return load_file(train_puppets(recipe) / "unet" / "diffusion_pytorch_model.safetensors")
+
+    trained = further("diffusion", 0.05)
+    before = load_file(start / "unet" / "diffusion_pytorch_model.safetensors")
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    kept = further("decoder", 0.001)
+    assert all(torch.equal(trained[name], kept[name]) for name in trained)

@@ -71,7 +71,8 @@ class Recipe:
         stop_after: minutes of this session, for a machine lent by the minute; the run resumes.
         start_from: folder of a trained model: the VAE is taken from it when the stage "vae" is left
             out, text encoder, U-Net and inspector begin with its weights. With the stage
-            "diffusion" left out the exported model has its U-Net and the new decoder.
+            "diffusion" left out the exported model has the new decoder beside the U-Net that was
+            exported before, or else that one.
     """
 
     directory: Path
@@ -192,13 +193,18 @@ def train_puppets(
             on_sample=on_sample,
         )
         export_pipeline(pipeline, exported)
-    elif "decoder" in recipe.stages and earlier is not None:
-        earlier.vae = vae
-        export_pipeline(earlier, exported)
+    elif "decoder" in recipe.stages and _has_model(exported, earlier):
+        finished = _finished(exported, earlier)
+        finished.vae = vae
+        export_pipeline(finished, exported)
     for stage in _OF_THE_MODEL:
         if stage in recipe.stages:
             _beside(stage, recipe, _finished(exported, earlier), cache, exported, tell)
     return exported
+
+
+def _has_model(exported: Path, earlier: StableDiffusionPipeline | None) -> bool:
+    return earlier is not None or (exported / "model_index.json").exists()
 
 
 def _finished(exported: Path, earlier: StableDiffusionPipeline | None) -> StableDiffusionPipeline:
