@@ -6,10 +6,10 @@ from typing import Any, get_args
 import pytest
 
 from masactrl import methods
-from masactrl.cli import options
 from masactrl.errors import ConfigError, PromptError
 from masactrl.models import ModelPreset
-from masactrl.runs.request import Form, GenerateRequest
+from masactrl.runs.request import GenerateRequest
+from masactrl.settings.shared import Form
 
 PRESET = ModelPreset(
     steps=50, guidance_scale=5.0, start_step=4, start_layer=10, height=128, width=256
@@ -100,7 +100,7 @@ def test_prompts_say_something(values: dict[str, Any], sentence: str) -> None:
         ({"width": 4104}, "accepted is 8 to 4096"),
         ({"start_step": -1}, "start_step=-1 was given; accepted is 0 and more"),
         ({"start_layer": -1}, "start_layer=-1"),
-        ({"form": "mix"}, "accepted are replace and union"),
+        ({"form": "mix"}, "accepted are replace, union"),
         ({"strength": 1.1}, "strength=1.1 was given; accepted is 0 to 1"),
         ({"strength": float("nan")}, "strength=nan"),
     ],
@@ -111,7 +111,7 @@ def test_values_out_of_range_name_the_range(values: dict[str, Any], sentence: st
 
 
 def test_the_forms_are_those_of_the_method_and_of_the_command_line() -> None:
-    assert get_args(Form) == get_args(methods.Form) == tuple(one.value for one in options.Form)
+    assert get_args(Form) == get_args(methods.Form)
 
 
 def test_a_request_is_a_value() -> None:

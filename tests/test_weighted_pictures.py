@@ -23,8 +23,8 @@ from masactrl.methods import METHODS
 from masactrl.models import LoadedModel
 from masactrl.pictures.images import read_recipe
 from masactrl.runs.prompts import prompt_warnings
-from masactrl.runs.request import FROM_SOURCE
 from masactrl.settings.prompt_weights import without_weights
+from masactrl.settings.shared import FROM_SOURCE
 from masactrl.studies.ablation import ablate_generated
 from masactrl.studies.compare import compare_generated
 

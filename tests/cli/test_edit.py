@@ -12,8 +12,6 @@ from PIL import Image
 
 from masactrl.cli import edit as command
 from masactrl.cli import main
-from masactrl.cli.edit_options import Fit, Keep, Mode
-from masactrl.cli.options import Inversion
 from masactrl.pictures.images import read_recipe
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -142,13 +140,11 @@ def test_an_interrupt_finishes_the_edit_and_keeps_it(
 
 def test_the_choices_are_those_of_the_package() -> None:
     from masactrl.inversion import INVERSIONS
-    from masactrl.pictures import input as picture_input
-    from masactrl.runs import edit_request as request
+    from masactrl.methods import METHODS
+    from masactrl.settings.shared import InversionName, MethodName
 
-    assert [one.value for one in Inversion] == list(INVERSIONS)
-    assert tuple(one.value for one in Mode) == get_args(request.Mode)
-    assert tuple(one.value for one in Keep) == get_args(request.Keep)
-    assert tuple(one.value for one in Fit) == get_args(picture_input.Fit)
+    assert get_args(InversionName) == tuple(INVERSIONS)
+    assert get_args(MethodName) == tuple(METHODS)
 
 
 def test_the_defaults_that_are_shown_are_those_of_the_package() -> None:
@@ -156,6 +152,8 @@ def test_the_defaults_that_are_shown_are_those_of_the_package() -> None:
     from masactrl.inversion import INVERSIONS
     from masactrl.pictures.input import PIXEL_LIMIT
     from masactrl.runs.edit_request import EditMasks
+    from masactrl.runs.inversion_request import InversionRequest
+    from masactrl.settings.declare import settings_of
     from masactrl.studies import scoring
 
     def shown(option: Any) -> str:
@@ -167,5 +165,6 @@ def test_the_defaults_that_are_shown_are_those_of_the_package() -> None:
     assert shown(options.ThresholdOption) == str(EditMasks(source="a", targets="a").threshold)
     assert shown(options.PixelOption) == f"{PIXEL_LIMIT // 10**6} million"
     rounds = [INVERSIONS[name]().iterations for name in ("fixed-point", "null-text")]
-    assert shown(options.IterationsOption) == f"{rounds[0]}; null-text: {rounds[1]}"
-    assert shown(options.FreshOption) == str(INVERSIONS["direct"]().fresh_steps)
+    declared = settings_of(InversionRequest)
+    assert declared["iterations"].setting.usual == f"{rounds[0]}; null-text: {rounds[1]}"
+    assert declared["fresh_steps"].setting.usual == str(INVERSIONS["direct"]().fresh_steps)

@@ -119,7 +119,7 @@ def test_the_input_is_given_by_its_owner_and_compared(
     [
         ({"steps": "2"}, "steps"),
         ({"sead": 1}, "not known: sead"),
-        ({"inversion": {"method": "guess"}}, "'guess' is not known"),
+        ({"inversion": {"method": "guess"}}, "method='guess' was given; accepted are direct"),
         ({"masks": {"by": "pictures", "threshold": 0.1}}, "masks that were no files"),
         ({"form": "both"}, "form"),
     ],

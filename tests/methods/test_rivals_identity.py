@@ -24,7 +24,7 @@ from masactrl.methods import (
     method_named,
 )
 from masactrl.methods.plug_and_play import FEATURE_LAYER
-from masactrl.runs.request import FROM_SOURCE, MethodName
+from masactrl.settings.shared import FROM_SOURCE, MethodName
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from masactrl.runs.request import LARGEST_SIDE, Form, MethodName
+from masactrl.settings.shared import LARGEST_SIDE, Form, MethodName
 
 if TYPE_CHECKING:
     from masactrl.models import ModelPreset

@@ -14,7 +14,7 @@ from masactrl.rerun.compare import comparison_of, edit_in
 from masactrl.rerun.edit import edit_of
 from masactrl.rerun.kinds import request_of
 from masactrl.rerun.sweep import axes_of, plain_recipe
-from masactrl.runs.request import MethodName
+from masactrl.settings.shared import MethodName
 from masactrl.studies.sweep_result import SWEEP
 
 if TYPE_CHECKING:

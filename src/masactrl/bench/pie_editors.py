@@ -31,8 +31,8 @@ from masactrl.methods import METHODS, method_named
 from masactrl.runs.inversion_request import draws_noise
 from masactrl.runs.invert import EditRequest, InversionRequest, invert
 from masactrl.runs.method_choice import aligns_words
-from masactrl.runs.request import FROM_SOURCE
 from masactrl.settings.prompt_weights import literal
+from masactrl.settings.shared import FROM_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,8 +11,8 @@ from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS
 from masactrl.methods import method_named
 from masactrl.runs.edit_request import EditRequest
-from masactrl.runs.request import FROM_SOURCE
 from masactrl.settings.checks import settle
+from masactrl.settings.shared import FROM_SOURCE
 
 if TYPE_CHECKING:
     from pathlib import Path

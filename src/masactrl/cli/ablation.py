@@ -4,47 +4,42 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from masactrl.cli.console import output, quiet_libraries
-from masactrl.cli.model import load_model
-from masactrl.cli.options import (
-    CfgOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    FromOption,
-    LoraOption,
-    ModelOption,
-    OutOption,
-    OverwriteOption,
-    SeedOption,
-    StartLayerOption,
-    StartStepOption,
-    StepsOption,
-    ToOption,
-)
+from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.output import Output
 from masactrl.cli.parsing import parse_photo
 from masactrl.errors import ConfigError
+from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.model_spec import ModelSpec
+from masactrl.runs.request import GenerateRequest
+from masactrl.runs.result import prepare_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from masactrl.models import LoadedModel
-    from masactrl.runs.invert import EditRequest, InversionRequest
     from masactrl.studies.ablation import AblationResult
 
 
+@takes(
+    only(EditRequest, "target_prompts"),
+    only(InversionRequest, "prompt"),
+    only(GenerateRequest, "seed", "steps", "guidance_scale", "start_step", "start_layer"),
+    only(ModelSpec, "model", "loras", "device", "dtype"),
+    only(Output, "out", "overwrite"),
+)
 def ablation(
+    given: Given,
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A prompt, or the file of a picture.")
     ],
-    to: ToOption,
-    prompt: FromOption = "",
     word: Annotated[
         str | None,
         typer.Option(
@@ -54,17 +49,6 @@ def ablation(
             show_default="no such row",
         ),
     ] = None,
-    seed: SeedOption = None,
-    steps: StepsOption = None,
-    cfg: CfgOption = None,
-    start_step: StartStepOption = None,
-    start_layer: StartLayerOption = None,
-    model: ModelOption = "puppets",
-    lora: LoraOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
-    out: OutOption = Path("out"),
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Make the same edit with another starting step, starting layer, place, and with masks.
 
@@ -73,37 +57,31 @@ def ablation(
     Example: masactrl bench ablation "a cat standing" --to "a cat running" --mask-word cat -o out
     """
     photo = parse_photo(source)
-    if photo is None and prompt:
+    if photo is None and given["from"]:
         raise ConfigError("--from belongs to a picture, and SOURCE is taken for a prompt.")
-    if photo is not None and seed is not None:
+    if photo is not None and given["seed"] is not None:
         raise ConfigError("--seed belongs to a prompt; a picture has its noise from the inversion.")
-    if len(to) != 1:
-        raise ConfigError(f"An ablation has one --to and {len(to)} were given.")
+    if len(given["to"]) != 1:
+        raise ConfigError(f"An ablation has one --to and {len(given['to'])} were given.")
+    written = given.build(Output)
     with quiet_libraries():
-        from masactrl.runs.invert import EditRequest, InversionRequest
-        from masactrl.runs.request import GenerateRequest
-        from masactrl.runs.result import prepare_folder
         from masactrl.studies.ablation import ablate_generated, figure_names
 
-        prepare_folder(out, figure_names(masks=word is not None), overwrite=overwrite)
-        shared: dict[str, Any] = {
-            "target_prompts": tuple(to),
-            "guidance_scale": cfg,
-            "start_step": start_step,
-            "start_layer": start_layer,
-        }
+        names = figure_names(masks=word is not None)
+        prepare_folder(written.out, names, overwrite=written.overwrite)
         make: Callable[[LoadedModel], AblationResult]
         if photo is None:
-            generated = GenerateRequest(source_prompt=source, seed=seed or 0, steps=steps, **shared)
+            generated = given.build(GenerateRequest, source_prompt=source)
             words = None if word is None else (word, word)
             make = partial(ablate_generated, request=generated, words=words)
         else:
-            inversion = InversionRequest(prompt=prompt, steps=steps)
-            make = partial(_edited, photo, inversion, EditRequest(**shared), word)
-        loaded = load_model(model, device=device, dtype=dtype, lora=lora)
+            inversion = given.build(InversionRequest, seed=None)
+            request = given.build(EditRequest, seed=None)
+            make = partial(_edited, photo, inversion, request, word)
+        loaded = given.build(ModelSpec).load()
         with _waiting():
             result = make(loaded)
-        paths = result.save(out, overwrite=overwrite)
+        paths = result.save(written.out, overwrite=written.overwrite)
     for path in paths:
         output().print(str(path), highlight=False, soft_wrap=True, markup=False)
 

@@ -10,24 +10,16 @@ import typer
 from rich.console import Console
 
 from masactrl.cli.console import quiet_libraries
-from masactrl.cli.model import load_model
-from masactrl.cli.options import (
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    LoraOption,
-    ModelOption,
-    Offload,
-    OffloadOption,
-    PickleOption,
-    RevisionOption,
-)
+from masactrl.cli.declared import Given, takes
 from masactrl.errors import ConfigError, MasaCtrlError
+from masactrl.runs.model_spec import ModelSpec
 
 LOCAL = "127.0.0.1"
 
 
+@takes(ModelSpec)
 def app(
+    given: Given,
     port: Annotated[
         int,
         typer.Option(
@@ -48,13 +40,6 @@ def app(
         ),
     ] = False,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-    model: ModelOption = "puppets",
-    revision: RevisionOption = None,
-    lora: LoraOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
-    offload: OffloadOption = Offload.NONE,
-    allow_pickle: PickleOption = False,
 ) -> None:
     r"""Open the studio: the same runs as on the command line, in a page of the browser.
 
@@ -71,16 +56,8 @@ def app(
         from masactrl.app.page import build, serve
         from masactrl.app.studio import Studio
 
-        loaded = load_model(
-            model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            lora=lora,
-            offload=offload,
-            allow_pickle=allow_pickle,
-        )
-        studio = Studio(model=loaded, words=model, loras=tuple(lora or ()))
+        spec = given.build(ModelSpec)
+        studio = Studio(model=spec.load(), words=spec.model, loras=spec.loras)
         # Gradio's copies of what visitors see; with the studio's own folder they are gone.
         os.environ.setdefault("GRADIO_TEMP_DIR", str(studio.cache))
         errors = Console(stderr=True)

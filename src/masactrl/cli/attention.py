@@ -18,20 +18,12 @@ from masactrl.cli.console import (
     quiet_libraries,
     said,
 )
-from masactrl.cli.options import (
-    DeviceOption,
-    JsonOption,
-    LoraOption,
-    NoMetadataOption,
-    Offload,
-    OffloadOption,
-    OutOption,
-    OverwriteOption,
-    PickleOption,
-)
+from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.output import Output
 from masactrl.cli.rerun import differences, given_inputs, load_stated
 from masactrl.errors import ConfigError
 from masactrl.pictures.files import write_text
+from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.recipe import Recipe, find_recipe
 from masactrl.runs.result import prepare_folder, write_pictures
 
@@ -42,7 +34,12 @@ if TYPE_CHECKING:
 NAME = "attention"
 
 
+@takes(
+    Output,
+    only(ModelSpec, "loras", "device", "offload", "allow_pickle"),
+)
 def attention(
+    given: Given,
     picture: Annotated[
         Path, typer.Argument(help="A PNG that generate or edit made, such as target1-controlled.")
     ],
@@ -55,7 +52,6 @@ def attention(
             "repeat for a row each.",
         ),
     ],
-    out: OutOption = Path("out"),
     layer: Annotated[
         int | None,
         typer.Option(
@@ -87,13 +83,6 @@ def attention(
             show_default="the recipe's, if it is the embedded one or a Hub id",
         ),
     ] = None,
-    lora: LoraOption = None,
-    device: DeviceOption = "auto",
-    offload: OffloadOption = Offload.NONE,
-    allow_pickle: PickleOption = False,
-    no_metadata: NoMetadataOption = False,
-    as_json: JsonOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Make a picture again and show where points of it looked in the source.
 
@@ -107,33 +96,35 @@ def attention(
     """
     points = [_point(words) for words in at]
     made = Recipe.parse(find_recipe(picture))
-    prepare_folder(out, [NAME], overwrite=overwrite)
+    written = given.build(Output)
+    prepare_folder(written.out, [NAME], overwrite=written.overwrite)
     errors = Console(stderr=True)
     with quiet_libraries():
+        from masactrl.rerun import kinds
         from masactrl.rerun.attention import (
             attention_recipe,
             attention_steps,
             question_of,
             watch_again,
         )
-        from masactrl.rerun.kinds import Given
 
         number = _target(made.picture) if target is None else target
         recipe = attention_recipe(made, points, target=number, step=step, layer=layer)
         total = attention_steps(recipe)
         paths, changed = given_inputs(made, inputs or ())
-        loaded = load_stated(made, model, lora or (), device, offload.value, allow_pickle)
+        loaded = load_stated(made, model, given.build(ModelSpec))
         for sentence in (*changed, *differences(made, loaded)):
             said(errors, "Warning", sentence)
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", total) as on_step:
-                view = watch_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
+                view = watch_again(loaded, recipe, kinds.Given(inputs=paths, on_step=on_step))
             figure = view.to_figure(*points, target=number - 1, step=step, layer=layer)
             drawn = {NAME: figure.to_image()}
-            (path,) = write_pictures(out, drawn, None if no_metadata else recipe)
-            write_text(out / f"{NAME}.svg", figure.to_svg())
+            kept = recipe if written.metadata else None
+            (path,) = write_pictures(written.out, drawn, kept)
+            write_text(written.out / f"{NAME}.svg", figure.to_svg())
             stopped = stopping()
-    _tell(view, question_of(recipe), path, as_json=as_json)
+    _tell(view, question_of(recipe), path, as_json=written.as_json)
     if stopped:
         interrupted("the picture was finished first")
 

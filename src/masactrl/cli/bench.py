@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,20 +13,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from masactrl.cli.ablation import ablation
 from masactrl.cli.console import output, quiet_libraries, said
-from masactrl.cli.options import (
-    MODEL,
-    OUTPUT,
-    CfgOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    Inversion,
-    InversionOption,
-    ModelOption,
-    WorkersOption,
-)
-from masactrl.cli.parsing import parse_options
+from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.options import WorkersOption
+from masactrl.cli.output import OUTPUT
 from masactrl.errors import ConfigError
+from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.model_spec import MODEL, ModelSpec
+from masactrl.settings.shared import parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +49,13 @@ OutFolder = Annotated[
 
 
 @app.command("puppets")
+@takes(
+    only(InversionRequest, "method"),
+    only(EditRequest, "guidance_scale"),
+    only(ModelSpec, "model", "device", "dtype"),
+)
 def puppets(
+    given: Given,
     out: OutFolder = Path("bench"),
     column: Annotated[
         list[str] | None,
@@ -75,7 +76,6 @@ def puppets(
             "prompts), or both."
         ),
     ] = "both",
-    inversion: InversionOption = Inversion.DIRECT,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -91,13 +91,9 @@ def puppets(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=16, help="Start noises per task.")] = 4,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 20,
-    cfg: CfgOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Tasks at once.")] = 8,
     pictures: Annotated[int, typer.Option(min=0, help="Of how many tasks pictures are kept.")] = 12,
     workers: WorkersOption = 1,
-    model: ModelOption = "puppets",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
 ) -> None:
     """Run PuppetBench: non-rigid edits of the embedded world, judged against right answers.
 
@@ -110,20 +106,19 @@ def puppets(
         from masactrl.bench.puppet_report import write_report
         from masactrl.bench.puppet_run import PuppetSettings, run_puppets
         from masactrl.bench.puppet_tasks import halves_of
-        from masactrl.models import load_pipeline
         from masactrl.puppets.inspector import Inspector
 
         settings = PuppetSettings(
             columns=tuple(_column(word) for word in column or DEFAULT_COLUMNS),
             steps=steps,
-            guidance=cfg,
+            guidance=given["cfg"],
             seeds=seeds,
             batch=batch,
             pictures=pictures,
-            inversion=inversion.value,
+            inversion=given["inversion"],
         )
         tasks = halves_of(split, half, limit=limit, kinds=kind)
-        loaded = load_pipeline(model, device=device, dtype=dtype.value)
+        loaded = given.build(ModelSpec).load()
         inspector = Inspector.load(device=loaded.pipeline.device)
         with _items("Editing") as on_progress:
             ledger = run_puppets(
@@ -145,7 +140,9 @@ def puppets(
 
 
 @app.command("pie")
+@takes(only(ModelSpec, "device", "dtype"))
 def pie(
+    given: Given,
     data: Annotated[
         Path,
         typer.Argument(metavar="FOLDER", help="The data: mapping_file.json and annotation_images."),
@@ -185,8 +182,6 @@ def pie(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
 ) -> None:
     """Run or score PIE-Bench as published (Ju et al., 2024), for people who have the data.
 
@@ -203,10 +198,10 @@ def pie(
         found = read_pie(data, types=types)
         editors = {label: scored_folder(folder) for label, folder in _folders(pictures or ())}
         names = editor or _usual_editors(model, bool(editors))
-        editors |= _editors(names, model, device, dtype)
+        editors |= _editors(names, model, given.build(ModelSpec))
         if not editors:
             raise ConfigError("There is nothing to score; give --editor or --pictures.")
-        metrics = load_pie_metrics(choose_device(device))
+        metrics = load_pie_metrics(choose_device(given["device"]))
         with _items("Scoring") as on_progress:
             outcome = run_pie(
                 found, editors, metrics, out, settings={"model": model}, on_progress=on_progress
@@ -248,15 +243,14 @@ def _usual_editors(model: str | None, scored: bool) -> tuple[str, ...]:
 
 
 def _editors(
-    names: list[str] | tuple[str, ...], model: str | None, device: str, dtype: Dtype
+    names: list[str] | tuple[str, ...], model: str | None, spec: ModelSpec
 ) -> dict[str, Any]:
     """The package's own editors, with their model where one is needed."""
     from masactrl.bench.pie_editors import pie_editors, published_scheduler
-    from masactrl.models import load_pipeline
 
     loaded = None
     if model is not None and any(name != "nothing" for name in names):
-        loaded = load_pipeline(model, device=device, dtype=dtype.value)
+        loaded = replace(spec, model=model).load()
         loaded.pipeline.scheduler = published_scheduler(loaded.pipeline.scheduler)
     return pie_editors(loaded, names)
 

@@ -3,62 +3,42 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from masactrl.cli.compare_run import Asked, described, report, show_compare_plan
 from masactrl.cli.console import interrupted, quiet_libraries
+from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.job import ConfigOption
-from masactrl.cli.model import load_model
-from masactrl.cli.options import (
-    CONTROL,
-    CfgOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    FromOption,
-    Inversion,
-    InversionOption,
-    JsonOption,
-    LoraOption,
-    ModelOption,
-    NegativeOption,
-    NoMetadataOption,
-    Offload,
-    OffloadOption,
-    OutOption,
-    OverwriteOption,
-    PickleOption,
-    PlanOption,
-    RevisionOption,
-    SeedOption,
-    SizeOption,
-    StartLayerOption,
-    StartStepOption,
-    StepsOption,
-)
-from masactrl.cli.parsing import parse_options, parse_size
+from masactrl.cli.options import PlanOption, SizeOption
+from masactrl.cli.output import Output
+from masactrl.cli.parsing import parse_size
 from masactrl.pictures.files import write_text
+from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.model_spec import ModelSpec
+from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder, write_pictures
+from masactrl.settings.shared import CONTROL, parse_options
 from masactrl.studies.compare import COMPARED, COMPARISON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+@takes(
+    only(InversionRequest, "prompt", "method"),
+    only(GenerateRequest, "seed", "steps", "guidance_scale", "negative_prompt"),
+    only(GenerateRequest, "start_step", "start_layer"),
+    ModelSpec,
+    Output,
+)
 def compare(
+    given: Given,
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="What the source shows, or a photo's file.")
     ],
     to: Annotated[str, typer.Option("--to", metavar="PROMPT", help="What the target shows.")],
-    prompt: FromOption = "",
-    inversion: InversionOption = Inversion.DIRECT,
-    seed: SeedOption = None,
-    steps: StepsOption = None,
-    cfg: CfgOption = None,
-    negative: NegativeOption = "",
     size: SizeOption = None,
     method: Annotated[
         list[str] | None,
@@ -80,21 +60,8 @@ def compare(
             rich_help_panel=CONTROL,
         ),
     ] = None,
-    start_step: StartStepOption = None,
-    start_layer: StartLayerOption = None,
-    model: ModelOption = "puppets",
-    revision: RevisionOption = None,
-    lora: LoraOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
-    offload: OffloadOption = Offload.NONE,
-    allow_pickle: PickleOption = False,
-    out: OutOption = Path("out"),
     config: ConfigOption = None,
     plan: PlanOption = False,
-    as_json: JsonOption = False,
-    no_metadata: NoMetadataOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Show what every method makes of the same source, side by side, with figures and seconds.
 
@@ -109,41 +76,33 @@ def compare(
     del config  # was read before the other options
     asked = Asked(
         source=source,
-        prompt=prompt,
+        prompt=given["from"],
         target=to,
-        inversion=inversion.value,
-        seed=seed,
-        steps=steps,
-        cfg=cfg,
-        negative=negative,
+        inversion=given["inversion"],
+        seed=given["seed"],
+        steps=given["steps"],
+        cfg=given["cfg"],
+        negative=given["negative"] or "",
         size=None if size is None else parse_size(size),
-        start_step=start_step,
-        start_layer=start_layer,
+        start_step=given["start-step"],
+        start_layer=given["start-layer"],
         methods=None if method is None else tuple(method),
         options=_by_method(method_option or ()),
     )
     asked.check()
+    spec, written = given.build(ModelSpec), given.build(Output)
     if not plan:
-        prepare_folder(out, asked.names(), overwrite=overwrite)
+        prepare_folder(written.out, asked.names(), overwrite=written.overwrite)
     with quiet_libraries():
-        loaded = load_model(
-            model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            lora=lora,
-            offload=offload,
-            allow_pickle=allow_pickle,
-        )
+        loaded = spec.load()
         if plan:
-            show_compare_plan(asked, loaded, out, as_json=as_json)
+            show_compare_plan(asked, loaded, written.out, as_json=written.as_json)
             return
         result, recipe, stopped = asked.run(loaded)
-    paths = write_pictures(
-        out, result.pictures(), None if no_metadata else recipe, prompts=result.prompts()
-    )
-    write_text(out / f"{COMPARISON}.svg", result.to_figure().to_svg())
-    if as_json:
+    kept = recipe if written.metadata else None
+    paths = write_pictures(written.out, result.pictures(), kept, prompts=result.prompts())
+    write_text(written.out / f"{COMPARISON}.svg", result.to_figure().to_svg())
+    if written.as_json:
         typer.echo(json.dumps(described(result, paths), indent=2))
     else:
         report(result, paths[0])

@@ -14,16 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import finishing, interrupted, output, progress, quiet_libraries
-from masactrl.cli.options import (
-    DeviceOption,
-    JsonOption,
-    NoMetadataOption,
-    OutOption,
-    OverwriteOption,
-    StepsOption,
-)
+from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.output import Output
 from masactrl.pictures.images import save_png
 from masactrl.runs.generate import generate
+from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.recipe import PARAMETERS_KEY, parameters_text
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import HEADERS, GenerateResult, prepare_folder, write_pictures
@@ -46,14 +41,12 @@ KINDS = ("source", "uncontrolled", "controlled")
 """Of the pictures of a row, in the order of the sheet's columns."""
 
 
-def demo(
-    out: OutOption = Path("out"),
-    steps: StepsOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-    no_metadata: NoMetadataOption = False,
-    overwrite: OverwriteOption = False,
-) -> None:
+@takes(
+    Output,
+    only(GenerateRequest, "steps"),
+    only(ModelSpec, "device"),
+)
+def demo(given: Given) -> None:
     """Make consistent pictures with the embedded model, in about a minute on two CPU cores.
 
     Fewer --steps are quicker and rougher.
@@ -66,17 +59,16 @@ def demo(
     Example: masactrl demo -o out
     """
     names = [f"row{row}-{kind}" for row in range(1, len(ROWS) + 1) for kind in KINDS]
-    prepare_folder(out, [*names, SHEET], overwrite=overwrite)
+    written = given.build(Output)
+    prepare_folder(written.out, [*names, SHEET], overwrite=written.overwrite)
     started = time.perf_counter()
     with quiet_libraries():
-        from masactrl.models import load_pipeline
-
-        model = load_pipeline("puppets", device=device)
+        model = given.build(ModelSpec).load()
         rows = [
-            GenerateRequest(source_prompt=source, target_prompts=(target,), seed=seed, steps=steps)
+            given.build(GenerateRequest, source_prompt=source, target_prompts=(target,), seed=seed)
             for source, target, seed in ROWS
         ]
-        errors, total = Console(stderr=True), len(rows) * (steps or model.preset.steps)
+        errors, total = Console(stderr=True), len(rows) * (rows[0].steps or model.preset.steps)
         results: list[GenerateResult] = []
         with finishing(errors) as stopping, progress(errors, "Drawing", total) as on_step:
             for asked in rows:
@@ -84,13 +76,13 @@ def demo(
                 if stopped := stopping():
                     break
     names = names[: len(results) * len(KINDS)]
-    _save(results, names, out, metadata=not no_metadata)
+    _save(results, names, written.out, metadata=written.metadata)
     figures = _read(results)
     seconds = time.perf_counter() - started
-    if as_json:
-        typer.echo(json.dumps(_described(results, names, figures, out, seconds), indent=2))
+    if written.as_json:
+        typer.echo(json.dumps(_described(results, names, figures, written.out, seconds), indent=2))
     else:
-        _report(results, figures, out, seconds)
+        _report(results, figures, written.out, seconds)
     if stopped:
         interrupted(f"{len(results)} of {len(ROWS)} rows are done")
 

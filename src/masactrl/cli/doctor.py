@@ -18,9 +18,11 @@ from rich.text import Text
 
 from masactrl._version import __version__
 from masactrl.cli.console import output, quiet_libraries
-from masactrl.cli.options import DeviceOption, JsonOption
+from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.output import Output
 from masactrl.errors import MasaCtrlError
 from masactrl.runs.generate import generate
+from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.recipe import versions
 from masactrl.runs.request import GenerateRequest
 
@@ -67,12 +69,12 @@ class Check:
     seen: str
 
 
+@takes(only(ModelSpec, "device"), only(Output, "as_json"))
 def doctor(
-    device: DeviceOption = "auto",
+    given: Given,
     draw: Annotated[
         bool, typer.Option(help="Also draw with the embedded model, in about ten seconds.")
     ] = True,
-    as_json: JsonOption = False,
 ) -> None:
     """Check device, precisions, versions, cache, memory, extras, and that the model draws.
 
@@ -84,11 +86,11 @@ def doctor(
     with quiet_libraries():
         from masactrl.models import choose_device
 
-        chosen = choose_device(device)
+        chosen = choose_device(given["device"])
         checks += [*machine(chosen), *precisions(chosen)]
-        checks += drawing(device) if draw else []
+        checks += drawing(given["device"]) if draw else []
     bad = [one.name for one in checks if one.state is State.BAD]
-    if as_json:
+    if given.build(Output).as_json:
         typer.echo(
             json.dumps({"well": not bad, "checks": [asdict(one) for one in checks]}, indent=2)
         )

@@ -11,41 +11,14 @@ import typer
 from rich.console import Console
 
 from masactrl.cli.console import finishing, interrupted, output, progress, quiet_libraries
+from masactrl.cli.declared import Given, takes
 from masactrl.cli.job import ConfigOption
-from masactrl.cli.model import load_model
-from masactrl.cli.options import (
-    CfgOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    Form,
-    FormOption,
-    JsonOption,
-    LoraOption,
-    MethodOption,
-    MethodOptions,
-    ModelOption,
-    NegativeOption,
-    NoMetadataOption,
-    Offload,
-    OffloadOption,
-    OutOption,
-    OverwriteOption,
-    PickleOption,
-    PlanOption,
-    RevisionOption,
-    SeedOption,
-    SizeOption,
-    SourceArgument,
-    StartLayerOption,
-    StartStepOption,
-    StepsOption,
-    StrengthOption,
-    ToOption,
-)
-from masactrl.cli.parsing import parse_options, parse_seeds, parse_size
+from masactrl.cli.options import PlanOption, SizeOption
+from masactrl.cli.output import Output
+from masactrl.cli.parsing import parse_seeds, parse_size
 from masactrl.cli.plan import show_plan
 from masactrl.runs.generate import generate as run
+from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import SHEET, GenerateResult, picture_names, prepare_folder
 
@@ -53,11 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+@takes(GenerateRequest, ModelSpec, Output)
 def generate(
     context: typer.Context,
-    source: SourceArgument,
-    to: ToOption,
-    seed: SeedOption = None,
+    given: Given,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -67,29 +39,9 @@ def generate(
             show_default="one run",
         ),
     ] = None,
-    steps: StepsOption = None,
-    cfg: CfgOption = None,
-    negative: NegativeOption = "",
     size: SizeOption = None,
-    start_step: StartStepOption = None,
-    start_layer: StartLayerOption = None,
-    form: FormOption = Form.REPLACE,
-    strength: StrengthOption = 1.0,
-    method: MethodOption = "masactrl",
-    method_option: MethodOptions = None,
-    model: ModelOption = "puppets",
-    revision: RevisionOption = None,
-    lora: LoraOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
-    offload: OffloadOption = Offload.NONE,
-    allow_pickle: PickleOption = False,
-    out: OutOption = Path("out"),
     config: ConfigOption = None,
     plan: PlanOption = False,
-    as_json: JsonOption = False,
-    no_metadata: NoMetadataOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Make a picture, and more pictures of the same subject doing something else.
 
@@ -102,52 +54,34 @@ def generate(
     """
     del config  # was read before the other options
     width, height = (None, None) if size is None else parse_size(size)
-    chosen = _seeds(context, seed, seeds)
-    request = GenerateRequest(
-        source_prompt=source,
-        target_prompts=tuple(to),
-        seed=chosen[0],
-        steps=steps,
-        guidance_scale=cfg,
-        negative_prompt=negative,
-        height=height,
-        width=width,
-        start_step=start_step,
-        start_layer=start_layer,
-        form=form.value,
-        strength=strength,
-        method=method,
-        method_options=parse_options(method_option or ()),
-    )
+    chosen = _seeds(context, given["seed"], seeds)
+    request = given.build(GenerateRequest, seed=chosen[0], width=width, height=height)
+    spec, written = given.build(ModelSpec), given.build(Output)
     several = seeds is not None and len(chosen) > 1
-    runs = [(replace(request, seed=one), out / f"seed-{one}" if several else out) for one in chosen]
+    runs = [
+        (replace(request, seed=one), written.out / f"seed-{one}" if several else written.out)
+        for one in chosen
+    ]
     if plan:
-        show_plan(runs, model=model, allow_pickle=allow_pickle, as_json=as_json)
+        show_plan(runs, model=spec.model, allow_pickle=spec.allow_pickle, as_json=written.as_json)
         return
     # Before the model is loaded: nobody should wait for pictures that cannot be kept.
     for _, folder in runs:
-        prepare_folder(folder, [*picture_names(len(to)), SHEET], overwrite=overwrite)
+        names = [*picture_names(len(request.target_prompts)), SHEET]
+        prepare_folder(folder, names, overwrite=written.overwrite)
     done: list[tuple[GenerateResult, tuple[Path, ...]]] = []
     errors = Console(stderr=True)
     with quiet_libraries():
-        loaded = load_model(
-            model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            lora=lora,
-            offload=offload,
-            allow_pickle=allow_pickle,
-        )
+        loaded = spec.load()
         total = request.resolve(loaded.preset).steps * len(runs)
         with finishing(errors) as stopping, progress(errors, "Denoising", total) as on_step:
             for one, folder in runs:
                 result = run(loaded, one, on_step=on_step)
-                paths = result.save(folder, overwrite=overwrite, metadata=not no_metadata)
+                paths = result.save(folder, overwrite=written.overwrite, metadata=written.metadata)
                 done.append((result, paths))
                 if stopped := stopping():
                     break
-    if as_json:
+    if written.as_json:
         told = [_described(*each) for each in done]
         typer.echo(json.dumps({"runs": told} if several else told[0], indent=2))
     else:

@@ -12,18 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from masactrl.cli.console import output, said
-from masactrl.cli.options import JsonOption
+from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.output import Output
 from masactrl.runs.recipe import Recipe, find_recipe
 
 
+@takes(only(Output, "as_json"))
 def info(
+    given: Given,
     picture: Annotated[
         Path,
         typer.Argument(
             metavar="PICTURE", help="A PNG made by masactrl, or the .json file beside a sheet."
         ),
     ],
-    as_json: JsonOption = False,
     cli: Annotated[
         bool, typer.Option("--cli", help="Print the command that makes the picture again.")
     ] = False,
@@ -34,7 +36,7 @@ def info(
 
     Example: masactrl info out/sheet.png --cli
     """
-    values = find_recipe(picture)
+    values, as_json = find_recipe(picture), given.build(Output).as_json
     if cli:
         _command(Recipe.parse(values), as_json=as_json)
     elif as_json:

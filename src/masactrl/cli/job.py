@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from masactrl.cli.options import OUTPUT
+from masactrl.cli.output import OUTPUT
 from masactrl.errors import ConfigError
 from masactrl.pictures.files import read_text
 

@@ -17,9 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import output, quiet_libraries
+from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.measure_real import measured_real
-from masactrl.cli.options import DeviceOption, JsonOption, ModelOption, WorkersOption
+from masactrl.cli.options import WorkersOption
+from masactrl.cli.output import Output
 from masactrl.pictures.files import write_text
+from masactrl.runs.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +51,9 @@ StepsOption = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps
 CountOption = Annotated[int, typer.Option(min=1, help="Pictures, or pairs of pictures.")]
 
 
+@takes(only(ModelSpec, "model", "device"), only(Output, "as_json"))
 def measure(
+    given: Given,
     what: Annotated[
         What,
         typer.Argument(
@@ -59,7 +64,6 @@ def measure(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
-    model: ModelOption = "puppets",
     count: CountOption = 200,
     steps: StepsOption = 25,
     cfg: Annotated[
@@ -107,8 +111,6 @@ def measure(
     ] = 24,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
 ) -> None:
     """Measure a model of the puppet world with the inspector as judge.
 
@@ -116,15 +118,15 @@ def measure(
     """
     from masactrl.runs.result import prepare_folder
 
+    as_json = given.build(Output).as_json
     prepare_folder(out, [what.value], overwrite=True)
     if what is What.IDENTITY:
         _truth(out, as_json=as_json)
         return
     with quiet_libraries():
-        from masactrl.models import load_pipeline
         from masactrl.puppets.inspector import Inspector
 
-        loaded = load_pipeline(model, device=device)
+        loaded = given.build(ModelSpec).load()
         preset = loaded.preset
         settings: dict[str, Any] = {
             "steps": steps,

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MOST_SEEDS = 1000
 """More than anyone means by one command; a slip of the pen like 1-80000 is caught."""
@@ -63,28 +58,3 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise typer.BadParameter(f"A seed is there twice in {text!r}; name each once.")
     return tuple(seeds)
-
-
-def parse_options(words: Sequence[str]) -> dict[str, Any]:
-    """Return the options written NAME=VALUE; values are JSON, or words where they are none.
-
-    Raises:
-        typer.BadParameter: there is no equals sign, or one name twice.
-    """
-    options: dict[str, Any] = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        name = name.strip().replace("-", "_")
-        if not sign or not name:
-            raise typer.BadParameter(f"{word!r} is no option; write NAME=VALUE, like features=0.6.")
-        if name in options:
-            raise typer.BadParameter(f"{name} is given twice; give it once.")
-        try:
-            options[name] = _frozen(json.loads(value))
-        except ValueError:
-            options[name] = value
-    return options
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

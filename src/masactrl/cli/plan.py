@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from masactrl.cli.console import output, quiet_libraries
-from masactrl.cli.options import OF_MODEL
 from masactrl.runs.result import SHEET, picture_names
+from masactrl.settings.declare import OF_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,20 +21,11 @@ from masactrl.cli.console import (
     quiet_libraries,
     said,
 )
-from masactrl.cli.model import load_model
-from masactrl.cli.options import (
-    MODEL,
-    OUTPUT,
-    DeviceOption,
-    JsonOption,
-    LoraOption,
-    NoMetadataOption,
-    Offload,
-    OffloadOption,
-    PickleOption,
-)
+from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.output import OUTPUT, Output
 from masactrl.errors import ConfigError, OutputError
 from masactrl.pictures.images import save_png
+from masactrl.runs.model_spec import MODEL, ModelSpec
 from masactrl.runs.recipe import PARAMETERS_KEY, Recipe, find_recipe, stated_model, versions
 
 if TYPE_CHECKING:
@@ -43,7 +34,12 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
 
 
+@takes(
+    only(ModelSpec, "loras", "device", "offload", "allow_pickle"),
+    only(Output, "as_json", "no_metadata"),
+)
 def rerun(
+    given: Given,
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG that masactrl made.")],
     out: Annotated[
         Path | None,
@@ -64,7 +60,6 @@ def rerun(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    lora: LoraOption = None,
     inputs: Annotated[
         list[Path] | None,
         typer.Option(
@@ -74,11 +69,6 @@ def rerun(
             show_default="none",
         ),
     ] = None,
-    device: DeviceOption = "auto",
-    offload: OffloadOption = Offload.NONE,
-    allow_pickle: PickleOption = False,
-    as_json: JsonOption = False,
-    no_metadata: NoMetadataOption = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the file of --out.", rich_help_panel=OUTPUT),
@@ -97,30 +87,30 @@ def rerun(
     before = _opened(picture)
     if out is not None:
         _check_place(out, overwrite=overwrite)
-    errors = Console(stderr=True)
+    errors, written = Console(stderr=True), given.build(Output)
     with quiet_libraries():
-        from masactrl.rerun.kinds import Given, compare, kind_of, run_again
+        from masactrl.rerun import kinds
 
-        kind = kind_of(recipe)
+        kind = kinds.kind_of(recipe)
         paths, changed = given_inputs(recipe, inputs or ())
-        loaded = load_stated(recipe, model, lora or (), device, offload.value, allow_pickle)
+        loaded = load_stated(recipe, model, given.build(ModelSpec))
         apart = [*changed, *differences(recipe, loaded)]
         for sentence in apart:
             said(errors, "Warning", sentence)
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
-                after = run_again(loaded, recipe, Given(inputs=paths, on_step=on_step))
-            close = compare(before, after)
+                after = kinds.run_again(loaded, recipe, kinds.Given(inputs=paths, on_step=on_step))
+            close = kinds.compare(before, after)
             if out is not None:
                 # The settings as other tools read them are those of the picture made again.
                 same = before.info.get(PARAMETERS_KEY)
                 text = {PARAMETERS_KEY: same} if isinstance(same, str) else {}
-                if no_metadata:
+                if not written.metadata:
                     save_png(out, after)
                 else:
                     save_png(out, after, recipe.to_json(), text=text)
             stopped = stopping()
-    if as_json:
+    if written.as_json:
         told: dict[str, Any] = asdict(close)
         told["psnr"] = None if math.isinf(close.psnr) else close.psnr
         told["picture"] = None if out is None else str(out)
@@ -173,15 +163,14 @@ def given_inputs(recipe: Recipe, given: Sequence[Path]) -> tuple[tuple[Path, ...
     return tuple(given), changed
 
 
-def load_stated(
-    recipe: Recipe,
-    model: str | None,
-    loras: Sequence[str],
-    device: str,
-    offload: str,
-    allow_pickle: bool,
-) -> LoadedModel:
-    """Load the recipe's model; what is local is taken from the command line only."""
+def load_stated(recipe: Recipe, model: str | None, spec: ModelSpec) -> LoadedModel:
+    """Load the recipe's model; what is local is taken from the command line only.
+
+    Args:
+        recipe: what was made.
+        model: word of --model.
+        spec: the other options of the model.
+    """
     from masactrl.models import choose_device
     from masactrl.rerun.kinds import hub_id
 
@@ -192,24 +181,18 @@ def load_stated(
             f"The picture was made with {stated.name!r}, a {stated.kind} of its maker; say where "
             "it is with --model PATH."
         )
-    if len(loras) != len(stated.loras):
+    if len(spec.loras) != len(stated.loras):
         names = ", ".join(f"{one.name}:{one.scale:g}" for one in stated.loras) or "none"
         raise ConfigError(
             f"The picture was made with {len(stated.loras)} LoRAs ({names}) and --lora was given "
-            f"{len(loras)} times; give one path for each."
+            f"{len(spec.loras)} times; give one path for each."
         )
     # The recipe's precision, unless this device lacks it: then the difference is said.
-    chosen = choose_device(device)
-    dtype = "auto" if recipe.dtype == "float16" and chosen.type == "cpu" else recipe.dtype
-    return load_model(
-        named,
-        device=device,
-        dtype=dtype,
-        revision=stated.revision if model is None and stated.kind == "hub" else None,
-        lora=loras,
-        offload=offload,
-        allow_pickle=allow_pickle,
-    )
+    chosen = choose_device(spec.device)
+    auto = recipe.dtype == "float16" and chosen.type == "cpu"
+    dtype: Any = "auto" if auto else recipe.dtype
+    revision = stated.revision if model is None and stated.kind == "hub" else None
+    return replace(spec, model=named, dtype=dtype, revision=revision).load()
 
 
 def differences(recipe: Recipe, model: LoadedModel) -> list[str]:

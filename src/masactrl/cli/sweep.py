@@ -3,57 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from masactrl.cli.console import quiet_libraries
-from masactrl.cli.edit_options import (
-    Fit,
-    FitOption,
-    FreshOption,
-    IterationsOption,
-    ReplayOption,
-    SourceCfgOption,
-)
+from masactrl.cli.declared import Given, only, takes, without
 from masactrl.cli.job import ConfigOption
-from masactrl.cli.model import load_model
-from masactrl.cli.options import (
-    SEEDS,
-    CfgOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    Form,
-    FormOption,
-    FromOption,
-    Inversion,
-    InversionOption,
-    JsonOption,
-    LoraOption,
-    ModelOption,
-    NoMetadataOption,
-    Offload,
-    OffloadOption,
-    OutOption,
-    OverwriteOption,
-    PickleOption,
-    PlanOption,
-    RevisionOption,
-    SizeOption,
-    StepsOption,
-    StrengthOption,
-    ToOption,
-)
+from masactrl.cli.options import PlanOption, SizeOption
+from masactrl.cli.output import Output
 from masactrl.cli.parsing import parse_size
 from masactrl.cli.sweep_run import run_sweep, show_sweep_plan, tell_sweep
 from masactrl.errors import ConfigError
+from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.model_spec import ModelSpec
+from masactrl.runs.request import GenerateRequest
+from masactrl.runs.result import prepare_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from masactrl.runs.invert import EditRequest, InversionRequest
-    from masactrl.runs.request import GenerateRequest
 
 _OF_PICTURES = {
     "shown": "--from",
@@ -67,8 +36,15 @@ _OF_PICTURES = {
 """What belongs to a picture that is inverted, and not to --source."""
 
 
+@takes(
+    only(EditRequest, "target_prompts", "guidance_scale", "form", "strength"),
+    without(InversionRequest, "seed"),
+    ModelSpec,
+    Output,
+)
 def sweep(
     context: typer.Context,
+    given: Given,
     words: Annotated[
         list[str],
         typer.Argument(
@@ -77,7 +53,6 @@ def sweep(
             "(L), with values like 8,10,12 or 2-8(+2), which is 2,4,6,8; up to 400 cells.",
         ),
     ],
-    to: ToOption,
     source: Annotated[
         str | None,
         typer.Option(
@@ -86,16 +61,14 @@ def sweep(
             show_default="none",
         ),
     ] = None,
-    shown: FromOption = "",
     seed: Annotated[
         int | None,
         typer.Option(
-            help=f"Of the start noise of --source, or of an inversion that draws noise; {SEEDS}.",
+            help="Of the start noise of --source, or of an inversion that draws noise; 0 to "
+            "2**63 - 1.",
             show_default="0",
         ),
     ] = None,
-    steps: StepsOption = None,
-    cfg: CfgOption = None,
     negative: Annotated[
         str | None,
         typer.Option(
@@ -105,27 +78,8 @@ def sweep(
         ),
     ] = None,
     size: SizeOption = None,
-    form: FormOption = Form.REPLACE,
-    strength: StrengthOption = 1.0,
-    inversion: InversionOption = Inversion.DIRECT,
-    source_cfg: SourceCfgOption = None,
-    replay: ReplayOption = None,
-    iterations: IterationsOption = None,
-    fresh_steps: FreshOption = None,
-    fit: FitOption = Fit.AUTO,
-    model: ModelOption = "puppets",
-    revision: RevisionOption = None,
-    lora: LoraOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
-    offload: OffloadOption = Offload.NONE,
-    allow_pickle: PickleOption = False,
-    out: OutOption = Path("out"),
     config: ConfigOption = None,
     plan: PlanOption = False,
-    as_json: JsonOption = False,
-    no_metadata: NoMetadataOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Make the same edit with every S and L, and show them as one figure.
 
@@ -140,53 +94,33 @@ def sweep(
     --to "a cat running in the snow" -o out
     """
     del config  # was read before the other options
-    from masactrl.runs.result import prepare_folder
     from masactrl.studies.axes import parse_axes
     from masactrl.studies.sweep_result import sweep_names
 
     picture, axes = _picture(words), parse_axes([word for word in words if _is_axis(word)])
     _check_source(context, picture, source, size)
-    common: dict[str, Any] = {
-        "target_prompts": tuple(to),
-        "guidance_scale": cfg,
-        "form": form.value,
-        "strength": strength,
-    }
+    spec, written = given.build(ModelSpec), given.build(Output)
     with quiet_libraries():
         asked: GenerateRequest | tuple[Path, InversionRequest, EditRequest]
         if picture is None:
-            asked = _generated(common, source or "", seed, steps, negative, size)
+            asked = _generated(given, source or "", seed, negative, size)
         else:
-            inverted = {
-                "prompt": shown,
-                "method": inversion.value,
-                "steps": steps,
-                "guidance_scale": source_cfg,
-                "replay": replay,
-                "seed": seed,
-                "iterations": iterations,
-                "fresh_steps": fresh_steps,
-                "fit": fit.value,
-            }
-            asked = (picture, *_edited(picture, inverted, {**common, "negative_prompt": negative}))
+            from masactrl.pictures.input import read_picture
+
+            read_picture(picture)  # so that a file that cannot be read is said at once
+            inversion = given.build(InversionRequest, seed=seed)
+            asked = (picture, inversion, given.build(EditRequest, negative_prompt=negative))
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.
         if not plan:
-            prepare_folder(out, sweep_names(len(to), axes), overwrite=overwrite)
-        loaded = load_model(
-            model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            lora=lora,
-            offload=offload,
-            allow_pickle=allow_pickle,
-        )
+            count = len(given["to"])
+            prepare_folder(written.out, sweep_names(count, axes), overwrite=written.overwrite)
+        loaded = spec.load()
         if plan:
-            show_sweep_plan(loaded, asked, axes, out, as_json=as_json)
+            show_sweep_plan(loaded, asked, axes, written.out, as_json=written.as_json)
             return
         result, stopped = run_sweep(loaded, asked, axes)
-    paths = result.save(out, overwrite=overwrite, metadata=not no_metadata)
-    tell_sweep(result, paths, stopped=stopped, as_json=as_json)
+    paths = result.save(written.out, overwrite=written.overwrite, metadata=written.metadata)
+    tell_sweep(result, paths, stopped=stopped, as_json=written.as_json)
 
 
 def _check_source(
@@ -207,35 +141,17 @@ def _check_source(
 
 
 def _generated(
-    common: dict[str, Any],
-    source: str,
-    seed: int | None,
-    steps: int | None,
-    negative: str | None,
-    size: str | None,
+    given: Given, source: str, seed: int | None, negative: str | None, size: str | None
 ) -> GenerateRequest:
-    from masactrl.runs.request import GenerateRequest
-
     width, height = (None, None) if size is None else parse_size(size)
-    return GenerateRequest(
+    return given.build(
+        GenerateRequest,
         source_prompt=source,
         seed=seed or 0,
-        steps=steps,
         negative_prompt=negative or "",
         width=width,
         height=height,
-        **common,
     )
-
-
-def _edited(
-    picture: Path, inverted: dict[str, Any], edited: dict[str, Any]
-) -> tuple[InversionRequest, EditRequest]:
-    from masactrl.pictures.input import read_picture
-    from masactrl.runs.invert import EditRequest, InversionRequest
-
-    read_picture(picture)  # so that a file that cannot be read is said at once
-    return InversionRequest(**inverted), EditRequest(**edited)
 
 
 def _is_axis(word: str) -> bool:

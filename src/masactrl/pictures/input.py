@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -23,14 +23,12 @@ from PIL import Image, UnidentifiedImageError
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.pictures.images import DAMAGED, as_rgb
 from masactrl.pictures.mask_input import mask_of
+from masactrl.settings.shared import Fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PIXEL_LIMIT", "Fit", "Framing", "frame", "read_mask", "read_picture"]
-
-Fit = Literal["auto", "keep"]
-"""What happens to a picture that is not of the model's size; see the module."""
+__all__ = ["PIXEL_LIMIT", "Framing", "frame", "read_mask", "read_picture"]
 
 PIXEL_LIMIT = 64_000_000
 """Pixels above which a picture is refused unless asked otherwise; today's cameras stay below."""

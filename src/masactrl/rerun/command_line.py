@@ -4,17 +4,55 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
+from masactrl.settings.declare import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from masactrl.settings.declare import Setting
 
 __all__ = ["command_words", "shell_line"]
 
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that let a terminal show other words than those that are there."""
+
+
+def declared_options(request: Any) -> list[tuple[str, str]]:
+    """Return what a request asks for as options, but for its truth values, as pairs.
+
+    Left out is what is the usual anyway, and what the command line has no word for.
+    """
+    options = []
+    for name, declared in settings_of(type(request)).items():
+        value, setting = getattr(request, name), declared.setting
+        usual = value == declared.default and not setting.always
+        if not declared.flag or setting.argument or value is None or usual or declared.kind is bool:
+            continue
+        options += [(declared.flag.replace("-", "_"), text) for text in _texts(value, setting)]
+    return options
+
+
+def declared_flags(request: Any) -> list[str]:
+    """Return the truth values of a request that are not the usual, as words."""
+    words = []
+    for name, declared in settings_of(type(request)).items():
+        value = getattr(request, name)
+        if declared.kind is bool and declared.flag and value is not None:
+            yes, _, no = (declared.setting.switch or declared.flag).partition("/")
+            words += [] if value == declared.default else [f"--{yes if value else no}"]
+    return words
+
+
+def _texts(value: Any, setting: Setting) -> tuple[str, ...]:
+    """A value as the words that the option is given, one for each time."""
+    if setting.write is not None:
+        return setting.write(value)
+    if isinstance(value, tuple):
+        return tuple(str(one) for one in value)
+    return (repr(value) if isinstance(value, float) else str(value),)
 
 
 def command_words(

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
-from masactrl.rerun.command_line import command_words
-from masactrl.rerun.edit import edit_of, edit_options, input_names, replay_flags
-from masactrl.rerun.generate import json_word, request_of
+from masactrl.rerun.command_line import command_words, declared_flags
+from masactrl.rerun.edit import edit_of, edit_options, input_names
+from masactrl.rerun.generate import request_of
+from masactrl.settings.shared import json_word
 from masactrl.studies.compare import compare_generated
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _photo_words(recipe: Recipe) -> list[str]:
     inversion, _, masks = edit_of(edit)
     asked = edit_options(edit)
     foreign = [name.replace("_", "-") for name, _ in asked if name in _FOREIGN]
-    foreign += [flag.removeprefix("--") for flag in replay_flags(inversion)]
+    foreign += [flag.removeprefix("--") for flag in declared_flags(inversion)]
     foreign += ["masks"] if masks is not None else []
     if foreign or inversion.seed not in (None, seed):
         what = ", ".join(foreign) or "two seeds"

@@ -13,11 +13,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
-from masactrl.rerun.command_line import command_words
-from masactrl.rerun.generate import json_word, refuse_object
+from masactrl.rerun.command_line import command_words, declared_flags, declared_options
+from masactrl.rerun.generate import refuse_object
+from masactrl.runs.edit_request import Keep, Mode
 from masactrl.runs.recipe import Recipe, checked
-from masactrl.runs.request import FROM_SOURCE, Form
 from masactrl.runs.result import SHEET
+from masactrl.settings.shared import FROM_SOURCE, Form
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,8 +72,8 @@ class _Asked:
     masks: AskedMasks | None
     keep_background: bool
     compare: bool
-    mode: Literal["cached", "joint"]
-    keep: Literal["device", "memory", "disk"]
+    mode: Mode
+    keep: Keep
     half: bool
     inversion: dict[str, Any]
     method: str = "masactrl"
@@ -199,33 +200,18 @@ def edit_options(recipe: Recipe) -> list[tuple[str, str]]:
             "The source's features were kept in full precision (half=False), for which the command "
             "line has no word; `masactrl rerun` makes the picture again."
         )
-    options = [("to", one) for one in asked.target_prompts]
-    options += [("from", inversion.prompt)] if inversion.prompt else []
-    options += [("inversion", inversion.method), ("steps", str(asked.steps))]
-    options += [("cfg", repr(asked.guidance_scale))]
-    own = asked.method == "masactrl"
-    for name, value in (
-        ("source_cfg", inversion.guidance_scale),
-        ("start_step", asked.start_step if own else None),
-        ("start_layer", asked.start_layer if own else None),
-        ("seed", _seed(asked, inversion)),
-        ("iterations", inversion.iterations),
-        ("fresh_steps", inversion.fresh_steps),
-        ("negative", asked.negative_prompt),
-    ):
-        options += [] if value is None else [(name, str(value))]
-    for name, text, usual in (
-        ("form", asked.form, "replace"),
-        ("strength", repr(asked.strength), "1.0"),
-        ("method", asked.method, "masactrl"),
-        ("mode", asked.mode if own else "cached", "cached"),
-        ("keep", asked.keep, "memory"),
-        ("fit", inversion.fit, "auto"),
-    ):
-        options += [] if text == usual else [(name, text)]
-    for name, value in asked.method_options:
-        options.append(("method_option", f"{name}={json_word(value)}"))
-    return options
+    _, request, _ = edit_of(recipe)
+    seed = _seed(asked, inversion)
+    return [
+        *declared_options(replace(request, mode=_mode(asked))),
+        *declared_options(replace(inversion, seed=None)),
+        *([] if seed is None else [("seed", str(seed))]),
+    ]
+
+
+def _mode(asked: _Asked) -> Mode:
+    """What was said of it: a resolved edit by another method than masactrl is always joint."""
+    return asked.mode if asked.method == "masactrl" else "cached"
 
 
 def _seed(asked: _Asked, inversion: InversionRequest) -> int | None:
@@ -241,14 +227,7 @@ def _seed(asked: _Asked, inversion: InversionRequest) -> int | None:
 def _flags(asked: _Asked, inversion: InversionRequest) -> list[str]:
     flags = ["--keep-background"] if asked.keep_background else []
     flags += [] if asked.compare else ["--no-compare"]
-    return flags + replay_flags(inversion)
-
-
-def replay_flags(inversion: InversionRequest) -> list[str]:
-    """Return the words that say whether the source is put back; none where it was left open."""
-    if inversion.replay is None:
-        return []
-    return ["--replay" if inversion.replay else "--no-replay"]
+    return flags + declared_flags(inversion)
 
 
 def _mask_options(asked: AskedMasks | None, files: list[str]) -> list[tuple[str, str]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
-from masactrl.rerun.command_line import command_words
+from masactrl.rerun.command_line import command_words, declared_options
 from masactrl.runs.generate import GenerateRequest, generate
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.runs.result import SHEET
@@ -23,13 +21,11 @@ __all__ = [
     "generate_again",
     "generate_steps",
     "generate_words",
-    "json_word",
     "refuse_object",
     "request_of",
 ]
 
 _MASACTRLS = ("start_step", "start_layer", "form", "strength")
-_FLAGS = MappingProxyType({"guidance_scale": "cfg", "negative_prompt": "negative"})
 
 
 def request_of(values: Mapping[str, Any]) -> GenerateRequest:
@@ -64,30 +60,8 @@ def generate_words(recipe: Recipe) -> list[str]:
 def generate_options(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the options of `masactrl generate` as pairs of name and value."""
     request = request_of(recipe.request)
-    usual = GenerateRequest(source_prompt="-", target_prompts=("-",))
-    options: list[tuple[str, str]] = [("to", one) for one in request.target_prompts]
-    options.append(("seed", str(request.seed)))
-    options += [("size", f"{request.width}x{request.height}")] if request.width else []
-    for name in ("steps", "guidance_scale", "start_step", "start_layer"):
-        if (value := getattr(request, name)) is not None:
-            options.append((_FLAGS.get(name, name), repr(value)))
-    for name in ("form", "strength", "method", "negative_prompt"):
-        if (value := getattr(request, name)) != getattr(usual, name):
-            options.append((_FLAGS.get(name, name), str(value)))
-    for name, value in dict(request.method_options).items():
-        options.append(("method_option", f"{name}={json_word(value)}"))
-    return options
-
-
-def json_word(value: Any) -> str:
-    """Return a value of an option: itself where it is a word that is read back so, else as JSON."""
-    if not isinstance(value, str):
-        return json.dumps(value)
-    try:
-        json.loads(value)
-    except ValueError:
-        return value
-    return json.dumps(value)  # the word "1" is no number
+    size = [("size", f"{request.width}x{request.height}")] if request.width else []
+    return [*declared_options(request), *size]
 
 
 def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:

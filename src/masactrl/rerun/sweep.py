@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
-from masactrl.rerun.command_line import command_words
-from masactrl.rerun.edit import edit_of, edit_options, input_names, replay_flags
+from masactrl.rerun.command_line import command_words, declared_flags
+from masactrl.rerun.edit import edit_of, edit_options, input_names
 from masactrl.rerun.generate import generate_options, request_of
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.studies.axes import Axes
@@ -126,7 +126,7 @@ def sweep_words(recipe: Recipe) -> list[str]:
         "sweep", [input_names(recipe)[0], *grid], [one for one in options if one[0] not in SWEPT]
     )
     at = words.index("--") if "--" in words else len(words)
-    return [*words[:at], *replay_flags(inversion), *words[at:]]
+    return [*words[:at], *declared_flags(inversion), *words[at:]]
 
 
 def sweep_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:

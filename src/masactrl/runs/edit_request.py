@@ -5,17 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from masactrl.attention.masks import MaskLike, OnEmpty, Words
 from masactrl.errors import ConfigError, MaskError, PromptError
-from masactrl.runs.inversion_request import check_guidance
 from masactrl.runs.recipe import InputStated
-from masactrl.runs.request import FROM_SOURCE, Form, check_method, sorted_pairs
+from masactrl.runs.request import check_method, sorted_pairs
 from masactrl.settings.checks import settle
+from masactrl.settings.declare import Setting, check
 from masactrl.settings.prompt_weights import parse, without_weights
+from masactrl.settings.shared import (
+    CONTROL,
+    FROM_SOURCE,
+    HIGHEST_SEED,
+    MASKS,
+    Form,
+    FormSetting,
+    GuidanceScale,
+    MethodOptions,
+    MethodSetting,
+    StartLayer,
+    StartStep,
+    Strength,
+    TargetPrompts,
+)
 
 if TYPE_CHECKING:
+    from masactrl.attention.masks import MaskLike, OnEmpty, Words
     from masactrl.methods import Method
     from masactrl.models import ModelPreset
 
@@ -135,7 +150,7 @@ class EditRequest:
             source of another method runs with every edit, whatever is said here.
         keep: where recorded features are kept, in cached mode.
         half: whether they are kept in half precision.
-        method: who controls the targets, see `runs.request.MethodName`; S, L, form, strength,
+        method: who controls the targets, see `settings.shared.MethodName`; S, L, form, strength,
             masks and how features are kept are masactrl's and must be left alone with another.
         method_options: fields of another method by name, for example {"features": 0.6}; kept as
             sorted pairs.
@@ -146,22 +161,51 @@ class EditRequest:
         ConfigError: another value is out of its range; says the range.
     """
 
-    target_prompts: tuple[str, ...]
-    guidance_scale: float | None = None
-    negative_prompt: str | None = None
-    start_step: int | None = None
-    start_layer: int | None = None
-    form: Form = "replace"
-    strength: float = 1.0
+    target_prompts: TargetPrompts
+    guidance_scale: GuidanceScale = None
+    negative_prompt: Annotated[
+        str | None,
+        Setting(
+            help="What no target should show.",
+            flag="negative",
+            metavar="PROMPT",
+            usual="the inversion's",
+        ),
+    ] = None
+    start_step: StartStep = None
+    start_layer: StartLayer = None
+    form: FormSetting = "replace"
+    strength: Strength = 1.0
     masks: EditMasks | None = None
-    keep_background: bool = False
-    compare: bool = True
-    mode: Mode = "cached"
-    keep: Keep = "memory"
+    keep_background: Annotated[
+        bool, Setting(help="Put the picture back outside both masks.", panel=MASKS)
+    ] = False
+    compare: Annotated[
+        bool,
+        Setting(help="Make every target without control, too.", switch="compare/no-compare"),
+    ] = True
+    mode: Annotated[
+        Mode,
+        Setting(
+            help="Record the source once (cached), or run it with each edit (joint).",
+            panel=CONTROL,
+        ),
+    ] = "cached"
+    keep: Annotated[
+        Keep,
+        Setting(
+            help="Where a recorded source is kept: beside the model (device), in the host's "
+            "memory, in files (disk).",
+            panel=CONTROL,
+        ),
+    ] = "memory"
     half: bool = True
-    method: str = "masactrl"
-    method_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
-    seed: int | None = None
+    method: MethodSetting = "masactrl"
+    method_options: MethodOptions = ()
+    seed: Annotated[
+        int | None,
+        Setting(help="Of the noise that a method draws.", flag="", low=0, high=HIGHEST_SEED),
+    ] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -175,19 +219,7 @@ class EditRequest:
             if not without_weights(prompt).strip():
                 raise PromptError(f"Target prompt {number} is empty; say what it is to show.")
         parse(self.negative_prompt or "")  # refuses what is no weight
-        check_guidance(self.guidance_scale)
-        for name in ("start_step", "start_layer"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name}={value} was given; accepted is 0 and more.")
-        if not 0 <= self.strength <= 1:
-            raise ConfigError(f"strength={self.strength} was given; accepted is 0 to 1.")
-        for name, choices in (("form", Form), ("mode", Mode), ("keep", Keep)):
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} was given; accepted are "
-                    f"{', '.join(get_args(choices))}."
-                )
+        check(self)
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         also = dict(_ALSO_MASACTRLS)
         if self.method == "blended-latent":
@@ -213,8 +245,6 @@ class EditRequest:
                 "inversion gave it. Leave it out; inversions that draw noise have a seed of their "
                 "own."
             )
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed={self.seed} was given; accepted is 0 to 2**63 - 1.")
 
     def resolve(self, preset: ModelPreset, steps: int) -> ResolvedEdit:
         """Return the request with nothing left open, for a run of that many steps."""

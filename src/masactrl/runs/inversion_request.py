@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from masactrl.errors import ConfigError
-from masactrl.inversion import INVERSIONS, Inversion
-from masactrl.pictures.input import Fit
 from masactrl.settings.checks import settle
+from masactrl.settings.declare import Setting, check
 from masactrl.settings.prompt_weights import parse
+from masactrl.settings.shared import HIGHEST_SEED, INVERSION, Fit, InversionName, Steps
 
 if TYPE_CHECKING:
+    from masactrl.inversion import Inversion
     from masactrl.models import ModelPreset
 
-__all__ = ["InversionRequest", "check_guidance", "draws_noise"]
+__all__ = ["InversionRequest", "draws_noise"]
 
 _OPTIONS = {
     "iterations": ("fixed-point", "null-text"),
@@ -48,28 +48,80 @@ class InversionRequest:
         ConfigError: a value is out of its range, or the method has no use for it.
     """
 
-    prompt: str = ""
-    method: str = "direct"
-    steps: int | None = None
-    guidance_scale: float | None = None
-    replay: bool | None = None
-    seed: int | None = None
-    iterations: int | None = None
-    fresh_steps: int | None = None
-    fit: Fit = "auto"
+    prompt: Annotated[
+        str,
+        Setting(help="What the picture shows; may be empty.", flag="from", metavar="PROMPT"),
+    ] = ""
+    method: Annotated[
+        str,
+        Setting(
+            help="How the picture is traced back to noise.",
+            flag="inversion",
+            choices=get_args(InversionName),
+            always=True,
+        ),
+    ] = "direct"
+    steps: Steps = None
+    guidance_scale: Annotated[
+        float | None,
+        Setting(
+            help="Guidance scale of the source, 1 and more; 1 switches guidance off.",
+            flag="source-cfg",
+            low=1,
+            accepted="1 (no guidance) and more",
+            usual="1; null-text: the model's",
+            panel=INVERSION,
+        ),
+    ] = None
+    replay: Annotated[
+        bool | None,
+        Setting(
+            help="Put the source back on its way at every step.",
+            switch="replay/no-replay",
+            usual="the inversion's",
+            panel=INVERSION,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Setting(
+            help="Of what edit-friendly, virtual, --fresh-steps and the methods sdedit, "
+            "blended-latent and imagic draw; 0 to 2**63 - 1.",
+            low=0,
+            high=HIGHEST_SEED,
+            usual="0",
+            panel=INVERSION,
+        ),
+    ] = None
+    iterations: Annotated[
+        int | None,
+        Setting(
+            help="Rounds per step of fixed-point, inner steps of null-text; 1 and more.",
+            usual="5; null-text: 10",
+            panel=INVERSION,
+        ),
+    ] = None
+    fresh_steps: Annotated[
+        int | None,
+        Setting(
+            help="How many of the cleanest noise levels direct and ddim reach by adding noise, 0 "
+            "to steps.",
+            usual="0",
+            panel=INVERSION,
+        ),
+    ] = None
+    fit: Annotated[
+        Fit,
+        Setting(
+            help="Scale a picture that has less than half or more than twice the model's pixels "
+            "(auto), or never (keep)."
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         settle(self)
         parse(self.prompt)  # refuses what is no weight
-        if self.method not in INVERSIONS:
-            raise ConfigError(
-                f"The inversion {self.method!r} is not known; accepted are {', '.join(INVERSIONS)}."
-            )
-        if self.steps is not None and not 1 <= self.steps <= 1000:
-            raise ConfigError(f"steps={self.steps} was given; accepted is 1 to 1000.")
-        check_guidance(self.guidance_scale)
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed={self.seed} was given; accepted is 0 to 2**63 - 1.")
+        check(self)
         for name, methods in _OPTIONS.items():
             if getattr(self, name) is None or self.method in methods:
                 continue
@@ -82,13 +134,11 @@ class InversionRequest:
         if self.replay is False and self.method == "virtual":
             raise ConfigError("Virtual inversion has no source without replay; leave it on.")
         self.build()
-        if self.fit not in get_args(Fit):
-            raise ConfigError(
-                f"fit={self.fit!r} was given; accepted are {', '.join(get_args(Fit))}."
-            )
 
     def build(self) -> Inversion:
         """Return the method with its options."""
+        from masactrl.inversion import INVERSIONS
+
         given = {"iterations": self.iterations, "fresh_steps": self.fresh_steps}
         options = {name: value for name, value in given.items() if value is not None}
         return INVERSIONS[self.method](**options)
@@ -109,11 +159,3 @@ class InversionRequest:
 def draws_noise(method: str, fresh_steps: int | None = None) -> bool:
     """Whether an inversion draws noise, and so has a seed."""
     return method in _OPTIONS["seed"] or bool(fresh_steps)
-
-
-def check_guidance(scale: float | None) -> None:
-    """Refuse a weight of guidance below 1; None passes."""
-    if scale is not None and not (math.isfinite(scale) and scale >= 1):
-        raise ConfigError(
-            f"guidance_scale={scale} was given; accepted is 1 (no guidance) and more."
-        )

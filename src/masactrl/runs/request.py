@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from masactrl.errors import ConfigError, PromptError
 from masactrl.settings.checks import plain, settle
+from masactrl.settings.declare import check
 from masactrl.settings.prompt_weights import parse, without_weights
+from masactrl.settings.shared import (
+    Form,
+    FormSetting,
+    GuidanceScale,
+    MethodOptions,
+    MethodSetting,
+    NegativePrompt,
+    Seed,
+    Side,
+    SourcePrompt,
+    StartLayer,
+    StartStep,
+    Steps,
+    Strength,
+    TargetPrompts,
+)
 
 if TYPE_CHECKING:
     from masactrl.models.presets import ModelPreset
 
-Form = Literal["replace", "union"]
-"""A target reads its source only (replace, the paper's), or its source and itself (union)."""
-
-MethodName = Literal[
-    "masactrl",
-    "fixed-seed",
-    "sdedit",
-    "prompt-to-prompt",
-    "plug-and-play",
-    "style-aligned",
-    "unified",
-    "blended-latent",
-    "imagic",
-]
-"""The names in `masactrl.methods.METHODS`, known without importing what they are made of."""
-
-FROM_SOURCE = ("sdedit", "blended-latent", "imagic")
-"""Methods whose targets do not share their source's noise: they draw noise of their own, and read
-nothing of the source while they are made."""
-
 Value = TypeVar("Value")
-
-LARGEST_SIDE = 4096
-"""Pixels; far beyond what any model of today can make, and short of what no memory holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +63,20 @@ class GenerateRequest:
         ConfigError: another value is out of its range; says the range.
     """
 
-    source_prompt: str
-    target_prompts: tuple[str, ...]
-    seed: int = 0
-    steps: int | None = None
-    guidance_scale: float | None = None
-    negative_prompt: str = ""
-    height: int | None = None
-    width: int | None = None
-    start_step: int | None = None
-    start_layer: int | None = None
-    form: Form = "replace"
-    strength: float = 1.0
-    method: str = "masactrl"
-    method_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    source_prompt: SourcePrompt
+    target_prompts: TargetPrompts
+    seed: Seed = 0
+    steps: Steps = None
+    guidance_scale: GuidanceScale = None
+    negative_prompt: NegativePrompt = ""
+    height: Side = None
+    width: Side = None
+    start_step: StartStep = None
+    start_layer: StartLayer = None
+    form: FormSetting = "replace"
+    strength: Strength = 1.0
+    method: MethodSetting = "masactrl"
+    method_options: MethodOptions = ()
 
     def __post_init__(self) -> None:
         settle(self)
@@ -93,23 +86,7 @@ class GenerateRequest:
         object.__setattr__(self, "target_prompts", tuple(self.target_prompts))
         _check_prompts(self.source_prompt, self.target_prompts)
         parse(self.negative_prompt)  # refuses what is no weight
-        _check_number("seed", self.seed, 0, 2**63 - 1)
-        _check_number("steps", self.steps, 1, 1000)
-        _check_number("height", self.height, 8, LARGEST_SIDE, multiple=8)
-        _check_number("width", self.width, 8, LARGEST_SIDE, multiple=8)
-        _check_number("start_step", self.start_step, 0, None)
-        _check_number("start_layer", self.start_layer, 0, None)
-        scale = self.guidance_scale
-        if scale is not None and not (math.isfinite(scale) and scale >= 1):
-            raise ConfigError(
-                f"guidance_scale={scale} was given; accepted is 1 (no guidance) and more."
-            )
-        if self.form not in get_args(Form):
-            raise ConfigError(
-                f"form={self.form!r} was given; accepted are {' and '.join(get_args(Form))}."
-            )
-        if not 0 <= self.strength <= 1:
-            raise ConfigError(f"strength={self.strength} was given; accepted is 0 to 1.")
+        check(self)
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         check_method(self)
 
@@ -190,10 +167,6 @@ def check_method(asked: MethodAsked, also: Mapping[str, Any] | None = None) -> N
     Raises:
         ConfigError: says which value, and what to do.
     """
-    if asked.method not in get_args(MethodName):
-        raise ConfigError(
-            f"method={asked.method!r} was given; accepted are {', '.join(get_args(MethodName))}."
-        )
     if asked.method == "masactrl":
         if asked.method_options:
             raise ConfigError(
@@ -225,15 +198,3 @@ def _check_prompts(source: str, targets: tuple[str, ...]) -> None:
     for number, target in enumerate(targets, start=1):
         if not without_weights(target).strip():
             raise PromptError(f"Target prompt {number} is empty; say what that picture shows.")
-
-
-def _check_number(
-    name: str, value: int | None, least: int, most: int | None, *, multiple: int = 1
-) -> None:
-    if value is None or (
-        value >= least and (most is None or value <= most) and value % multiple == 0
-    ):
-        return
-    span = f"{least} and more" if most is None else f"{least} to {most}"
-    also = f" in multiples of {multiple}" if multiple > 1 else ""
-    raise ConfigError(f"{name}={value} was given; accepted is {span}{also}.")

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from masactrl.errors import ConfigError
+from masactrl.settings.declare import types_of, without_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = ["number", "plain", "settle", "switch", "whole"]
-
-_TUPLE = re.compile(r"tuple\[(int|float), (?:\.\.\.|(?:int|float)(?:, (?:int|float))*)\]")
 
 
 def settle(values: Any, error: type[ConfigError] = ConfigError, *, hint: str = "") -> None:
@@ -36,22 +33,22 @@ def settle(values: Any, error: type[ConfigError] = ConfigError, *, hint: str = "
     Raises:
         ConfigError: or ``error``; a value is of another kind.
     """
-    for one in fields(values):
-        kind, optional = str(one.type).removesuffix(" | None"), str(one.type).endswith(" | None")
-        value = getattr(values, one.name)
-        match = _TUPLE.fullmatch(kind)
-        if (value is None and optional) or (kind not in _KINDS and match is None):
+    for name, annotated in types_of(type(values)).items():
+        kind, optional = without_none(annotated)
+        value = getattr(values, name)
+        several = get_origin(kind) is tuple
+        single = get_args(kind)[0] if several else kind
+        if (value is None and optional) or single not in _KINDS:
             continue
-        several = match is not None
         if several and (isinstance(value, str) or not hasattr(value, "__iter__")):
-            raise error(f"{one.name}={value!r} was given; several numbers are needed.")
-        make, accepted = _KINDS[kind if match is None else match[1]]
+            raise error(f"{name}={value!r} was given; several numbers are needed.")
+        make, accepted = _KINDS[single]
         try:
             settled = tuple(map(make, value)) if several else make(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):
-            said = f"{one.name}={value!r} was given; accepted are {accepted}. {hint}"
+            said = f"{name}={value!r} was given; accepted are {accepted}. {hint}"
             raise error(said.strip()) from None
-        object.__setattr__(values, one.name, settled)
+        object.__setattr__(values, name, settled)
 
 
 def whole(value: Any) -> int:
@@ -99,10 +96,10 @@ def plain(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-_KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
-    "int": (whole, "whole numbers"),
-    "float": (number, "finite numbers"),
-    "bool": (switch, "True and False"),
+_KINDS: Mapping[type, tuple[Callable[[Any], Any], str]] = {
+    int: (whole, "whole numbers"),
+    float: (number, "finite numbers"),
+    bool: (switch, "True and False"),
 }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from masactrl.errors import PromptError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.recipe import Recipe, stated_model
-from masactrl.runs.request import FROM_SOURCE
+from masactrl.settings.shared import FROM_SOURCE
 from masactrl.studies.compare import (
     COMPARED,
     COMPARISON,

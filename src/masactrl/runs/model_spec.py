@@ -1,0 +1,102 @@
+"""Which model, and where it runs: one value in place of seven that pass by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from masactrl.settings.declare import Setting, check
+
+if TYPE_CHECKING:
+    from masactrl.models import LoadedModel
+
+__all__ = ["Dtype", "ModelSpec", "Offload"]
+
+MODEL = "Model and device"
+"""Heading of --help."""
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+"""The words of `masactrl.models.choose_dtype`."""
+
+Offload = Literal["none", "model", "sequential"]
+"""The words of `masactrl.models.adapters.Offload`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What `masactrl.models.load_pipeline` is asked for; fields as its arguments.
+
+    Raises:
+        ConfigError: a word is none that is known.
+    """
+
+    model: Annotated[
+        str,
+        Setting(
+            help="The embedded model (puppets), a folder in diffusers format, a .safetensors file "
+            "or a Hub id (owner/name).",
+            panel=MODEL,
+        ),
+    ] = "puppets"
+    revision: Annotated[
+        str | None,
+        Setting(help="Branch, tag or commit of a Hub id.", usual="its main branch", panel=MODEL),
+    ] = None
+    loras: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="A LoRA in a .safetensors file and its weight, such as style.safetensors:0.8; 1 "
+            "where none is given; repeat for more.",
+            flag="lora",
+            metavar="PATH:SCALE",
+            usual="none",
+            panel=MODEL,
+        ),
+    ] = ()
+    device: Annotated[
+        str,
+        Setting(help="auto, cpu, cuda, cuda:1, mps; auto takes the fastest.", panel=MODEL),
+    ] = "auto"
+    dtype: Annotated[
+        Dtype,
+        Setting(help="Precision; auto is float16 on CUDA and float32 elsewhere.", panel=MODEL),
+    ] = "auto"
+    offload: Annotated[
+        Offload,
+        Setting(
+            help="On a GPU with little memory: model keeps one part of the model there at a time, "
+            "sequential one layer at a time (slow).",
+            panel=MODEL,
+        ),
+    ] = "none"
+    allow_pickle: Annotated[
+        bool,
+        Setting(
+            help="Read pickled weights (.ckpt, .bin) too, weights only. They can carry code: only "
+            "from people you trust.",
+            panel=MODEL,
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def load(self) -> LoadedModel:
+        """Load it.
+
+        Raises:
+            ModelNotFound: there is no such model, or it cannot be read.
+            UnsupportedPipeline: it is no text-to-image Stable Diffusion.
+            ConfigError: settings that cannot be, alone or together.
+        """
+        from masactrl.models import Lora, load_pipeline
+
+        return load_pipeline(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            loras=[Lora.parse(one) for one in self.loras],
+            offload=self.offload,
+            allow_pickle=self.allow_pickle,
+        )

@@ -1,0 +1,197 @@
+"""Settings that several requests share, declared once; a request composes them as its fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, get_args
+
+from masactrl.errors import ConfigError
+from masactrl.settings.declare import OF_MODEL, Setting
+
+CONTROL, INVERSION, MASKS = "Control", "Inversion", "Masks"
+"""Headings of --help, beside the command's own options."""
+
+LARGEST_SIDE: Final = 4096
+"""Pixels; far beyond what any model of today can make, and short of what no memory holds."""
+
+HIGHEST_SEED: Final = 2**63 - 1
+
+Form = Literal["replace", "union"]
+"""A target reads its source only (replace, the paper's), or its source and itself (union)."""
+
+MethodName = Literal[
+    "masactrl",
+    "fixed-seed",
+    "sdedit",
+    "prompt-to-prompt",
+    "plug-and-play",
+    "style-aligned",
+    "unified",
+    "blended-latent",
+    "imagic",
+]
+"""The names in `masactrl.methods.METHODS`, known without importing what they are made of."""
+
+FROM_SOURCE: Final = ("sdedit", "blended-latent", "imagic")
+"""Methods whose targets do not share their source's noise: they draw noise of their own, and read
+nothing of the source while they are made."""
+
+Fit = Literal["auto", "keep"]
+"""What happens to a picture that is not of the model's size; see `masactrl.pictures.input`."""
+
+InversionName = Literal[
+    "direct", "ddim", "fixed-point", "negative-prompt", "null-text", "edit-friendly", "virtual"
+]
+"""The names in `masactrl.inversion.INVERSIONS`, likewise."""
+
+Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
+"""Fields of a method by name; kept as sorted pairs."""
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return the options written NAME=VALUE; values are JSON, or words where they are none.
+
+    Raises:
+        ConfigError: there is no equals sign, or one name twice.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not sign or not name:
+            raise ConfigError(f"{word!r} is no option; write NAME=VALUE, like features=0.6.")
+        if name in options:
+            raise ConfigError(f"{name} is given twice; give it once.")
+        try:
+            options[name] = _frozen(json.loads(value))
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
+
+
+def json_word(value: Any) -> str:
+    """Return a value of an option: itself where it is a word that is read back so, else as JSON."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)  # the word "1" is no number
+
+
+def _pairs(options: Options) -> tuple[str, ...]:
+    return tuple(f"{name}={json_word(value)}" for name, value in dict(options).items())
+
+
+# What the pictures show.
+
+SourcePrompt = Annotated[
+    str,
+    Setting(help="What the source picture shows.", flag="source", argument=True, metavar="SOURCE"),
+]
+TargetPrompts = Annotated[
+    tuple[str, ...],
+    Setting(help="What a target shows; repeat for more targets.", flag="to", metavar="PROMPT"),
+]
+NegativePrompt = Annotated[
+    str,
+    Setting(
+        help="What no picture should show.", flag="negative", metavar="PROMPT", usual="nothing"
+    ),
+]
+Seed = Annotated[
+    int,
+    Setting(
+        help="Of the start noise that all pictures share; 0 to 2**63 - 1.",
+        low=0,
+        high=HIGHEST_SEED,
+        usual="0",
+        always=True,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    Setting(help="Denoising steps, 1 to 1000.", low=1, high=1000, usual=OF_MODEL),
+]
+GuidanceScale = Annotated[
+    float | None,
+    Setting(
+        help="Guidance scale of the prompts, 1 and more; 1 switches guidance off.",
+        flag="cfg",
+        low=1,
+        accepted="1 (no guidance) and more",
+        usual=OF_MODEL,
+    ),
+]
+Side = Annotated[
+    int | None,
+    Setting(
+        help=f"Pixels, a multiple of 8 up to {LARGEST_SIDE}.",
+        flag="",
+        low=8,
+        high=LARGEST_SIDE,
+        multiple=8,
+        usual=OF_MODEL,
+    ),
+]
+
+# Who controls the targets, and where.
+
+StartStep = Annotated[
+    int | None,
+    Setting(
+        help="S, the first controlled step: 0 (noisiest) to steps - 1. Earlier keeps more of the "
+        "source, layout included.",
+        low=0,
+        usual=OF_MODEL,
+        panel=CONTROL,
+    ),
+]
+StartLayer = Annotated[
+    int | None,
+    Setting(
+        help="L, the first controlled self-attention layer: 0 to 15 for Stable Diffusion and the "
+        "embedded model, 0 to 69 for SDXL. Lower keeps more of the source.",
+        low=0,
+        usual=OF_MODEL,
+        panel=CONTROL,
+    ),
+]
+FormSetting = Annotated[
+    Form,
+    Setting(
+        help="Targets read the source only (replace), or also themselves (union).", panel=CONTROL
+    ),
+]
+Strength = Annotated[
+    float,
+    Setting(help="Of the control, 0 (none) to 1 (full).", low=0, high=1, panel=CONTROL),
+]
+MethodSetting = Annotated[
+    str,
+    Setting(
+        help=f"Who controls the targets: {', '.join(get_args(MethodName))}. S, L, --form and "
+        "--strength are masactrl's.",
+        choices=get_args(MethodName),
+        metavar="METHOD",
+        panel=CONTROL,
+    ),
+]
+MethodOptions = Annotated[
+    Options,
+    Setting(
+        help="An option of another method than masactrl, such as features=0.6; repeat for more.",
+        flag="method-option",
+        metavar="NAME=VALUE",
+        usual="none",
+        panel=CONTROL,
+        read=parse_options,
+        write=_pairs,
+    ),
+]
