@@ -12,7 +12,6 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="the studio needs the extra app")
 
-from masactrl import cli  # noqa: E402
 from masactrl.app import page, parts, tab  # noqa: E402
 from masactrl.app.drawn import drawn_examples  # noqa: E402
 from masactrl.app.edit_fields import edit_fields  # noqa: E402
@@ -25,6 +24,7 @@ from masactrl.models import default_preset  # noqa: E402
 from masactrl.pictures.images import image_to_tensor  # noqa: E402
 from masactrl.puppets.captions import parse  # noqa: E402
 from masactrl.puppets.inspector import Inspector  # noqa: E402
+from masactrl.runs.model_spec import ModelSpec  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 REQUEST: Any = SimpleNamespace(session_hash="one")
@@ -104,7 +104,7 @@ def test_the_command_shares_nothing_and_leaves_nothing(
     model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: dict[str, Any] = {}
-    monkeypatch.setattr(cli.app, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(ModelSpec, "load", lambda _self: model)
     monkeypatch.setattr(page, "build", lambda studio: studio)
 
     def serve(studio: Any, **options: Any) -> None:

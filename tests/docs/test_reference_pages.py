@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,9 @@ def test_the_examples_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown[1].endswith("MiB")
     assert shown[2:] == ["torch.Size([3, 4, 4])", "torch.Size([3, 2, 2])"]
     assert not any("_diffusers_hook" in vars(m) for m in names["pipeline"].unet.modules())
+
+
+def test_the_page_of_settings_is_made_from_the_declarations() -> None:
+    space = runpy.run_path(str(DOCS.parent / "scripts" / "settings_page"))
+    written = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert written == space["page"](), "run scripts/settings_page"

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from masactrl.app.fields import SUBJECT, Field, Limits, control_fields, method_field, run_fields
-from masactrl.inversion import INVERSIONS
+from dataclasses import replace
+
+from masactrl.app.fields import (
+    SUBJECT,
+    Field,
+    Limits,
+    control_fields,
+    declared_field,
+    method_field,
+    run_fields,
+)
+from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.inversion_request import InversionRequest
 
 
 def edit_fields(limits: Limits) -> tuple[Field, ...]:
@@ -16,38 +27,29 @@ def edit_fields(limits: Limits) -> tuple[Field, ...]:
             widget="picture",
             fold=False,
         ),
-        Field(
-            name="prompt",
+        declared_field(
+            InversionRequest,
+            "prompt",
             label="What is in the picture (optional)",
             info="Empty is the paper's choice; words help where parts are to be named.",
-            widget="text",
-            value="",
             fold=False,
         ),
-        Field(
-            name="target_prompts",
+        declared_field(
+            EditRequest,
+            "target_prompts",
             label="What you want instead, one a line",
             info="Say the whole picture, not only the change.",
-            widget="lines",
             value="",
             fold=False,
         ),
         *_subject_fields(),
-        Field(
-            name="inversion",
-            label="Inversion",
-            info="How the noise is found that the picture comes from.",
-            widget="choice",
-            value="direct",
-            choices=tuple(INVERSIONS),
-        ),
+        replace(declared_field(InversionRequest, "method", label="Inversion"), name="inversion"),
         *run_fields(limits),
         *control_fields(limits),
-        Field(
-            name="negative_prompt",
-            label="What no target should show",
+        declared_field(
+            EditRequest,
+            "negative_prompt",
             info="Guidance leads away from it; empty is what the inversion has.",
-            widget="text",
             value="",
         ),
         method_field("Masks belong to masactrl alone."),
@@ -98,12 +100,10 @@ def _subject_fields() -> tuple[Field, ...]:
             step=0.01,
             group=SUBJECT,
         ),
-        Field(
-            name="keep_background",
-            label="Keep the background as it is",
+        declared_field(
+            EditRequest,
+            "keep_background",
             info="Needs a mask or words; outside of both subjects nothing changes.",
-            widget="tick",
-            value=False,
             group=SUBJECT,
         ),
     )

@@ -7,13 +7,16 @@ request moved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import MISSING, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from masactrl.settings.shared import LARGEST_SIDE, Form, MethodName
+from masactrl.runs.request import GenerateRequest
+from masactrl.settings.declare import settings_of
+from masactrl.settings.shared import MethodName
 
 if TYPE_CHECKING:
     from masactrl.models import ModelPreset
+    from masactrl.settings.declare import Declared
 
 Widget = Literal["text", "lines", "whole", "number", "slider", "choice", "tick", "picture", "paint"]
 """How a field is drawn; `lines` is one entry a line, `whole` a number without a point."""
@@ -69,139 +72,110 @@ class Limits:
     layers: int
 
 
+def declared_field(owner: type, name: str, limits: Limits | None = None, **own: Any) -> Field:
+    """Return the field of a request's setting, drawn as its declaration says.
+
+    Args:
+        owner: the request.
+        name: of the setting.
+        limits: its preset says what is shown at first, where it has the setting.
+        own: of the field, in place of what the declaration says.
+    """
+    declared = settings_of(owner)[name]
+    setting, preset = declared.setting, None if limits is None else limits.preset
+    usual = None if declared.default is MISSING else declared.default
+    said: dict[str, Any] = {
+        "label": setting.label or name.replace("_", " ").capitalize(),
+        "info": setting.help,
+        "value": getattr(preset, name, usual),
+        "choices": declared.choices,
+        "widget": _widget(declared),
+        "low": setting.low,
+        "high": setting.high,
+        "step": setting.multiple,
+    }
+    if setting.slide is not None:
+        said |= dict(zip(("low", "high", "step"), setting.slide, strict=True))
+    return Field(name=name, **{**said, **own})
+
+
+def _widget(declared: Declared) -> Widget:
+    if declared.choices:
+        return "choice"
+    if declared.setting.slide is not None:
+        return "slider"
+    if get_origin(declared.kind) is tuple:
+        return "lines"
+    named: dict[Any, Widget] = {bool: "tick", int: "whole", float: "number"}
+    return named.get(declared.kind, "text")
+
+
 def _source(example: str) -> Field:
-    return Field(
-        name="source_prompt",
-        label="What the source shows",
+    return declared_field(
+        GenerateRequest,
+        "source_prompt",
         info="The picture that all others are to agree with.",
-        widget="text",
         value=example,
         fold=False,
     )
 
 
 def run_fields(limits: Limits) -> tuple[Field, ...]:
-    """Return the fields of steps, guidance and control, which every tab has."""
-    preset = limits.preset
+    """Return the fields of steps and guidance, which every tab has."""
     return (
-        Field(
-            name="steps",
-            label="Steps",
-            info="Denoising steps, 1 to 1000; fewer are quicker and rougher.",
-            widget="whole",
-            value=preset.steps,
-            low=1,
-            high=1000,
-        ),
-        Field(
-            name="guidance_scale",
-            label="Guidance",
+        declared_field(GenerateRequest, "steps", limits),
+        declared_field(
+            GenerateRequest,
+            "guidance_scale",
+            limits,
             info="How strongly prompts count; 1 is off.",
-            widget="slider",
-            value=preset.guidance_scale,
-            low=1,
-            high=20,
-            step=0.1,
         ),
     )
 
 
 def control_fields(limits: Limits) -> tuple[Field, ...]:
     """Return the fields of MasaCtrl: S, L, form and strength."""
-    preset = limits.preset
     return (
-        Field(
-            name="start_step",
-            label="Start step S",
+        declared_field(
+            GenerateRequest,
+            "start_step",
+            limits,
             info="First controlled step, 0 (the noisiest) to steps - 1; moves along when steps "
             "change. Earlier keeps more, layout included.",
-            widget="whole",
-            value=preset.start_step,
-            low=0,
         ),
-        Field(
-            name="start_layer",
-            label="Start layer L",
+        declared_field(
+            GenerateRequest,
+            "start_layer",
+            limits,
             info=f"First controlled layer of {limits.layers}. Lower keeps more of the source.",
             widget="slider",
-            value=preset.start_layer,
-            low=0,
             high=limits.layers - 1,
         ),
-        Field(
-            name="form",
-            label="What targets read",
-            info="replace: the source only, the paper's; union: also themselves, weaker.",
-            widget="choice",
-            value="replace",
-            choices=get_args(Form),
-        ),
-        Field(
-            name="strength",
-            label="Strength",
-            info="Of the control, 0 (none) to 1 (full).",
-            widget="slider",
-            value=1.0,
-            low=0,
-            high=1,
-            step=0.05,
-        ),
+        declared_field(GenerateRequest, "form"),
+        declared_field(GenerateRequest, "strength"),
     )
 
 
 def _picture_fields(limits: Limits) -> tuple[Field, ...]:
-    preset = limits.preset
     return (
-        Field(
-            name="negative_prompt",
-            label="What no picture should show",
-            info="Guidance leads away from it.",
-            widget="text",
-            value="",
-        ),
-        Field(
-            name="width",
-            label="Width",
-            info="Pixels, a multiple of 8.",
-            widget="whole",
-            value=preset.width,
-            low=8,
-            high=LARGEST_SIDE,
-            step=8,
-        ),
-        Field(
-            name="height",
-            label="Height",
-            info="Pixels, a multiple of 8.",
-            widget="whole",
-            value=preset.height,
-            low=8,
-            high=LARGEST_SIDE,
-            step=8,
-        ),
+        declared_field(GenerateRequest, "negative_prompt", info="Guidance leads away from it."),
+        declared_field(GenerateRequest, "width", limits),
+        declared_field(GenerateRequest, "height", limits),
     )
 
 
-_SEED = Field(
-    name="seed",
-    label="Seed",
-    info="Of the start noise that all pictures share, 0 and more.",
-    widget="whole",
-    value=7,
-    low=0,
-    fold=False,
-)
+_SEED = declared_field(GenerateRequest, "seed", value=7, high=None, fold=False)
 
 
 def set_fields(limits: Limits) -> tuple[Field, ...]:
     """Return the fields of the tab "Consistent set": one source, many prompts."""
     return (
         _source("a cat standing in the snow, facing left"),
-        Field(
-            name="target_prompts",
+        declared_field(
+            GenerateRequest,
+            "target_prompts",
             label="What the targets show, one a line",
             info="Each is drawn with and without control.",
-            widget="lines",
             value="a cat running in the snow, facing left\na cat sitting in the snow, facing left",
             fold=False,
         ),
@@ -215,14 +189,11 @@ def set_fields(limits: Limits) -> tuple[Field, ...]:
 
 def method_field(also: str = "") -> Field:
     """Return the field of the method; `also` is said after the rest."""
-    return Field(
-        name="method",
-        label="Method",
+    return declared_field(
+        GenerateRequest,
+        "method",
         info="Who controls the targets. S and L take no part with another than masactrl; form "
         f"and strength have to be left as they are. {also}".strip(),
-        widget="choice",
-        value="masactrl",
-        choices=get_args(MethodName),
     )
 
 

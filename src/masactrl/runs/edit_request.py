@@ -167,6 +167,7 @@ class EditRequest:
         str | None,
         Setting(
             help="What no target should show.",
+            label="What no target should show",
             flag="negative",
             metavar="PROMPT",
             usual="the inversion's",
@@ -178,7 +179,12 @@ class EditRequest:
     strength: Strength = 1.0
     masks: EditMasks | None = None
     keep_background: Annotated[
-        bool, Setting(help="Put the picture back outside both masks.", panel=MASKS)
+        bool,
+        Setting(
+            help="Put the picture back outside both masks.",
+            label="Keep the background as it is",
+            panel=MASKS,
+        ),
     ] = False
     compare: Annotated[
         bool,

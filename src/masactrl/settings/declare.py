@@ -44,6 +44,8 @@ class Setting:
         write: from the value to the words, one for each time the option is given.
         switch: for truth values: the words for yes and no, as `compare/no-compare`.
         letter: a short word of the command line, such as o.
+        label: what stands above it on a page; empty is its name in words.
+        slide: lowest, highest and step of a slider, where the bounds alone are no good ones.
         always: whether a command that makes a picture again names it also where it is the usual.
     """
 
@@ -63,6 +65,8 @@ class Setting:
     write: Callable[[Any], tuple[str, ...]] | None = field(default=None, compare=False)
     switch: str = ""
     letter: str = ""
+    label: str = ""
+    slide: tuple[float, float, float] | None = None
     always: bool = False
 
     def span(self) -> str:

@@ -93,7 +93,13 @@ def _pairs(options: Options) -> tuple[str, ...]:
 
 SourcePrompt = Annotated[
     str,
-    Setting(help="What the source picture shows.", flag="source", argument=True, metavar="SOURCE"),
+    Setting(
+        help="What the source picture shows.",
+        label="What the source shows",
+        flag="source",
+        argument=True,
+        metavar="SOURCE",
+    ),
 ]
 TargetPrompts = Annotated[
     tuple[str, ...],
@@ -102,7 +108,11 @@ TargetPrompts = Annotated[
 NegativePrompt = Annotated[
     str,
     Setting(
-        help="What no picture should show.", flag="negative", metavar="PROMPT", usual="nothing"
+        help="What no picture should show.",
+        label="What no picture should show",
+        flag="negative",
+        metavar="PROMPT",
+        usual="nothing",
     ),
 ]
 Seed = Annotated[
@@ -117,15 +127,22 @@ Seed = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    Setting(help="Denoising steps, 1 to 1000.", low=1, high=1000, usual=OF_MODEL),
+    Setting(
+        help="Denoising steps, 1 to 1000; fewer are quicker and rougher.",
+        low=1,
+        high=1000,
+        usual=OF_MODEL,
+    ),
 ]
 GuidanceScale = Annotated[
     float | None,
     Setting(
         help="Guidance scale of the prompts, 1 and more; 1 switches guidance off.",
+        label="Guidance",
         flag="cfg",
         low=1,
         accepted="1 (no guidance) and more",
+        slide=(1, 20, 0.1),
         usual=OF_MODEL,
     ),
 ]
@@ -146,6 +163,7 @@ Side = Annotated[
 StartStep = Annotated[
     int | None,
     Setting(
+        label="Start step S",
         help="S, the first controlled step: 0 (noisiest) to steps - 1. Earlier keeps more of the "
         "source, layout included.",
         low=0,
@@ -156,6 +174,7 @@ StartStep = Annotated[
 StartLayer = Annotated[
     int | None,
     Setting(
+        label="Start layer L",
         help="L, the first controlled self-attention layer: 0 to 15 for Stable Diffusion and the "
         "embedded model, 0 to 69 for SDXL. Lower keeps more of the source.",
         low=0,
@@ -166,12 +185,20 @@ StartLayer = Annotated[
 FormSetting = Annotated[
     Form,
     Setting(
-        help="Targets read the source only (replace), or also themselves (union).", panel=CONTROL
+        help="Targets read the source only (replace), or also themselves (union).",
+        label="What targets read",
+        panel=CONTROL,
     ),
 ]
 Strength = Annotated[
     float,
-    Setting(help="Of the control, 0 (none) to 1 (full).", low=0, high=1, panel=CONTROL),
+    Setting(
+        help="Of the control, 0 (none) to 1 (full).",
+        low=0,
+        high=1,
+        slide=(0, 1, 0.05),
+        panel=CONTROL,
+    ),
 ]
 MethodSetting = Annotated[
     str,
