@@ -232,8 +232,8 @@ class Painter:
         self.vae_scale_factor, self.device = 8, torch.device("cpu")
         self._generator = torch.Generator().manual_seed(HELD_OUT_SEED + 55)
 
-    def __call__(self, prompts: Sequence[str], **_: object) -> SimpleNamespace:
-        return SimpleNamespace(images=render([self._scene(p) for p in prompts], 128).image)
+    def __call__(self, prompt: Sequence[str], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(images=render([self._scene(p) for p in prompt], 128).image)
 
     def _scene(self, prompt: str) -> Scene:
         said, drawn = parse(prompt), sample_scene(self._generator, close_up=0.0)

@@ -59,7 +59,7 @@ class AskedMasks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """An edit as a recipe tells it; fields as in `masactrl.editing.ResolvedEdit`."""
+    """An edit as a recipe tells it; fields as in `masactrl.runs.edit_request.ResolvedEdit`."""
 
     target_prompts: tuple[str, ...]
     steps: int
