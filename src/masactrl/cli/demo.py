@@ -105,7 +105,7 @@ def _save(
                 recipe.to_json() if metadata else None,
                 text=text if metadata else None,
             )
-    rows = {"rows": [asdict(result.request) for result in results]}
+    rows = {"rows": [result.request.recipe() for result in results]}
     recipe = replace(results[0].recipe(SHEET), kind="demo", request=rows)
     write_pictures(out, {SHEET: demo_sheet(results)}, recipe if metadata else None)
 
@@ -133,7 +133,7 @@ def _described(
     return {
         "seconds": round(seconds, 3),
         "sheet": str(out / f"{SHEET}.png"),
-        "rows": [asdict(result.request) for result in results],
+        "rows": [result.request.recipe() for result in results],
         "pictures": {
             name: {"path": str(out / f"{name}.png"), "inspector": one}
             for name, one in zip(names, read, strict=True)

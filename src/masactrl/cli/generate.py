@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from masactrl.cli.output import Output
 from masactrl.cli.parsing import parse_seeds, parse_size
 from masactrl.cli.plan import show_plan
 from masactrl.runs.generate import generate as run
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import SHEET, GenerateResult, picture_names, prepare_folder
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@takes(GenerateRequest, ModelSpec, Output)
+@takes(GenerateRequest, LayoutWords, ModelSpec, Output)
 def generate(
     context: typer.Context,
     given: Given,
@@ -55,7 +56,10 @@ def generate(
     del config  # was read before the other options
     width, height = (None, None) if size is None else parse_size(size)
     chosen = _seeds(context, given["seed"], seeds)
-    request = given.build(GenerateRequest, seed=chosen[0], width=width, height=height)
+    layouts = given.build(LayoutWords).layouts()
+    request = given.build(
+        GenerateRequest, seed=chosen[0], width=width, height=height, layouts=layouts
+    )
     spec, written = given.build(ModelSpec), given.build(Output)
     several = seeds is not None and len(chosen) > 1
     runs = [
@@ -111,7 +115,7 @@ def _described(result: GenerateResult, paths: Sequence[Path]) -> dict[str, objec
         "device": result.device,
         "dtype": result.dtype,
         "seconds": round(result.seconds, 3),
-        "request": asdict(result.request),
+        "request": result.request.recipe(),
         "pictures": {path.stem: str(path) for path in paths},
         "warnings": list(result.warnings),
     }

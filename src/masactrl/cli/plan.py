@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -39,7 +39,9 @@ def show_plan(
 
         preset = preview(model, allow_pickle=allow_pickle)
     first = requests[0][0]
-    settings: dict[str, Any] = asdict(first if preset is None else first.resolve(preset))
+    open_yet = asdict(replace(first, layouts=()))
+    settings: dict[str, Any] = open_yet if preset is None else first.resolve(preset).recipe()
+    settings.pop("layouts", None)
     settings.pop("seed")
     # Stable Diffusion of every kind has this many in its preset.
     steps = settings["steps"] or 50

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from masactrl.errors import ControlWarning, MasaCtrlError
+from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.pictures.images import tensor_to_images
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import stated_model
@@ -23,7 +24,7 @@ from masactrl.settings.prompt_weights import without_weights
 from masactrl.settings.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -102,7 +103,8 @@ def generate(
         warnings.warn(note, ControlWarning, stacklevel=3)
 
     started = time.perf_counter()
-    with exact_ddim(model.pipeline):  # before anything is attached, also to the scheduler
+    # Before anything is attached, also to the scheduler.
+    with exact_ddim(model.pipeline), _led(model, settings, control):
         pictures = _pictures(model, settings, control, _reporter(on_step))
     seconds = time.perf_counter() - started
     if not bool(pictures.isfinite().all()):
@@ -128,6 +130,28 @@ def generate(
         stated=stated_model(model),
         control=own,
     )
+
+
+@contextmanager
+def _led(model: LoadedModel, settings: ResolvedRequest, method: Method) -> Iterator[None]:
+    """Let the layouts lead the targets, with and without control, inside the `with` block."""
+    if not settings.layouts:
+        yield
+        return
+    if method.start is not None:
+        raise ConfigError(
+            f"Targets of {method.name} are a run of their own, which takes no layout yet; leave "
+            "the layout out, or take another method."
+        )
+    from masactrl.layouts.attach import attach_layouts
+    from masactrl.runs.layout import guides_of
+
+    count = len(settings.target_prompts)
+    images = (0, *range(1, count + 1), *range(1, count + 1))
+    size = (settings.height, settings.width)
+    guides = guides_of(model, settings.layouts, size=size, images=images, targets=count)
+    with attach_layouts(model.pipeline, guides, images=len(images)):
+        yield
 
 
 def _described(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PARAMETERS_KEY",
     "SCHEMA",
+    "STRICT",
     "InputStated",
     "LoraStated",
     "ModelStated",
@@ -53,7 +54,7 @@ PARAMETERS_KEY = "parameters"
 _PACKAGES = ("torch", "diffusers", "transformers")
 _MOST_SIDECAR = 2**20  # bytes; a recipe has a few thousand
 
-_STRICT = MappingProxyType({"extra": "forbid"})  # for pydantic: no word is silently ignored
+STRICT = MappingProxyType({"extra": "forbid"})  # for pydantic: no word is silently ignored
 
 Value = TypeVar("Value")
 
@@ -62,7 +63,7 @@ Value = TypeVar("Value")
 class LoraStated:
     """A LoRA: name of its file, the weight it was added with, start of the file's SHA-256."""
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
+    __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
 
     name: str
     scale: float
@@ -73,7 +74,7 @@ class LoraStated:
 class ModelStated:
     """The model; fields as in `masactrl.models.origin.Origin`, plus its name."""
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
+    __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
 
     name: str
     kind: str = "object"
@@ -86,7 +87,7 @@ class ModelStated:
 class InputStated:
     """A file that a picture was made from: its name without folder, start of its SHA-256."""
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
+    __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
 
     name: str
     hash: str

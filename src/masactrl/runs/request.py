@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -30,6 +30,11 @@ from masactrl.settings.shared import (
 
 if TYPE_CHECKING:
     from masactrl.models.presets import ModelPreset
+    from masactrl.runs.layout import Layout
+
+    Layouts = tuple[Layout, ...]
+else:
+    Layouts = tuple[Any, ...]  # a recipe tells of them in another way, and is checked by this class
 
 Value = TypeVar("Value")
 
@@ -57,6 +62,7 @@ class GenerateRequest:
             `strength` are MasaCtrl's and must be left alone with another.
         method_options: fields of another method by name, for example {"features": 0.6}; kept as
             sorted pairs.
+        layouts: where things go in the targets, see `masactrl.runs.layout.Layout`.
 
     Raises:
         PromptError: a prompt is empty, a weight in it is none, or there is no target.
@@ -77,6 +83,7 @@ class GenerateRequest:
     strength: Strength = 1.0
     method: MethodSetting = "masactrl"
     method_options: MethodOptions = ()
+    layouts: Layouts = ()
 
     def __post_init__(self) -> None:
         settle(self)
@@ -89,6 +96,9 @@ class GenerateRequest:
         check(self)
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         check_method(self)
+        object.__setattr__(self, "layouts", tuple(self.layouts))
+        for layout in self.layouts:
+            layout.of_target(1, len(self.target_prompts))
 
     def resolve(self, preset: ModelPreset) -> ResolvedRequest:
         """Return the request with nothing left open."""
@@ -111,6 +121,7 @@ class GenerateRequest:
             strength=self.strength,
             method=self.method,
             method_options=sorted_pairs(self.method_options),
+            layouts=self.layouts,
         )
 
 
@@ -132,6 +143,14 @@ class ResolvedRequest:
     strength: float
     method: str = "masactrl"
     method_options: tuple[tuple[str, Any], ...] = ()
+    layouts: Layouts = ()
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the request as values that JSON knows; of layouts the kind, not the pixels."""
+        said = asdict(replace(self, layouts=()))
+        del said["layouts"]
+        drawn = [layout.described() for layout in self.layouts]
+        return said | ({"layouts": drawn} if drawn else {})
 
 
 def _or(given: Value | None, preset: Value) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.errors import OutputError
@@ -118,7 +118,8 @@ class GenerateResult:
             model=self.stated or ModelStated(name=self.model),
             device=self.device,
             dtype=self.dtype,
-            request=asdict(self.request) | ({"control": self.control} if self.control else {}),
+            request=self.request.recipe() | ({"control": self.control} if self.control else {}),
+            inputs=tuple(one for layout in self.request.layouts for one in layout.stated),
         )
 
     def save(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
@@ -155,7 +155,7 @@ def comparison_recipe(
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
         request={
-            **asdict(request.resolve(model.preset)),
+            **request.resolve(model.preset).recipe(),
             "methods": list(methods),
             "options": given,
         },

@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention import Rows, Schedule
@@ -165,7 +165,7 @@ def sweep_generate(
         model=stated_model(model),
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
-        request=asdict(settings),
+        request=settings.recipe(),
     )
     return SweepResult(
         axes=axes,

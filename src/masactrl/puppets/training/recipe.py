@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, T2IAdapter
 
 from masactrl.errors import ConfigError
 from masactrl.puppets.inspector import Inspector
@@ -62,7 +62,7 @@ class Recipe:
         batch: latents per step of the U-Net and what is trained beside it.
         pixel_batch: pictures per step of decoder and inspector.
         learning_rate, ema_decay: of the U-Net, see `train_diffusion`; short runs that start from
-            trained weights want less of both.
+            trained weights want less of both. The rate is also that of the adapters.
         lowest, offset_noise: which noise the U-Net sees, see `train_diffusion`.
         align: draw the U-Net's middle to the inspector's features, see `alignment`.
         workers: processes that render.
@@ -70,7 +70,7 @@ class Recipe:
         device: "cpu" or "cuda".
         stop_after: minutes of this session, for a machine lent by the minute; the run resumes.
         start_from: folder of a trained model: the VAE is taken from it when the stage "vae" is left
-            out, text encoder, U-Net and inspector begin with its weights. With the stage
+            out, text encoder, U-Net, inspector and adapters begin with its weights. With the stage
             "diffusion" left out the exported model has the new decoder beside the U-Net that was
             exported before, or else that one.
     """
@@ -248,6 +248,9 @@ def _beside(
         return
     posed = _posed(recipe, tell("pictures"))
     path = recipe.directory / "posed" / "latents.pt"
+    kind = ControlNetModel if stage == "controlnet" else T2IAdapter
+    earlier = None if recipe.start_from is None else recipe.start_from / stage
+    there = earlier is not None and (earlier / "config.json").exists()
     network = train_layout(
         "controlnet" if stage == "controlnet" else "adapter",
         pipeline,
@@ -256,9 +259,11 @@ def _beside(
         recipe.directory / stage,
         budget=recipe.seconds(stage),
         batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
         offset_noise=recipe.offset_noise,
         seed=recipe.seed,
         device=recipe.device,
+        start=kind.from_pretrained(earlier, torch_dtype=torch.float32) if there else None,
         on_record=tell(stage),
     )
     network.half().save_pretrained(exported / stage)

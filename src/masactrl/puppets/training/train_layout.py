@@ -68,6 +68,7 @@ def train_layout(
     offset_noise: float = 0.1,
     seed: int = 0,
     device: str = "cpu",
+    start: ControlNetModel | T2IAdapter | None = None,
     on_record: OnRecord | None = None,
 ) -> ControlNetModel | T2IAdapter:
     """Train (or continue) one adapter and return it with averaged weights.
@@ -81,6 +82,7 @@ def train_layout(
         directory: checkpoints and log; an existing checkpoint is continued.
         budget: seconds of training over all sessions.
         batch, learning_rate, offset_noise, seed, device, on_record: as in `train_diffusion`.
+        start: a trained adapter whose weights a new run begins with; a checkpoint goes before.
 
     Raises:
         MissingExtra: the adapter's edges need OpenCV, which is not installed.
@@ -91,6 +93,8 @@ def train_layout(
     network: nn.Module = (build_controlnet if stage == "controlnet" else build_adapter)(unet)
     if torch.device(device).type == "cpu":  # see `train_diffusion`
         unet.set_attn_processor(AttnProcessor())
+    if start is not None:
+        network.load_state_dict(start.float().state_dict())
     network = placed(network, device).train().requires_grad_(True)
     said = tuple(
         replace(s, pose=replace(s.pose, action=nearest_action(s.pose))) for s in cache.scenes

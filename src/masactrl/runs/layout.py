@@ -1,0 +1,264 @@
+"""Where things go, said by pictures: the layouts of a run's targets.
+
+    Layout(kind="pose", pictures=(skeleton,))         the embedded model's own ControlNet
+    Layout(kind="depth", pictures=(depth,), model="lllyasviel/sd-controlnet-depth")
+
+The paper's Section 4: a ControlNet or T2I-Adapter decides the target's layout, mutual
+self-attention its content. The source gets none unless it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+
+from masactrl.errors import ConfigError
+from masactrl.runs.recipe import STRICT, InputStated
+from masactrl.settings.checks import settle
+from masactrl.settings.declare import Setting, check
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from masactrl.layouts.attach import Guide
+    from masactrl.models import LoadedModel
+
+__all__ = ["AskedLayout", "Layout", "LayoutWords", "guides_of"]
+
+LAYOUT: Final = "Layout"
+"""Heading of --help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layout:
+    """One kind of layout for the targets.
+
+    Attributes:
+        kind: "pose", for which the embedded model has a network, or any word for the network of
+            ``model``.
+        pictures: one for all targets or one each, of the run's proportions; what the network reads:
+            coloured limbs or white lines on black, for example.
+        source: the source's own; None gives it none, as the paper does.
+        scale: weight of what the network says, 0 and more.
+        begin, end: the part of the steps at which it leads, 0 <= begin < end <= 1.
+        model: folder, `.safetensors` file or Hub id of a ControlNet or T2I-Adapter; None is the
+            embedded model's own.
+        stated: name and hash of the pictures' files, for recipes; empty where they were no files.
+
+    Raises:
+        ConfigError: there is no picture, a number is out of range, or ``stated`` is not of the
+            pictures.
+    """
+
+    kind: str
+    pictures: tuple[Image.Image, ...]
+    source: Image.Image | None = None
+    scale: float = 1.0
+    begin: float = 0.0
+    end: float = 1.0
+    model: str | None = None
+    stated: tuple[InputStated, ...] = ()
+
+    def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "pictures", tuple(self.pictures))
+        if not self.kind.strip():
+            raise ConfigError("A layout has a kind, such as pose or edges.")
+        if not self.pictures:
+            raise ConfigError(f"The layout {self.kind} has no picture; give at least one.")
+        if self.scale < 0:
+            raise ConfigError(f"scale={self.scale} was given; accepted is 0 and more.")
+        if not 0 <= self.begin < self.end <= 1:
+            raise ConfigError(
+                f"The layout {self.kind} was to lead from {self.begin:g} to {self.end:g} of the "
+                "steps; the begin lies before the end, both in 0 to 1."
+            )
+        count = len(self.pictures) + (self.source is not None)
+        if self.stated and len(self.stated) != count:
+            raise ConfigError(f"{len(self.stated)} files were stated for {count} pictures.")
+
+    def of_target(self, number: int, count: int) -> Image.Image:
+        """Return the picture of target ``number`` (from 1) of so many.
+
+        Raises:
+            ConfigError: there are more or fewer pictures than targets.
+        """
+        if len(self.pictures) not in (1, count):
+            raise ConfigError(
+                f"The layout {self.kind} has {len(self.pictures)} pictures for {count} targets; "
+                "give one for all or one each."
+            )
+        return self.pictures[0 if len(self.pictures) == 1 else number - 1]
+
+    def described(self) -> dict[str, Any]:
+        """Return it as values that JSON knows; of pictures how many, not the pixels."""
+        return {
+            "kind": self.kind,
+            "scale": self.scale,
+            "begin": self.begin,
+            "end": self.end,
+            "model": self.model,
+            "files": len(self.pictures),
+            "source": self.source is not None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedLayout:
+    """A layout as a recipe tells it; ``files`` of the recipe's inputs are its pictures."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
+
+    kind: str
+    scale: float
+    begin: float
+    end: float
+    model: str | None
+    files: int
+    source: bool
+
+    def drawn(self, files: Sequence[Path]) -> Layout:
+        """Return it with the pictures of these files, the source's last."""
+        made = _read(self.kind, files, self.model)
+        pictures = made.pictures[: self.files]
+        own = made.pictures[self.files] if self.source else None
+        return replace(
+            made,
+            pictures=pictures,
+            source=own,
+            scale=self.scale,
+            begin=self.begin,
+            end=self.end,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutWords:
+    """Layouts in the words of the command line."""
+
+    layout: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="A picture that says where things go in the targets, such as pose=run.png or "
+            "edges=lines.png; repeat it for several kinds, or for one of each target.",
+            metavar="KIND=FILE",
+            usual="none",
+            panel=LAYOUT,
+        ),
+    ] = ()
+    layout_model: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="The ControlNet or T2I-Adapter of a kind: a folder, a .safetensors file or a Hub "
+            "id; the embedded model has its own for pose.",
+            metavar="KIND=MODEL",
+            usual="none",
+            panel=LAYOUT,
+        ),
+    ] = ()
+    layout_scale: Annotated[
+        float,
+        Setting(help="Weight of the layout, 0 and more.", low=0, panel=LAYOUT),
+    ] = 1.0
+    layout_until: Annotated[
+        float,
+        Setting(
+            help="Part of the steps, from the first, at which the layout leads; above 0, up to 1.",
+            above=0,
+            high=1,
+            panel=LAYOUT,
+        ),
+    ] = 1.0
+
+    def __post_init__(self) -> None:
+        settle(self)
+        check(self)
+
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return the layouts, one of each kind, with the pictures read.
+
+        Raises:
+            ConfigError: a word is not written KIND=VALUE, a picture cannot be read, or a model is
+                named for a kind without a picture.
+        """
+        files: dict[str, list[Path]] = {}
+        for kind, name in (_pair(word, "run.png") for word in self.layout):
+            files.setdefault(kind, []).append(Path(name))
+        models = dict(_pair(word, "FOLDER") for word in self.layout_model)
+        for kind in models:
+            if kind not in files:
+                raise ConfigError(
+                    f"--layout-model names a network for {kind}, and no --layout {kind}=FILE was "
+                    "given."
+                )
+        return tuple(
+            replace(
+                _read(kind, paths, models.get(kind)), scale=self.layout_scale, end=self.layout_until
+            )
+            for kind, paths in files.items()
+        )
+
+
+def _pair(word: str, example: str) -> tuple[str, str]:
+    kind, sign, value = word.partition("=")
+    if not sign or not kind.strip() or not value:
+        raise ConfigError(f"{word!r} is no layout; write KIND=VALUE, like pose={example}.")
+    return kind.strip(), value
+
+
+def _read(kind: str, files: Sequence[Path], model: str | None) -> Layout:
+    from masactrl.models.origin import file_hash
+    from masactrl.pictures.input import read_picture
+
+    pictures = tuple(read_picture(path) for path in files)
+    stated = tuple(InputStated(name=path.name, hash=file_hash(path)) for path in files)
+    return Layout(kind=kind, pictures=pictures, model=model, stated=stated)
+
+
+def guides_of(
+    model: LoadedModel,
+    layouts: Sequence[Layout],
+    *,
+    size: tuple[int, int],
+    images: Sequence[int],
+    targets: int,
+) -> list[Guide]:
+    """Return what leads the U-Net, its networks loaded.
+
+    Args:
+        model: whose U-Net it is.
+        layouts: what was asked for.
+        size: height and width of the run in pixels.
+        images: of every row of a guidance branch: 0 the source, k target k.
+        targets: how many there are.
+
+    Raises:
+        ConfigError: a picture has other proportions than the run, or their number does not fit.
+        ModelNotFound: a network cannot be read, or there is none for the kind.
+        UnsupportedPipeline: a network is of another family than the U-Net.
+    """
+    from masactrl.layouts.attach import Guide
+    from masactrl.layouts.networks import load_network
+    from masactrl.layouts.pictures import layout_tensor
+
+    guides = []
+    for layout in layouts:
+        network = load_network(model, layout.kind, layout.model)
+        of: dict[int, Image.Image | None] = {0: layout.source}
+        of |= {k: layout.of_target(k, targets) for k in range(1, targets + 1)}
+        drawn = {
+            k: None if one is None else layout_tensor(one, network, size, layout.kind)
+            for k, one in of.items()
+        }
+        guides.append(
+            Guide(
+                network=network,
+                pictures=tuple(drawn[image] for image in images),
+                scale=layout.scale,
+                begin=layout.begin,
+                end=layout.end,
+            )
+        )
+    return guides
