@@ -18,6 +18,7 @@ from masactrl.cli import main
 from masactrl.errors import ConfigError, ModelNotFound, UnsupportedPipeline
 from masactrl.layouts.networks import load_network
 from masactrl.layouts.pictures import layout_tensor
+from masactrl.methods import SDEdit
 from masactrl.models import LoadedModel, default_preset
 from masactrl.pictures.images import image_to_tensor, tensor_to_images
 from masactrl.puppets.inspector import Inspector
@@ -182,15 +183,13 @@ def test_methods_that_run_apart_say_that_they_take_no_layout(
     tiny: tuple[LoadedModel, str],
 ) -> None:
     model, network = tiny
-    request = GenerateRequest(
-        source_prompt=ASKED[0],
-        target_prompts=ASKED[1:],
-        method="sdedit",
-        steps=3,
-        layouts=(Layout(kind="x", pictures=(a_picture(),), model=network),),
-    )
+    layout = Layout(kind="x", pictures=(a_picture(),), model=network)
+    asked = {"source_prompt": ASKED[0], "target_prompts": ASKED[1:], "layouts": (layout,)}
     with pytest.raises(ConfigError, match="takes no layout yet"):
-        generate(model, request)
+        GenerateRequest(method="sdedit", **asked)  # type: ignore[arg-type]
+    request = GenerateRequest(steps=3, **asked)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes no layout yet"):
+        generate(model, request, method=SDEdit())
 
 
 def test_the_embedded_model_puts_a_pose_and_makes_it_again(

@@ -122,7 +122,7 @@ def test_a_request_is_written_as_the_words_that_make_it_again() -> None:
 
 @pytest.mark.parametrize("owner", [GenerateRequest, EditRequest, InversionRequest, ModelSpec])
 def test_every_setting_of_a_request_is_declared(owner: type) -> None:
-    inside = {"masks", "half"}  # composed on the command line, and of Python alone
+    inside = {"masks", "layouts", "half"}  # composed on the command line, and of Python alone
     assert {one.name for one in fields(owner)} - set(settings_of(owner)) <= inside
     for declared in settings_of(owner).values():
         assert declared.setting.help.endswith("."), declared.name

@@ -28,12 +28,13 @@ from masactrl.cli.job import ConfigOption
 from masactrl.cli.output import Output
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest, draws_noise
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.result import prepare_folder
 from masactrl.settings.shared import FROM_SOURCE
 
 
-@takes(InversionRequest, EditRequest, ModelSpec, Output)
+@takes(InversionRequest, EditRequest, LayoutWords, ModelSpec, Output)
 def edit(
     given: Given,
     picture: PictureArgument,
@@ -74,7 +75,10 @@ def edit(
             threshold=mask_threshold,
             limit=limit,
         )
-        request = given.build(EditRequest, masks=masks, seed=seed if drawn else None)
+        layouts = given.build(LayoutWords).layouts()
+        request = given.build(
+            EditRequest, masks=masks, seed=seed if drawn else None, layouts=layouts
+        )
         spec, written = given.build(ModelSpec), given.build(Output)
         judges = judges_of(request, auto=auto, clip=judge_clip, dino=judge_dino)
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
+from torch.nn import functional
 
 from masactrl.errors import ConfigError
 from masactrl.pictures.images import image_to_tensor
@@ -17,7 +18,13 @@ __all__ = ["layout_tensor"]
 _ALIKE: Final = 0.02  # by which the proportions of picture and run may differ
 
 
-def layout_tensor(picture: Image.Image, network: Any, size: tuple[int, int], kind: str) -> Tensor:
+def layout_tensor(
+    picture: Image.Image,
+    network: Any,
+    size: tuple[int, int],
+    kind: str,
+    padded: tuple[int, int] | None = None,
+) -> Tensor:
     """Return a picture (channels, height, width) in [0, 1], channels as the network reads them.
 
     Args:
@@ -25,6 +32,7 @@ def layout_tensor(picture: Image.Image, network: Any, size: tuple[int, int], kin
         network: a ControlNet or T2I-Adapter.
         size: height and width of the run.
         kind: of the layout, for what is said.
+        padded: height and width that the model sees, where lower and right edges are repeated.
 
     Raises:
         ConfigError: the proportions differ.
@@ -41,7 +49,11 @@ def layout_tensor(picture: Image.Image, network: Any, size: tuple[int, int], kin
     if fitted.size != (width, height):
         fitted = fitted.resize((width, height), Image.Resampling.BILINEAR)
     shown = image_to_tensor(fitted.convert("RGB"), signed=False)
-    return shown[:1] if grey else shown
+    shown = shown[:1] if grey else shown
+    if padded is None or padded == size:
+        return shown
+    more = (0, padded[1] - width, 0, padded[0] - height)
+    return functional.pad(shown[None], more, mode="replicate")[0]
 
 
 def channels_of(network: Any) -> int:

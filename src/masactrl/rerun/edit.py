@@ -16,6 +16,7 @@ from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags, declared_options
 from masactrl.rerun.generate import refuse_object
 from masactrl.runs.edit_request import Keep, Mode
+from masactrl.runs.layout import AskedLayout, layout_options, layouts_drawn
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.runs.result import SHEET
 from masactrl.settings.shared import FROM_SOURCE, Form
@@ -79,6 +80,12 @@ class _Asked:
     method: str = "masactrl"
     method_options: tuple[tuple[str, Any], ...] = ()
     seed: int | None = None
+    layouts: tuple[AskedLayout, ...] = ()
+
+    @property
+    def drawn(self) -> int:
+        """How many of the inputs are pictures of layouts, the last ones."""
+        return sum(one.files for one in self.layouts)
 
 
 def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
@@ -88,7 +95,7 @@ def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
     asked = checked(_Asked, dict(recipe.request))
     inversion = checked(InversionRequest, asked.inversion)
     masks = 0 if asked.masks is None else asked.masks.files
-    if len(recipe.inputs) != 1 + masks or masks < 0:
+    if len(recipe.inputs) != 1 + masks + asked.drawn or masks < 0:
         raise ConfigError(
             "The recipe does not name the picture that was edited: it was made from a picture "
             "that was open already, in Python. Save it, edit the file, and its recipe will do."
@@ -102,14 +109,14 @@ def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
 
 
 def edit_of(
-    recipe: Recipe, masks: tuple[Path, ...] = ()
+    recipe: Recipe, files: tuple[Path, ...] = ()
 ) -> tuple[InversionRequest, EditRequest, AskedMasks | None]:
     """Return how the picture was inverted, what was made of it, and the masks in words.
 
     Args:
         recipe: of the kind "edit".
-        masks: files for the masks that the recipe only names, the source's first; without them the
-            request has none of these.
+        files: of the masks that the recipe only names, the source's first, then of the layouts;
+            without them the request has none of these.
 
     Raises:
         ConfigError: the recipe holds no edit, or asks for what cannot be.
@@ -119,7 +126,9 @@ def edit_of(
     asked, inversion = _asked(recipe)
     names = ["target_prompts", "guidance_scale", "negative_prompt", "start_step", "start_layer"]
     names += ["form", "strength", "compare", "mode", "keep", "half", "method", "seed"]
-    drawn = _masks(asked.masks, masks)
+    count = len(files) - asked.drawn
+    drawn = _masks(asked.masks, files[:count])
+    layouts = layouts_drawn(recipe.request, files[count:]) if files else ()
     values = {name: getattr(asked, name) for name in names}
     if asked.method != "masactrl":
         # A resolved request has S and L also where another method took no notice.
@@ -129,6 +138,7 @@ def edit_of(
         method_options=asked.method_options,
         masks=drawn,
         keep_background=asked.keep_background and drawn is not None,
+        layouts=layouts,
     )
     return inversion, request, asked.masks
 
@@ -157,8 +167,8 @@ def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str,
     """Invert the picture that the caller named, edit it, and return all pictures by name."""
     from masactrl.runs.invert import invert
 
-    picture, *masks = given.inputs
-    inversion, request, _ = edit_of(recipe, tuple(masks))
+    picture, *files = given.inputs
+    inversion, request, _ = edit_of(recipe, tuple(files))
     session = invert(model, picture, inversion, on_step=given.on_step)
     result = session.edit(request, on_step=given.on_step)
     return {**result.pictures(), SHEET: result.to_sheet()}
@@ -178,7 +188,12 @@ def edit_words(
     asked, inversion = _asked(recipe)
     picture, *files = input_names(recipe)
     options = [one for one in edit_options(recipe) if one[0] not in leave]
-    words = command_words("edit", [picture], options + _mask_options(asked.masks, files))
+    count = len(files) - asked.drawn
+    own = [
+        *_mask_options(asked.masks, files[:count]),
+        *layout_options(asked.layouts, files[count:]),
+    ]
+    words = command_words("edit", [picture], options + own)
     at = words.index("--") if "--" in words else len(words)
     return [*words[:at], *_flags(asked, inversion), *flags, *words[at:]]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_options
 from masactrl.runs.generate import GenerateRequest, generate
-from masactrl.runs.layout import AskedLayout, Layout
+from masactrl.runs.layout import layout_options, layouts_drawn, layouts_of
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.runs.result import SHEET
 
@@ -49,21 +49,7 @@ def request_of(values: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Genera
         # A resolved request has MasaCtrl's values also where another method took no notice.
         asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
     request = checked(GenerateRequest, asked)
-    return replace(request, layouts=_drawn(values, inputs)) if inputs else request
-
-
-def layouts_of(values: Mapping[str, Any]) -> tuple[AskedLayout, ...]:
-    """Return the layouts that a recipe tells of."""
-    return tuple(checked(AskedLayout, one) for one in values.get("layouts", ()))
-
-
-def _drawn(values: Mapping[str, Any], inputs: Sequence[Path]) -> tuple[Layout, ...]:
-    left, made = list(inputs), []
-    for asked in layouts_of(values):
-        count = asked.files + asked.source
-        made.append(asked.drawn(left[:count]))
-        del left[:count]
-    return tuple(made)
+    return replace(request, layouts=layouts_drawn(values, inputs)) if inputs else request
 
 
 def refuse_object(values: Mapping[str, Any]) -> None:
@@ -85,29 +71,9 @@ def generate_options(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the options of `masactrl generate` as pairs of name and value."""
     request = request_of(recipe.request)
     size = [("size", f"{request.width}x{request.height}")] if request.width else []
-    return [*declared_options(request), *size, *_layout_options(recipe)]
-
-
-def _layout_options(recipe: Recipe) -> list[tuple[str, str]]:
-    """The options of the layouts; their files by their names."""
-    asked, names = layouts_of(recipe.request), [PurePath(one.name).name for one in recipe.inputs]
-    if not asked:
-        return []
-    told = {(one.scale, one.begin, one.end) for one in asked}
-    if len(told) > 1 or any(one.begin or one.source for one in asked):
-        raise ConfigError(
-            "The layouts differ in scale or in the part of the run at which they lead, begin late, "
-            "or lead the source, too, for which the command line has no word; `masactrl rerun` "
-            "makes the picture again."
-        )
-    options = []
-    for one in asked:
-        options += [("layout", f"{one.kind}={name}") for name in names[: one.files]]
-        options += [("layout_model", f"{one.kind}={one.model}")] if one.model else []
-        del names[: one.files]
-    ((scale, _, end),) = told
-    options += [] if scale == 1 else [("layout_scale", repr(scale))]
-    return options + ([] if end == 1 else [("layout_until", repr(end))])
+    names = [PurePath(one.name).name for one in recipe.inputs]
+    layouts = layout_options(layouts_of(recipe.request), names)
+    return [*declared_options(request), *size, *layouts]
 
 
 def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:

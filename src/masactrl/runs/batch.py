@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from masactrl.models.denoiser import Denoiser
     from masactrl.runs.edit_request import ResolvedEdit
 
-__all__ = ["Layout", "alone_layout", "cached_layout", "joint_layout", "source_layout"]
+__all__ = ["BatchPlan", "alone_layout", "cached_layout", "joint_layout", "source_layout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Layout:
+class BatchPlan:
     """One batch.
 
     Attributes:
@@ -46,7 +46,7 @@ class Layout:
 
 def joint_layout(
     denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit, *, flat: bool
-) -> Layout:
+) -> BatchPlan:
     """Return the batch of source and targets; `flat` where the source has one branch."""
     count = len(request.target_prompts)
     conditions = [
@@ -56,7 +56,7 @@ def joint_layout(
     guided = Guided(denoiser, conditions, trajectory.schedule, flat=flat)
     places = guided.images_of_rows if flat else tuple(range(len(conditions)))
     reads = tuple((0,) if place <= count else (row,) for row, place in enumerate(places))
-    return Layout(
+    return BatchPlan(
         guided=guided,
         rows=Rows(images=len(places), reads=reads),
         images=tuple(_twin(place, count) for place in places),
@@ -65,13 +65,13 @@ def joint_layout(
     )
 
 
-def cached_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit) -> Layout:
+def cached_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit) -> BatchPlan:
     """Return the batch of targets whose source was recorded."""
     count = len(request.target_prompts)
     conditions = target_conditions(denoiser, trajectory, request)
     images = len(conditions)
     reads = tuple((images,) if image < count else (image,) for image in range(images))
-    return Layout(
+    return BatchPlan(
         guided=Guided(denoiser, conditions, trajectory.schedule),
         rows=Rows(images=images, reads=reads, cached=1),
         images=tuple(_twin(image + 1, count) for image in range(images)),
@@ -80,11 +80,11 @@ def cached_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedE
     )
 
 
-def alone_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit) -> Layout:
+def alone_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit) -> BatchPlan:
     """Return the batch of targets that read nobody, without their uncontrolled twins."""
     count = len(request.target_prompts)
     conditions = target_conditions(denoiser, trajectory, request)[:count]
-    return Layout(
+    return BatchPlan(
         guided=Guided(denoiser, conditions, trajectory.schedule),
         rows=Rows.plain(images=count),
         images=tuple(range(1, count + 1)),
@@ -93,10 +93,10 @@ def alone_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEd
     )
 
 
-def source_layout(denoiser: Denoiser, trajectory: Trajectory, *, guided_targets: bool) -> Layout:
+def source_layout(denoiser: Denoiser, trajectory: Trajectory, *, guided_targets: bool) -> BatchPlan:
     """Return the batch of the source alone, with the branches that its targets will read."""
     condition = source_condition(denoiser, trajectory, guided_targets=guided_targets)
-    return Layout(
+    return BatchPlan(
         guided=Guided(denoiser, [condition], trajectory.schedule),
         rows=Rows.plain(images=1),
         images=(0,),

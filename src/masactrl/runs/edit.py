@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,21 @@ from torch import Tensor
 
 from masactrl.attention import Attached
 from masactrl.diffusion import denoise
+from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
-from masactrl.runs.batch import Layout, cached_layout, joint_layout
+from masactrl.runs.batch import BatchPlan, cached_layout, joint_layout
 from masactrl.runs.late import late_targets
 from masactrl.runs.method_choice import flat_rows, method_of
 from masactrl.runs.outcome import Outcome
 from masactrl.settings.prompt_weights import without_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from masactrl.attention import GivenMasks, WordMasks
     from masactrl.diffusion import Adjust, OnStep, Steer, Trajectory
+    from masactrl.layouts.attach import Guide
     from masactrl.methods import Handle
     from masactrl.models.denoiser import Denoiser
     from masactrl.models.loading import Pipeline
@@ -36,7 +40,10 @@ __all__ = ["EditRun", "Outcome"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EditRun:
-    """One edit on its way; `recording` decides whether it is joint or cached."""
+    """One edit on its way; `recording` decides whether it is joint or cached.
+
+    `guide` says what leads the rows of these images (0 the source, k target k); None leads nothing.
+    """
 
     denoiser: Denoiser
     pipeline: Pipeline
@@ -46,6 +53,7 @@ class EditRun:
     masks: MaskPlan | None = None
     recording: Recording | None = None
     on_step: OnStep | None = None
+    guide: Callable[[Sequence[int]], Sequence[Guide]] | None = None
 
     def __call__(self) -> Outcome:
         """Make the targets."""
@@ -57,6 +65,7 @@ class EditRun:
         with (
             torch.no_grad(),
             self.denoiser.timetable(self.trajectory.schedule),
+            self._led(layout),
             self._attach(layout) as handle,
         ):
             z = self._denoise(layout, handle)
@@ -78,13 +87,19 @@ class EditRun:
         """Index of the first target among the images of the batch."""
         return 1 if self.recording is None else 0
 
-    def _layout(self) -> Layout:
+    def _layout(self) -> BatchPlan:
         if self.recording is not None:
             return cached_layout(self.denoiser, self.trajectory, self.request)
         flat = self.trajectory.one_branch and flat_rows(self.request)
         return joint_layout(self.denoiser, self.trajectory, self.request, flat=flat)
 
-    def _attach(self, layout: Layout) -> AbstractContextManager[Handle]:
+    def _led(self, layout: BatchPlan) -> AbstractContextManager[None]:
+        if self.guide is None:
+            return nullcontext()
+        images = layout.images
+        return attach_layouts(self.pipeline, self.guide(images), images=len(images))
+
+    def _attach(self, layout: BatchPlan) -> AbstractContextManager[Handle]:
         method = method_of(self.request, self._masks_of(layout))
         if isinstance(method, MasaCtrl) and self.recording is not None:
             source = self.recording.serving(layout.guided.branches)
@@ -94,14 +109,14 @@ class EditRun:
         prompts = [without_weights(said[image]) for image in layout.images]
         return method.attach(self.pipeline, layout.rows, prompts=prompts)
 
-    def _masks_of(self, layout: Layout) -> GivenMasks | WordMasks | None:
+    def _masks_of(self, layout: BatchPlan) -> GivenMasks | WordMasks | None:
         if self.masks is None:
             return None
         if self.recording is None:
             return self.masks.joint(layout.images)
         return self.masks.cached(layout.images)
 
-    def _denoise(self, layout: Layout, handle: Handle) -> Tensor:
+    def _denoise(self, layout: BatchPlan, handle: Handle) -> Tensor:
         trajectory = self.trajectory
         path = trajectory.latents.to(self.denoiser.device)
         images = self._first_target + len(self.request.target_prompts) * (
@@ -131,14 +146,14 @@ class EditRun:
 
         return steer
 
-    def _adjust(self, layout: Layout, handle: Handle) -> Adjust | None:
+    def _adjust(self, layout: BatchPlan, handle: Handle) -> Adjust | None:
         """What happens to the latents after every step: a method's own doing, or masactrl's."""
         if isinstance(handle, Attached):
             return self._keep_background(layout, handle)
         after = handle.after_step
         return None if after is None else lambda _level, z: after(z)
 
-    def _keep_background(self, layout: Layout, attached: Attached) -> Adjust | None:
+    def _keep_background(self, layout: BatchPlan, attached: Attached) -> Adjust | None:
         """Put the source back outside the union of the masks, after every step."""
         masks, count, first = self.masks, len(self.request.target_prompts), self._first_target
         if masks is None or not self.request.keep_background:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from masactrl.errors import ConfigError, MaskError, PromptError
+from masactrl.runs.layout import Layout, check_layouts
 from masactrl.runs.recipe import InputStated
 from masactrl.runs.request import check_method, sorted_pairs
 from masactrl.settings.checks import settle
@@ -155,6 +156,8 @@ class EditRequest:
         method_options: fields of another method by name, for example {"features": 0.6}; kept as
             sorted pairs.
         seed: of the noise that a method of `FROM_SOURCE` draws, 0 to 2**63 - 1; None is 0.
+        layouts: where things go in the targets, see `masactrl.runs.layout.Layout`; of the picture's
+            proportions.
 
     Raises:
         PromptError: a prompt is empty, a weight in it is none, or there is no target.
@@ -212,6 +215,7 @@ class EditRequest:
         int | None,
         Setting(help="Of the noise that a method draws.", flag="", low=0, high=HIGHEST_SEED),
     ] = None
+    layouts: tuple[Layout, ...] = ()
 
     def __post_init__(self) -> None:
         settle(self)
@@ -237,6 +241,12 @@ class EditRequest:
                 )
         check_method(self, also)
         self._check_seed()
+        object.__setattr__(self, "layouts", tuple(self.layouts))
+        check_layouts(self)
+        if any(layout.source is not None for layout in self.layouts):
+            raise ConfigError(
+                "A picture that is inverted has no layout of its own; give layouts without source."
+            )
         if self.keep_background and self.masks is None:
             raise MaskError("keep_background needs masks that say where the background is.")
         if self.masks is not None:
@@ -277,6 +287,7 @@ class EditRequest:
             method=self.method,
             method_options=sorted_pairs(self.method_options),
             seed=(self.seed or 0) if self.method in FROM_SOURCE else None,
+            layouts=self.layouts,
         )
 
 
@@ -305,6 +316,7 @@ class ResolvedEdit:
     method: str = "masactrl"
     method_options: tuple[tuple[str, Any], ...] = ()
     seed: int | None = None
+    layouts: tuple[Layout, ...] = ()
     control: Method | None = None
 
     @property
@@ -317,7 +329,8 @@ class ResolvedEdit:
 
         Of a control that is an object its kind is said, so that nobody takes the rest for all.
         """
-        names = [name for name in self.__slots__ if name not in ("masks", "control")]
+        apart = ("masks", "control", "layouts")
+        names = [name for name in self.__slots__ if name not in apart]
         masks: Any = None
         if self.masks is not None:
             masks = {"by": "pictures", "threshold": self.masks.threshold}
@@ -326,6 +339,8 @@ class ResolvedEdit:
                 targets = self.masks.of_targets(len(self.target_prompts))
                 masks |= {"by": "words", "source": self.masks.source, "targets": list(targets)}
         said = {name: getattr(self, name) for name in names} | {"masks": masks}
+        if self.layouts:
+            said["layouts"] = [layout.described() for layout in self.layouts]
         own = self.control
         return said if own is None else said | {"control": type(own).__qualname__}
 

@@ -131,7 +131,11 @@ class EditResult:
             device=self.device,
             dtype=self.dtype,
             request={**self.request.recipe(), "inversion": asdict(self.inversion) | made},
-            inputs=(*self.inputs, *(() if masks is None else masks.stated)),
+            inputs=(
+                *self.inputs,
+                *(() if masks is None else masks.stated),
+                *(one for layout in self.request.layouts for one in layout.stated),
+            ),
         )
 
     def prompts(self) -> dict[str, str]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol
 
 from masactrl.errors import ConfigError
-from masactrl.runs.recipe import STRICT, InputStated
+from masactrl.runs.recipe import STRICT, InputStated, checked
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
+from masactrl.settings.shared import FROM_SOURCE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from masactrl.layouts.attach import Guide
     from masactrl.models import LoadedModel
 
-__all__ = ["AskedLayout", "Layout", "LayoutWords", "guides_of"]
+__all__ = [
+    "AskedLayout",
+    "Layout",
+    "LayoutWords",
+    "check_layouts",
+    "guides_of",
+    "layout_options",
+    "layouts_drawn",
+    "layouts_of",
+]
 
 LAYOUT: Final = "Layout"
 """Heading of --help."""
@@ -217,6 +227,82 @@ def _read(kind: str, files: Sequence[Path], model: str | None) -> Layout:
     return Layout(kind=kind, pictures=pictures, model=model, stated=stated)
 
 
+def check_layouts(request: LayoutsAsked) -> None:
+    """Refuse layouts that do not fit the targets, or a method that takes none; `ConfigError`."""
+    if not request.layouts:
+        return
+    if request.method in FROM_SOURCE:
+        raise ConfigError(
+            f"Targets of {request.method} are a run of their own, which takes no layout yet; leave "
+            "the layout out, or take another method."
+        )
+    for layout in request.layouts:
+        layout.of_target(1, len(request.target_prompts))
+
+
+class LayoutsAsked(Protocol):
+    """What requests with layouts have in common."""
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Layouts of the targets."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """Who controls the targets."""
+        ...
+
+    @property
+    def target_prompts(self) -> tuple[str, ...]:
+        """What the targets show."""
+        ...
+
+
+def layouts_drawn(values: Mapping[str, Any], files: Sequence[Path]) -> tuple[Layout, ...]:
+    """Return the layouts that a recipe tells of, with the pictures of these files."""
+    left, made = list(files), []
+    for asked in layouts_of(values):
+        count = asked.files + asked.source
+        made.append(asked.drawn(left[:count]))
+        del left[:count]
+    return tuple(made)
+
+
+def layouts_of(values: Mapping[str, Any]) -> tuple[AskedLayout, ...]:
+    """Return the layouts that a recipe tells of."""
+    return tuple(checked(AskedLayout, one) for one in values.get("layouts", ()))
+
+
+def layout_options(asked: Sequence[AskedLayout], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the options of the command line that ask for these layouts, as pairs.
+
+    Args:
+        asked: what a recipe tells.
+        names: of their files, in order.
+
+    Raises:
+        ConfigError: the command line has no words for it.
+    """
+    if not asked:
+        return []
+    told = {(one.scale, one.begin, one.end) for one in asked}
+    if len(told) > 1 or any(one.begin or one.source for one in asked):
+        raise ConfigError(
+            "The layouts differ in scale or in the part of the run at which they lead, begin late, "
+            "or lead the source, too, for which the command line has no word; `masactrl rerun` "
+            "makes the picture again."
+        )
+    left, options = list(names), []
+    for one in asked:
+        options += [("layout", f"{one.kind}={name}") for name in left[: one.files]]
+        options += [("layout_model", f"{one.kind}={one.model}")] if one.model else []
+        del left[: one.files]
+    ((scale, _, end),) = told
+    options += [] if scale == 1 else [("layout_scale", repr(scale))]
+    return options + ([] if end == 1 else [("layout_until", repr(end))])
+
+
 def guides_of(
     model: LoadedModel,
     layouts: Sequence[Layout],
@@ -224,6 +310,7 @@ def guides_of(
     size: tuple[int, int],
     images: Sequence[int],
     targets: int,
+    padded: tuple[int, int] | None = None,
 ) -> list[Guide]:
     """Return what leads the U-Net, its networks loaded.
 
@@ -233,6 +320,7 @@ def guides_of(
         size: height and width of the run in pixels.
         images: of every row of a guidance branch: 0 the source, k target k.
         targets: how many there are.
+        padded: height and width that the model sees, where lower and right edges are repeated.
 
     Raises:
         ConfigError: a picture has other proportions than the run, or their number does not fit.
@@ -249,7 +337,7 @@ def guides_of(
         of: dict[int, Image.Image | None] = {0: layout.source}
         of |= {k: layout.of_target(k, targets) for k in range(1, targets + 1)}
         drawn = {
-            k: None if one is None else layout_tensor(one, network, size, layout.kind)
+            k: None if one is None else layout_tensor(one, network, size, layout.kind, padded)
             for k, one in of.items()
         }
         guides.append(

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from masactrl.errors import ConfigError, PromptError
+from masactrl.runs.layout import check_layouts
 from masactrl.settings.checks import plain, settle
 from masactrl.settings.declare import check
 from masactrl.settings.prompt_weights import parse, without_weights
@@ -97,8 +98,7 @@ class GenerateRequest:
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         check_method(self)
         object.__setattr__(self, "layouts", tuple(self.layouts))
-        for layout in self.layouts:
-            layout.of_target(1, len(self.target_prompts))
+        check_layouts(self)
 
     def resolve(self, preset: ModelPreset) -> ResolvedRequest:
         """Return the request with nothing left open."""

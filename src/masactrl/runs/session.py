@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from masactrl.runs.edit_request import EditRequest, ResolvedEdit
 from masactrl.runs.edit_result import EditedTarget, EditResult
 from masactrl.runs.generate import StepRecord
 from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.layout import guides_of
 from masactrl.runs.masks import plan_masks
 from masactrl.runs.method_choice import settled
 from masactrl.runs.prompts import prompt_warnings
@@ -32,9 +34,10 @@ from masactrl.runs.recording import Recording, RecordingKey, record_source
 from masactrl.settings.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from masactrl.diffusion import OnStep
+    from masactrl.layouts.attach import Guide
     from masactrl.methods import Method
     from masactrl.models import LoadedModel
     from masactrl.runs.masks import MaskPlan
@@ -117,6 +120,7 @@ class EditSession:
             masks=masks,
             recording=recording,
             on_step=told,
+            guide=partial(self._guides, settings) if settings.layouts else None,
         )()
         started = time.perf_counter()
         twins = outcome.uncontrolled
@@ -192,6 +196,17 @@ class EditSession:
         from masactrl.runs.session_file import save_session
 
         return save_session(self, path, overwrite=overwrite)
+
+    def _guides(self, settings: ResolvedEdit, images: Sequence[int]) -> list[Guide]:
+        (width, height), (wide, high) = self.framing.scaled, self.framing.padded
+        return guides_of(
+            self.model,
+            settings.layouts,
+            size=(height, width),
+            padded=(high, wide),
+            images=images,
+            targets=len(settings.target_prompts),
+        )
 
     def _notes(self, settings: ResolvedEdit) -> tuple[str, ...]:
         said = [self.trajectory.prompt, *settings.target_prompts, settings.negative_prompt or ""]
