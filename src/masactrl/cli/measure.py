@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from masactrl.models import LoadedModel
     from masactrl.puppets.inspector import Inspector
     from masactrl.puppets.measured import EditSide
 
@@ -42,6 +43,7 @@ class What(StrEnum):
     EDITS = "edits"
     GRID = "grid"
     FORMS = "forms"
+    LAYOUT = "layout"
     REAL = "real"
     IDENTITY = "identity"
 
@@ -59,8 +61,9 @@ def measure(
         typer.Argument(
             help="prompts: does a picture show what its prompt says; edits: does control keep the "
             "animal and let it act; grid: edits for every S and L; forms: replace, union and the "
-            "masked forms where coat and background look alike; real: edits of drawn pictures "
-            "after every inversion; identity: what the identity error is of drawn pairs."
+            "masked forms where coat and background look alike; layout: poses that no words say, "
+            "put by skeletons; real: edits of drawn pictures after every inversion; identity: what "
+            "the identity error is of drawn pairs."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
@@ -145,6 +148,8 @@ def measure(
             settings |= {"pictures": pictures, "count": count, "inversions": inversion or ()}
             settings["workers"] = workers
             facts, rows, sheet = measured_real(loaded, Inspector.load(), out, settings)
+        elif what is What.LAYOUT:
+            facts, rows, sheet = _layouts(loaded, count, s[0], layers[0], settings)
         else:
             if what in (What.EDITS, What.GRID):
                 settings["spare"] = spare
@@ -217,6 +222,30 @@ def _measured(
         **masks,
     }
     return facts, {n: _row(side) for n, side in forms.sides.items()}, figures.form_sheet(forms)
+
+
+def _layouts(
+    model: LoadedModel,
+    count: int,
+    start_step: int,
+    start_layer: int,
+    settings: Mapping[str, Any],
+) -> tuple[Mapping[str, Any], Rows, Image.Image]:
+    from masactrl.bench.model_measure_layout import COLUMNS, measure_layouts
+    from masactrl.pictures.images import Tile, contact_sheet, tensor_to_images
+    from masactrl.puppets.inspector import Inspector
+
+    found = measure_layouts(
+        model,
+        Inspector.load(),
+        start_step=start_step,
+        start_layer=start_layer,
+        count=count,
+        **settings,
+    )
+    rows = [[Tile(image=one) for one in tensor_to_images(r, signed=False)] for r in found.samples]
+    sheet = contact_sheet(rows, headers=("source", "layout", *COLUMNS))
+    return {"S": start_step, "L": start_layer}, found.rows, sheet
 
 
 def _truth(out: Path, *, as_json: bool) -> None:

@@ -1,0 +1,67 @@
+"""The measurement of layouts finds the right answer right, and says what it compared."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+
+from masactrl import load_pipeline
+from masactrl.bench import model_measure_layout
+from masactrl.bench.model_measure_layout import COLUMNS, measure_layouts, posed_scenes
+from masactrl.errors import ConfigError
+from masactrl.methods import MasaCtrl
+from masactrl.puppets.inspector import Inspector
+from masactrl.puppets.judging import Studio
+from masactrl.puppets.renderer import render
+
+
+def test_scenes_are_whole_bodies_and_held_out_ones_of_their_seed() -> None:
+    scenes = posed_scenes(30, seed=3)
+    assert scenes == posed_scenes(30, seed=3)
+    assert scenes[:4] == posed_scenes(4, seed=3)
+    assert scenes != posed_scenes(30, seed=4)
+    assert {one.camera.shot for one in scenes} == {"full body"}
+
+
+def test_the_right_answer_has_the_best_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = posed_scenes(4, seed=1)
+    right = render(scenes, 256).image
+    other = render([one.acting("standing") for one in scenes], 256).image
+
+    def pictures(self: Studio, prompts: list[str], noise: Tensor) -> Tensor:
+        assert len(prompts) == len(noise) == 4 * (1 + len(COLUMNS))
+        assert torch.equal(noise[:4], noise[4:8])  # one noise for all of a scene
+        # Source, then the columns: the truth, the truth, another pose, another pose.
+        return torch.cat((other, right, right, other, other))
+
+    monkeypatch.setattr(model_measure_layout.Studio, "pictures", pictures)
+    # No network is called, which an attachment would complain about.
+    monkeypatch.setattr(MasaCtrl, "attach", lambda *_: nullcontext())
+    monkeypatch.setattr(model_measure_layout, "attach_layouts", lambda *_, **__: nullcontext())
+    found = measure_layouts(
+        load_pipeline(device="cpu"),
+        Inspector.load(),
+        start_step=2,
+        start_layer=10,
+        count=4,
+        steps=2,
+        batch=20,
+        seed=1,
+    )
+    assert tuple(found.rows) == COLUMNS
+    best, plain = found.rows["layout"], found.rows["MasaCtrl"]
+    assert best["pose IoU"] > 0.9
+    assert best["joints"] > 0.9
+    assert best["pose IoU"] > plain["pose IoU"]
+    assert plain["identity error"] < 3
+    assert found.samples.shape == (4, 2 + len(COLUMNS), 3, 256, 256)
+
+
+def test_no_scene_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        measure_layouts(
+            load_pipeline(device="cpu"), Inspector.load(), start_step=2, start_layer=10, count=0
+        )
