@@ -22,7 +22,7 @@ def request(**values: Any) -> GenerateRequest:
 
 def test_what_is_left_open_comes_from_the_preset() -> None:
     resolved = request().resolve(PRESET)
-    assert asdict(resolved) == {
+    assert resolved.recipe() == {
         "source_prompt": "a cat",
         "target_prompts": ("a dog",),
         "seed": 0,
