@@ -27,7 +27,7 @@ $(VENV)/stamp-run: $(VENV)/stamp-python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/stamp-dev: $(VENV)/stamp-run
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,layout,lora,prompts,bench,app,docs]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,layout,lora,prompts,video,bench,app,docs]'
 	@touch $@
 
 $(VENV)/stamp-browser: $(VENV)/stamp-dev scripts/get_browser.py

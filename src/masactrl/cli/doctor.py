@@ -37,6 +37,7 @@ EXTRAS = {
     "layout": ("cv2", "edges of pictures"),
     "lora": ("peft", "LoRA files"),
     "prompts": ("compel", "weights in prompts"),
+    "video": ("av", "MP4 of animations"),
 }
 """Extra -> the package that tells whether it is installed, and what it is for."""
 

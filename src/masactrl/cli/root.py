@@ -15,8 +15,8 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from masactrl._version import __version__
-from masactrl.cli import app as studio
 from masactrl.cli import (
+    animate,
     attention,
     bench,
     compare,
@@ -29,6 +29,7 @@ from masactrl.cli import (
     rerun,
     sweep,
 )
+from masactrl.cli import app as studio
 from masactrl.cli.console import said, warnings_said
 from masactrl.cli.threads import wait_asleep
 from masactrl.errors import ConfigError, MasaCtrlError, out_of_memory
@@ -51,6 +52,7 @@ app = typer.Typer(
 # In the order in which people meet them, which is that of --help.
 app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
+app.command("animate")(animate.animate)
 app.command("edit")(edit.edit)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)

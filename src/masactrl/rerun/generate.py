@@ -28,6 +28,7 @@ __all__ = [
     "generate_words",
     "refuse_object",
     "request_of",
+    "run_options",
 ]
 
 _MASACTRLS = ("start_step", "start_layer", "form", "strength")
@@ -69,11 +70,15 @@ def generate_words(recipe: Recipe) -> list[str]:
 
 def generate_options(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the options of `masactrl generate` as pairs of name and value."""
-    request = request_of(recipe.request)
-    size = [("size", f"{request.width}x{request.height}")] if request.width else []
     names = [PurePath(one.name).name for one in recipe.inputs]
     layouts = layout_options(layouts_of(recipe.request), names)
-    return [*declared_options(request), *size, *layouts]
+    return [*run_options(request_of(recipe.request)), *layouts]
+
+
+def run_options(request: GenerateRequest) -> list[tuple[str, str]]:
+    """Return the options that a request from prompts asks for, without layouts."""
+    size = [("size", f"{request.width}x{request.height}")] if request.width else []
+    return [*declared_options(request), *size]
 
 
 def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:

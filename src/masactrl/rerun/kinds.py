@@ -19,6 +19,7 @@ import numpy as np
 
 from masactrl.errors import ConfigError
 from masactrl.pictures.images import as_rgb, contact_sheet
+from masactrl.rerun.animate import animate_again, animate_steps, animate_words
 from masactrl.rerun.attention import attention_again, attention_steps, attention_words
 from masactrl.rerun.auto import auto_again, auto_steps, auto_words
 from masactrl.rerun.command_line import shell_line
@@ -251,6 +252,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             steps=attention_steps,
             shared=("model", "lora", "device"),
         ),
+        "animate": Kind(words=animate_words, again=animate_again, steps=animate_steps),
         "demo": Kind(
             words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps, shared=("device",)
         ),

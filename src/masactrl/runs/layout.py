@@ -32,6 +32,7 @@ __all__ = [
     "LayoutWords",
     "check_layouts",
     "guides_of",
+    "layout_of_files",
     "layout_options",
     "layouts_drawn",
     "layouts_of",
@@ -131,7 +132,7 @@ class AskedLayout:
 
     def drawn(self, files: Sequence[Path]) -> Layout:
         """Return it with the pictures of these files, the source's last."""
-        made = _read(self.kind, files, self.model)
+        made = layout_of_files(self.kind, files, self.model)
         pictures = made.pictures[: self.files]
         own = made.pictures[self.files] if self.source else None
         return replace(
@@ -203,12 +204,8 @@ class LayoutWords:
                     f"--layout-model names a network for {kind}, and no --layout {kind}=FILE was "
                     "given."
                 )
-        return tuple(
-            replace(
-                _read(kind, paths, models.get(kind)), scale=self.layout_scale, end=self.layout_until
-            )
-            for kind, paths in files.items()
-        )
+        made = [layout_of_files(kind, paths, models.get(kind)) for kind, paths in files.items()]
+        return tuple(replace(one, scale=self.layout_scale, end=self.layout_until) for one in made)
 
 
 def _pair(word: str, example: str) -> tuple[str, str]:
@@ -218,7 +215,12 @@ def _pair(word: str, example: str) -> tuple[str, str]:
     return kind.strip(), value
 
 
-def _read(kind: str, files: Sequence[Path], model: str | None) -> Layout:
+def layout_of_files(kind: str, files: Sequence[Path], model: str | None = None) -> Layout:
+    """Return a layout with the pictures of these files, their names and hashes.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
     from masactrl.models.origin import file_hash
     from masactrl.pictures.input import read_picture
 

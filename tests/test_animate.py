@@ -1,0 +1,231 @@
+"""Animations: a frame for every pose, agreeing with one source, in files and again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from PIL import Image
+
+from masactrl import GenerateRequest, generate
+from masactrl.cli import main
+from masactrl.errors import ConfigError, MissingExtra
+from masactrl.models import LoadedModel, default_preset
+from masactrl.puppets.gaits import GAITS, gait_scenes, gait_skeletons
+from masactrl.puppets.renderer import keypoints_of
+from masactrl.rerun.animate import animate_words
+from masactrl.rerun.kinds import Given, run_again
+from masactrl.runs.layout import Layout
+from masactrl.runs.motion import GAIT_NAMES, MotionWords
+from masactrl.studies import animate as module
+from masactrl.studies.animate import animate, animation_names, frame_name, write_mp4
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, str]:
+    """A tiny model and the folder of a ControlNet of its family."""
+    folder = tmp_path_factory.mktemp("net")
+    tiny_models.sd_controlnet().controlnet.save_pretrained(folder)
+    model = LoadedModel(
+        pipeline=tiny_models.sd(),
+        name="tiny",
+        family="sd",
+        preset=default_preset("sd", height=64, width=64),
+    )
+    return model, str(folder)
+
+
+def pictures(count: int) -> tuple[Image.Image, ...]:
+    drawn = np.random.default_rng(0).integers(0, 255, (count, 64, 64, 3), dtype=np.uint8)
+    return tuple(Image.fromarray(one) for one in drawn)
+
+
+REQUEST = GenerateRequest(
+    source_prompt="a cat standing",
+    target_prompts=("a cat running",),
+    steps=3,
+    start_step=1,
+    start_layer=10,
+)
+
+
+def moved(tiny: tuple[LoadedModel, str], count: int = 5, **options: Any) -> Any:
+    model, network = tiny
+    poses = Layout(kind="x", pictures=pictures(count), model=network)
+    return animate(model, REQUEST, poses, **{"batch": 2, **options})
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+def test_a_frame_is_what_generate_makes_of_its_pose(tiny: tuple[LoadedModel, str]) -> None:
+    model, network = tiny
+    result = moved(tiny)
+    assert len(result.frames) == 5
+    for pose, frame in zip(pictures(5), result.frames, strict=True):
+        request = GenerateRequest(
+            source_prompt="a cat standing",
+            target_prompts=("a cat running",),
+            steps=3,
+            start_step=1,
+            start_layer=10,
+            layouts=(Layout(kind="x", pictures=(pose,), model=network),),
+        )
+        one = generate(model, request)
+        assert np.abs(pixels(one.source) - pixels(result.source)).max() <= 2
+        # Rounding of another batch, through a tiny and rough network.
+        assert np.abs(pixels(one.targets[0].controlled) - pixels(frame)).mean() < 0.5
+    different = {frame.tobytes() for frame in result.frames}
+    assert len(different) == 5
+
+
+def test_batches_are_made_alone_and_a_run_may_stop(tiny: tuple[LoadedModel, str]) -> None:
+    whole = moved(tiny)
+    middle = moved(tiny, only=[1])
+    assert [f.tobytes() for f in middle.frames] == [f.tobytes() for f in whole.frames[2:4]]
+    stopped = moved(tiny, stop=lambda: True)
+    assert [f.tobytes() for f in stopped.frames] == [f.tobytes() for f in whole.frames[:2]]
+    told: list[int] = []
+    moved(tiny, on_step=lambda record: told.append(record.step))
+    assert told == [0, 1, 2] * 4  # the source, and three batches
+
+
+def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    import av
+
+    model, network = tiny
+    folder = tmp_path / "poses"
+    folder.mkdir()
+    for number, picture in enumerate(pictures(3)):
+        picture.save(folder / f"{number}.png")
+    words = MotionWords(poses=str(folder), kind="x", layout_model=network, batch=2)
+    poses = words.layout("a cat", 64)
+    result = animate(model, REQUEST, poses, fps=8, batch=2, words=words.poses)
+    paths = result.save(tmp_path / "out")
+    names = {path.name for path in paths}
+    assert names == {*(f"{n}.png" for n in animation_names(3)), "animation.gif", "animation.mp4"}
+    with Image.open(tmp_path / "out" / "animation.gif") as gif:
+        assert (gif.n_frames, gif.info["duration"]) == (3, 120)  # hundredths of a second
+    with av.open(str(tmp_path / "out" / "animation.mp4")) as film:
+        stream = film.streams.video[0]
+        assert (stream.width, stream.height, float(stream.average_rate)) == (64, 64, 8.0)
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+    assert len(shown) == 3
+    made = Image.open(tmp_path / "out" / "frame0003.png")
+    recipe = result.recipe("frame0003")
+    assert json.loads(made.info["masactrl"]) == json.loads(json.dumps(recipe.to_json()))
+    inputs = tuple(sorted(folder.iterdir()))
+    again = run_again(model, recipe, Given(inputs=inputs))
+    assert again.tobytes() == made.convert("RGB").tobytes()
+    line = animate_words(recipe)
+    assert line[:2] == ["animate", "a cat standing"]
+    for part in ("--poses", "--layout-model", "--fps", "--batch"):
+        assert part in line
+    with pytest.raises(ConfigError, match="3 pictures of poses"):
+        run_again(model, recipe, Given(inputs=inputs[:2]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"target_prompts": ("a", "b")}, "one target prompt"),
+        ({"method": "fixed-seed", "start_step": None, "start_layer": None}, "by masactrl"),
+    ],
+)
+def test_other_requests_are_refused(
+    tiny: tuple[LoadedModel, str], change: dict[str, Any], says: str
+) -> None:
+    from dataclasses import replace
+
+    poses = Layout(kind="x", pictures=pictures(2), model=tiny[1])
+    with pytest.raises(ConfigError, match=says):
+        animate(tiny[0], replace(REQUEST, **change), poses)
+
+
+def test_numbers_are_checked(tiny: tuple[LoadedModel, str]) -> None:
+    with pytest.raises(ConfigError, match="above 0 to 120"):
+        moved(tiny, fps=0.0)
+    with pytest.raises(ConfigError, match="1 and more"):
+        moved(tiny, batch=0)
+
+
+def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtra, match=r"masactrl\[video\]"):
+        write_mp4(tmp_path / "a.mp4", pictures(2), 12)
+
+
+def test_gaits_move_without_jumps_and_cycles_close() -> None:
+    assert GAITS == GAIT_NAMES
+    for gait in GAITS:
+        scenes = gait_scenes(gait, 25, species="dog", facing="left")
+        joints = keypoints_of(scenes, 256)
+        steps = joints.diff(dim=0).norm(dim=-1)
+        assert steps.max() < 0.1 * 256, gait
+        assert steps.max() > 2
+        if gait in ("walk", "run"):
+            ahead = (joints[0] - joints[-1]).norm(dim=-1)
+            assert ahead.max() < 1.5 * steps.max()
+        if gait == "jump":
+            assert (joints[0] - joints[-1]).norm(dim=-1).max() < 0.1
+    assert len(gait_skeletons("sit", 3, species="cat", facing="right", size=64)) == 3
+    with pytest.raises(ConfigError, match="no gait"):
+        gait_scenes("fly", 4, species="cat", facing="left")
+    with pytest.raises(ConfigError, match="at least 2"):
+        gait_scenes("walk", 1, species="cat", facing="left")
+
+
+def test_words_of_motion_are_checked(tmp_path: Path) -> None:
+    layout = MotionWords(poses="jump", frames=4, layout_until=0.5).layout("a fox, facing right", 64)
+    assert (layout.kind, len(layout.pictures), layout.end) == ("pose", 4, 0.5)
+    assert layout.pictures[0].size == (64, 64)
+    with pytest.raises(ConfigError, match="names none"):
+        MotionWords().layout("something", 64)
+    with pytest.raises(ConfigError, match="no gait"):
+        MotionWords(poses="fly").layout("a cat", 64)
+    with pytest.raises(ConfigError, match="holds 0 pictures"):
+        MotionWords(poses=str(tmp_path)).layout("a cat", 64)
+    with pytest.raises(ConfigError, match="accepted is 2 to 1000"):
+        MotionWords(frames=1)
+
+
+def test_the_command_makes_frames_of_the_embedded_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *("animate", "a cat standing in the snow, facing left"),
+        *("--to", "a cat in the snow, facing left", "--poses", "jump", "--frames", "3"),
+        *("--steps", "2", "--batch", "3", "-o", str(tmp_path), "--json"),
+    ]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["frames"] == 3
+    assert (tmp_path / "animation.gif").is_file()
+    assert main(["rerun", str(tmp_path / f"{frame_name(2)}.png")]) == 0
+    assert "same to the bit" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "animation.png"), "--cli"]) == 0
+    assert "--poses jump" in capsys.readouterr().out
+
+
+def test_an_mp4_that_cannot_be_written_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    words = [
+        *("animate", "a cat standing", "--to", "a cat running", "--poses", "walk"),
+        *("--frames", "2", "--steps", "1", "-o", str(tmp_path)),
+    ]
+    assert main(words) == 0
+    assert "needs the extra 'video'" in capsys.readouterr().err
+    assert not (tmp_path / "animation.mp4").exists()
+    assert module.ANIMATION == "animation"
