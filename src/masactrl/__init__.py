@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from masactrl.runs.generate import generate
     from masactrl.runs.inversion_request import InversionRequest
     from masactrl.runs.invert import invert
+    from masactrl.runs.layout import Layout
     from masactrl.runs.request import GenerateRequest
     from masactrl.runs.result import GenerateResult
     from masactrl.runs.session import EditSession
     from masactrl.runs.session_file import load_session
+    from masactrl.studies.animate import Animation, animate
     from masactrl.studies.auto import AutoResult, edit_auto
     from masactrl.studies.axes import Axes, parse_axes
     from masactrl.studies.compare import Comparison, compare_generated
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from masactrl.studies.sweep_result import SweepResult
 
 __all__ = [
+    "Animation",
     "AutoResult",
     "Axes",
     "Comparison",
@@ -67,6 +70,7 @@ __all__ = [
     "GenerateRequest",
     "GenerateResult",
     "InversionRequest",
+    "Layout",
     "LoadedModel",
     "MasaCtrl",
     "MasaCtrlError",
@@ -83,6 +87,7 @@ __all__ = [
     "SweepResult",
     "UnsupportedPipeline",
     "__version__",
+    "animate",
     "compare_generated",
     "edit_auto",
     "generate",
@@ -96,6 +101,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Animation": "masactrl.studies.animate",
     "AutoResult": "masactrl.studies.auto",
     "Axes": "masactrl.studies.axes",
     "Comparison": "masactrl.studies.compare",
@@ -106,12 +112,14 @@ _HOMES = {
     "GenerateRequest": "masactrl.runs.request",
     "GenerateResult": "masactrl.runs.result",
     "InversionRequest": "masactrl.runs.inversion_request",
+    "Layout": "masactrl.runs.layout",
     "LoadedModel": "masactrl.models",
     "MasaCtrl": "masactrl.methods",
     "ModelPreset": "masactrl.models",
     "Rows": "masactrl.attention",
     "Schedule": "masactrl.attention",
     "SweepResult": "masactrl.studies.sweep_result",
+    "animate": "masactrl.studies.animate",
     "compare_generated": "masactrl.studies.compare",
     "edit_auto": "masactrl.studies.auto",
     "generate": "masactrl.runs.generate",
