@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
 
 __all__ = [
+    "LAYOUT",
     "AskedLayout",
     "Layout",
+    "LayoutScale",
+    "LayoutUntil",
     "LayoutWords",
     "check_layouts",
     "guides_of",
@@ -145,6 +148,20 @@ class AskedLayout:
         )
 
 
+LayoutScale = Annotated[
+    float, Setting(help="Weight of the layout, 0 and more.", low=0, panel=LAYOUT)
+]
+LayoutUntil = Annotated[
+    float,
+    Setting(
+        help="Part of the steps, from the first, at which the layout leads; above 0, up to 1.",
+        above=0,
+        high=1,
+        panel=LAYOUT,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutWords:
     """Layouts in the words of the command line."""
@@ -169,19 +186,8 @@ class LayoutWords:
             panel=LAYOUT,
         ),
     ] = ()
-    layout_scale: Annotated[
-        float,
-        Setting(help="Weight of the layout, 0 and more.", low=0, panel=LAYOUT),
-    ] = 1.0
-    layout_until: Annotated[
-        float,
-        Setting(
-            help="Part of the steps, from the first, at which the layout leads; above 0, up to 1.",
-            above=0,
-            high=1,
-            panel=LAYOUT,
-        ),
-    ] = 1.0
+    layout_scale: LayoutScale = 1.0
+    layout_until: LayoutUntil = 1.0
 
     def __post_init__(self) -> None:
         settle(self)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from masactrl.errors import ConfigError
-from masactrl.runs.layout import LAYOUT, Layout, layout_of_files
+from masactrl.runs.layout import LAYOUT, Layout, LayoutScale, LayoutUntil, layout_of_files
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
 
@@ -55,18 +55,8 @@ class MotionWords:
             panel=LAYOUT,
         ),
     ] = None
-    layout_scale: Annotated[
-        float, Setting(help="Weight of the layout, 0 and more.", low=0, panel=LAYOUT)
-    ] = 1.0
-    layout_until: Annotated[
-        float,
-        Setting(
-            help="Part of the steps, from the first, at which the layout leads; above 0, up to 1.",
-            above=0,
-            high=1,
-            panel=LAYOUT,
-        ),
-    ] = 1.0
+    layout_scale: LayoutScale = 1.0
+    layout_until: LayoutUntil = 1.0
 
     def __post_init__(self) -> None:
         settle(self)
