@@ -13,7 +13,7 @@ import torch
 from diffusers import ControlNetModel
 from PIL import Image
 
-from masactrl import GenerateRequest, generate
+from masactrl import Axes, GenerateRequest, compare_generated, generate, sweep_generate
 from masactrl.cli import main
 from masactrl.errors import ConfigError, ModelNotFound, UnsupportedPipeline
 from masactrl.layouts.networks import load_network
@@ -24,6 +24,7 @@ from masactrl.pictures.images import image_to_tensor, tensor_to_images
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.posed import draw_skeletons, sample_posed_scenes
 from masactrl.puppets.renderer import render
+from masactrl.rerun.kinds import Given, run_again
 from masactrl.runs.layout import Layout, LayoutWords
 
 ASKED = ("a cat standing", "a cat running")
@@ -221,3 +222,28 @@ def test_the_embedded_model_puts_a_pose_and_makes_it_again(
     assert main(["info", picture, "--cli"]) == 0
     assert "--layout pose=pose.png" in capsys.readouterr().out
     assert torch.is_tensor(read.keypoints)
+
+
+def test_what_takes_no_layout_yet_says_so(tiny: tuple[LoadedModel, str]) -> None:
+    model, network = tiny
+    request = GenerateRequest(
+        source_prompt=ASKED[0],
+        target_prompts=ASKED[1:],
+        steps=3,
+        layouts=(Layout(kind="x", pictures=(a_picture(),), model=network),),
+    )
+    with pytest.raises(ConfigError, match="A sweep takes no layouts yet"):
+        sweep_generate(model, request, Axes(start_steps=(1,), start_layers=(10,)))
+    with pytest.raises(ConfigError, match="A comparison takes no layouts yet"):
+        compare_generated(model, request)
+
+
+def test_a_recipe_without_its_layouts_is_not_run_without_them(
+    tiny: tuple[LoadedModel, str],
+) -> None:
+    model, network = tiny
+    result = run(model, Layout(kind="x", pictures=(a_picture(),), model=network))
+    recipe = result.recipe("target1-controlled")
+    assert recipe.inputs == ()  # the picture was open already
+    with pytest.raises(ConfigError, match="made with 1 pictures of layouts, and 0 are given"):
+        run_again(model, recipe, Given())

@@ -14,6 +14,7 @@ from masactrl.rerun.compare import comparison_of, edit_in
 from masactrl.rerun.edit import edit_of
 from masactrl.rerun.kinds import request_of
 from masactrl.rerun.sweep import axes_of, plain_recipe
+from masactrl.runs.layout import layouts_of
 from masactrl.settings.shared import MethodName
 from masactrl.studies.sweep_result import SWEEP
 
@@ -79,6 +80,8 @@ def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
         values = shown_values(tabs[tab], request)
         if request.method_options:
             told.append("The tab has no fields for the method's options.")
+        if layouts_of(recipe.request):
+            told.append("The tab has no field for the layout, which the run had.")
     return _opened(tab, values, told, tabs)
 
 
@@ -141,7 +144,9 @@ def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     told = [f"A recipe holds no picture: choose {named} again."]
     if masks is not None and masks.by == "words":
         values |= _words(masks)
-    if missing := _missing(inversion, request, masks):
+    missing = _missing(inversion, request, masks)
+    missing += ["the layout"] if layouts_of(recipe.request) else []
+    if missing:
         told.append(f"The tab has no fields for {', '.join(missing)}, which the run had.")
     return values, told
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words
 from masactrl.rerun.edit import edit_of, edit_steps
-from masactrl.rerun.generate import generate_steps, request_of
+from masactrl.rerun.generate import generate_steps, request_again
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.settings.checks import settle
 
@@ -135,14 +135,14 @@ def watch_again(model: LoadedModel, recipe: Recipe, given: Given) -> AttentionVi
     steps = None if asked.step is None else [asked.step]
     layers = None if asked.layer is None else [asked.layer]
     if asked.of == "generate":
-        request = request_of(run.request)
+        request = request_again(run.request, given.inputs)
         _check_target(asked.target, len(request.target_prompts))
         _, view = generate_watched(
             model, request, steps=steps, layers=layers, on_step=given.on_step
         )
         return view
-    picture, *masks = given.inputs
-    inversion, edit, _ = edit_of(run, tuple(masks))
+    picture, *files = given.inputs
+    inversion, edit, _ = edit_of(run, tuple(files))
     _check_target(asked.target, len(edit.target_prompts))
     session = invert(model, picture, inversion, on_step=given.on_step)
     _, view = edit_watched(session, edit, steps=steps, layers=layers, on_step=given.on_step)

@@ -27,6 +27,7 @@ __all__ = [
     "generate_steps",
     "generate_words",
     "refuse_object",
+    "request_again",
     "request_of",
     "run_options",
 ]
@@ -51,6 +52,22 @@ def request_of(values: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Genera
         asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
     request = checked(GenerateRequest, asked)
     return replace(request, layouts=layouts_drawn(values, inputs)) if inputs else request
+
+
+def request_again(values: Mapping[str, Any], inputs: Sequence[Path]) -> GenerateRequest:
+    """Return the request that a recipe holds, to be run: with its layouts' pictures.
+
+    Raises:
+        ConfigError: as from `request_of`, or a picture of a layout is missing.
+    """
+    wanted = sum(one.files + one.source for one in layouts_of(values))
+    if len(inputs) != wanted:
+        raise ConfigError(
+            f"The picture was made with {wanted} pictures of layouts, and {len(inputs)} are given. "
+            "Those that were open already, in Python, are in no recipe; save them, and make it "
+            "from the files."
+        )
+    return request_of(values, inputs)
 
 
 def refuse_object(values: Mapping[str, Any]) -> None:
@@ -83,7 +100,7 @@ def run_options(request: GenerateRequest) -> list[tuple[str, str]]:
 
 def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
     """Make source and targets again, and return all pictures by name."""
-    request = request_of(recipe.request, given.inputs)
+    request = request_again(recipe.request, given.inputs)
     result = generate(model, request, on_step=given.on_step)
     return {**result.pictures(), SHEET: result.to_sheet()}
 

@@ -39,6 +39,7 @@ __all__ = [
     "layout_options",
     "layouts_drawn",
     "layouts_of",
+    "refuse_layouts",
 ]
 
 LAYOUT: Final = "Layout"
@@ -246,6 +247,15 @@ def check_layouts(request: LayoutsAsked) -> None:
         )
     for layout in request.layouts:
         layout.of_target(1, len(request.target_prompts))
+
+
+def refuse_layouts(request: LayoutsAsked, what: str) -> None:
+    """Refuse a request with layouts where they would be left out unseen; `ConfigError`."""
+    if request.layouts:
+        raise ConfigError(
+            f"{what} takes no layouts yet; leave them out, or make single runs with generate or "
+            "edit."
+        )
 
 
 class LayoutsAsked(Protocol):

@@ -17,6 +17,7 @@ from masactrl.errors import ConfigError
 from masactrl.pictures.figures import Figure
 from masactrl.pictures.images import Tile, png_bytes
 from masactrl.runs.generate import generate
+from masactrl.runs.layout import refuse_layouts
 from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.runs.result import TITLES
 from masactrl.studies.compare_figures import ComparisonFigures, read_figures
@@ -184,6 +185,7 @@ def compare_generated(
     Raises:
         ConfigError: not one target prompt, no method, an unknown one, or one twice.
     """
+    refuse_layouts(request, "A comparison")
     given = dict(options or {})
     names = check_compared(request.target_prompts, methods, given)
     columns: list[ComparisonColumn] = []

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import PromptError
 from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.layout import refuse_layouts
 from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.settings.shared import FROM_SOURCE
 from masactrl.studies.compare import (
@@ -67,6 +68,7 @@ def compare_edited(
         PromptError: a method was named that aligns words, and the picture has no prompt.
         MasaCtrlError: what `EditSession.edit` raises.
     """
+    refuse_layouts(request, "A comparison")
     asked, left_out = _edits(session.plan, request, methods, options, seed)
     columns = [ComparisonColumn(method="source", title="source", image=session.picture)]
     unmade = list(asked)

@@ -22,6 +22,7 @@ from masactrl.methods import MasaCtrl
 from masactrl.models.drawing import draw, first_level_warning
 from masactrl.pictures.images import tensor_to_images
 from masactrl.runs.generate import StepRecord, start_noise
+from masactrl.runs.layout import refuse_layouts
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.settings.torch_defaults import torch_defaults
@@ -81,6 +82,7 @@ def sweep_edit(
         ControlWarning: what edits warn of, once.
     """
     _check_method(request.method)
+    refuse_layouts(request, "A sweep")
     if request.mode != "cached":
         raise ConfigError("A sweep records its source once, which mode='joint' does not; leave it.")
     settings = request.resolve(session.model.preset, session.trajectory.steps)
@@ -146,6 +148,7 @@ def sweep_generate(
         ControlWarning: the model will not see a prompt as it was written.
     """
     _check_method(request.method)
+    refuse_layouts(request, "A sweep")
     settings = request.resolve(model.preset)
     axes = axes.filled(settings.start_step, settings.start_layer)
     check_axes(model.pipeline.unet, axes, settings.steps)
