@@ -121,14 +121,16 @@ def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path
     recipe = result.recipe("frame0003")
     assert json.loads(made.info["masactrl"]) == json.loads(json.dumps(recipe.to_json()))
     inputs = tuple(sorted(folder.iterdir()))
-    again = run_again(model, recipe, Given(inputs=inputs))
+    networks = {"x": network}
+    again = run_again(model, recipe, Given(inputs=inputs, networks=networks))
     assert again.tobytes() == made.convert("RGB").tobytes()
     line = animate_words(recipe)
     assert line[:2] == ["animate", "a cat standing"]
     for part in ("--poses", "--layout-model", "--fps", "--batch"):
         assert part in line
     with pytest.raises(ConfigError, match="3 pictures of poses"):
-        run_again(model, recipe, Given(inputs=inputs[:2]))
+        run_again(model, recipe, Given(inputs=inputs[:2], networks=networks))
+    assert str(tmp_path) not in str(recipe.to_json())
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,12 @@ OF_KIND: dict[str, dict[str, Any]] = {
                     "run": EDIT},
         "inputs": True,
     },
+    "animate": {
+        "request": {"run": REQUEST, "poses": "../mine", "fps": 8.0, "batch": 4,
+                    "layout": {"kind": "pose", "scale": 0.5, "begin": 0.0, "end": 0.5,
+                               "model": "net", "local": True, "files": 3, "source": False}},
+        "inputs": True,
+    },
     "demo": {"request": {"rows": [REQUEST]}},
 }  # fmt: skip
 

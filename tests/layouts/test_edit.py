@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from masactrl.errors import ConfigError
 from masactrl.models import LoadedModel, default_preset
 from masactrl.rerun.edit import edit_words
 from masactrl.rerun.kinds import Given, run_again
-from masactrl.runs.layout import Layout, LayoutWords
+from masactrl.runs.layout import AskedLayout, Layout, LayoutWords
 
 pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
 
@@ -97,10 +98,15 @@ def test_the_recipe_names_the_layout_and_makes_it_again(tiny: tuple[LoadedModel,
     (told,) = recipe.request["layouts"]
     assert (told["kind"], told["end"], told["scale"]) == ("pose", 0.7, 0.5)
     words = edit_words(recipe)
-    for part in ("pose=lay.png", f"pose={folder}/net"):
+    for part in ("pose=lay.png", "pose=net"):
         assert part in words
+    assert str(folder) not in str(recipe.to_json())
     assert words[words.index("--layout-until") + 1] == "0.7"
-    again = run_again(model, recipe, Given(inputs=(folder / "photo.png", folder / "lay.png")))
+    inputs = (folder / "photo.png", folder / "lay.png")
+    with pytest.raises(ConfigError, match=r"--layout-model pose=PATH"):
+        run_again(model, recipe, Given(inputs=inputs))
+    given = Given(inputs=inputs, networks={"pose": str(folder / "net")})
+    again = run_again(model, recipe, given)
     assert np.array_equal(pixels(again), pixels(result.targets[0].controlled))
 
 
@@ -120,3 +126,14 @@ def test_what_an_edit_cannot_have_is_said(tiny: tuple[LoadedModel, Path]) -> Non
     request = EditRequest(target_prompts=("a cat",), layouts=(wide,))
     with pytest.raises(ConfigError, match="96x64 and the run 64x64"):
         session.edit(request)
+
+
+@pytest.mark.parametrize("model", ["../net", "/etc", "owner/name/deeper", "net"])
+def test_a_recipe_never_chooses_a_path(model: str) -> None:
+    told = AskedLayout(
+        kind="pose", scale=1.0, begin=0.0, end=1.0, model=model, files=1, source=False
+    )
+    with pytest.raises(ConfigError, match="is no Hub id"):
+        told.network({})
+    assert replace(told, model="owner/name").network({}) == "owner/name"
+    assert replace(told, model=None).network({}) is None

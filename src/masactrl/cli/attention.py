@@ -23,6 +23,7 @@ from masactrl.cli.output import Output
 from masactrl.cli.rerun import differences, given_inputs, load_stated
 from masactrl.errors import ConfigError
 from masactrl.pictures.files import write_text
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.recipe import Recipe, find_recipe
 from masactrl.runs.result import prepare_folder, write_pictures
@@ -37,6 +38,7 @@ NAME = "attention"
 @takes(
     Output,
     only(ModelSpec, "loras", "device", "offload", "allow_pickle"),
+    only(LayoutWords, "layout_model"),
 )
 def attention(
     given: Given,
@@ -111,13 +113,16 @@ def attention(
         number = _target(made.picture) if target is None else target
         recipe = attention_recipe(made, points, target=number, step=step, layer=layer)
         total = attention_steps(recipe)
+        networks = given.build(LayoutWords).networks()
         paths, changed = given_inputs(made, inputs or ())
         loaded = load_stated(made, model, given.build(ModelSpec))
         for sentence in (*changed, *differences(made, loaded)):
             said(errors, "Warning", sentence)
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", total) as on_step:
-                view = watch_again(loaded, recipe, kinds.Given(inputs=paths, on_step=on_step))
+                view = watch_again(
+                    loaded, recipe, kinds.Given(inputs=paths, on_step=on_step, networks=networks)
+                )
             figure = view.to_figure(*points, target=number - 1, step=step, layer=layer)
             drawn = {NAME: figure.to_image()}
             kept = recipe if written.metadata else None

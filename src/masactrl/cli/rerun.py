@@ -25,6 +25,7 @@ from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.output import OUTPUT, Output
 from masactrl.errors import ConfigError, OutputError
 from masactrl.pictures.images import save_png
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import MODEL, ModelSpec
 from masactrl.runs.recipe import PARAMETERS_KEY, Recipe, find_recipe, stated_model, versions
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 @takes(
     only(ModelSpec, "loras", "device", "offload", "allow_pickle"),
+    only(LayoutWords, "layout_model"),
     only(Output, "as_json", "no_metadata"),
 )
 def rerun(
@@ -92,6 +94,7 @@ def rerun(
         from masactrl.rerun import kinds
 
         kind = kinds.kind_of(recipe)
+        networks = given.build(LayoutWords).networks()
         paths, changed = given_inputs(recipe, inputs or ())
         loaded = load_stated(recipe, model, given.build(ModelSpec))
         apart = [*changed, *differences(recipe, loaded)]
@@ -99,7 +102,9 @@ def rerun(
             said(errors, "Warning", sentence)
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
-                after = kinds.run_again(loaded, recipe, kinds.Given(inputs=paths, on_step=on_step))
+                after = kinds.run_again(
+                    loaded, recipe, kinds.Given(inputs=paths, on_step=on_step, networks=networks)
+                )
             close = kinds.compare(before, after)
             if out is not None:
                 # The settings as other tools read them are those of the picture made again.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,15 +44,15 @@ class _Asked:
     fps: float
     batch: int
 
-    def words(self) -> MotionWords:
-        """Return what the command line would be told."""
+    def words(self, network: str | None) -> MotionWords:
+        """Return what the command line would be told; ``network`` is what reads the poses."""
         return MotionWords(
-            poses=self.poses,
+            poses=PurePath(self.poses).name or "poses",
             frames=max(2, self.layout.files),
             fps=self.fps,
             batch=self.batch,
             kind=self.layout.kind,
-            layout_model=self.layout.model,
+            layout_model=network,
             layout_scale=self.layout.scale,
             layout_until=self.layout.end,
         )
@@ -64,12 +65,13 @@ def _asked(recipe: Recipe) -> tuple[_Asked, GenerateRequest]:
 
 def _drawn(asked: _Asked, request: GenerateRequest, given: Given) -> Layout:
     if asked.poses in GAIT_NAMES and not given.inputs:
-        return asked.words().layout(request.target_prompts[0], request.height or 256)
+        words = asked.words(asked.layout.network(given.networks))
+        return words.layout(request.target_prompts[0], request.height or 256)
     if len(given.inputs) != asked.layout.files:
         raise ConfigError(
             f"The animation was made from {asked.layout.files} pictures of poses; give all of them."
         )
-    return asked.layout.drawn(given.inputs)
+    return asked.layout.drawn(given.inputs, given.networks)
 
 
 def animate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
@@ -104,5 +106,5 @@ def animate_steps(recipe: Recipe) -> int:
 def animate_words(recipe: Recipe) -> list[str]:
     """Return the words of `masactrl animate`."""
     asked, request = _asked(recipe)
-    options = [*run_options(request), *declared_options(asked.words())]
+    options = [*run_options(request), *declared_options(asked.words(asked.layout.model))]
     return command_words("animate", [request.source_prompt], options)

@@ -135,14 +135,14 @@ def watch_again(model: LoadedModel, recipe: Recipe, given: Given) -> AttentionVi
     steps = None if asked.step is None else [asked.step]
     layers = None if asked.layer is None else [asked.layer]
     if asked.of == "generate":
-        request = request_again(run.request, given.inputs)
+        request = request_again(run.request, given)
         _check_target(asked.target, len(request.target_prompts))
         _, view = generate_watched(
             model, request, steps=steps, layers=layers, on_step=given.on_step
         )
         return view
     picture, *files = given.inputs
-    inversion, edit, _ = edit_of(run, tuple(files))
+    inversion, edit, _ = edit_of(run, tuple(files), given.networks)
     _check_target(asked.target, len(edit.target_prompts))
     session = invert(model, picture, inversion, on_step=given.on_step)
     _, view = edit_watched(session, edit, steps=steps, layers=layers, on_step=given.on_step)

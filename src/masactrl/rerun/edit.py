@@ -109,7 +109,9 @@ def _asked(recipe: Recipe) -> tuple[_Asked, InversionRequest]:
 
 
 def edit_of(
-    recipe: Recipe, files: tuple[Path, ...] = ()
+    recipe: Recipe,
+    files: tuple[Path, ...] = (),
+    networks: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[InversionRequest, EditRequest, AskedMasks | None]:
     """Return how the picture was inverted, what was made of it, and the masks in words.
 
@@ -117,6 +119,7 @@ def edit_of(
         recipe: of the kind "edit".
         files: of the masks that the recipe only names, the source's first, then of the layouts;
             without them the request has none of these.
+        networks: what reads the layouts, by kind, of those that are local.
 
     Raises:
         ConfigError: the recipe holds no edit, or asks for what cannot be.
@@ -128,7 +131,7 @@ def edit_of(
     names += ["form", "strength", "compare", "mode", "keep", "half", "method", "seed"]
     count = len(files) - asked.drawn
     drawn = _masks(asked.masks, files[:count])
-    layouts = layouts_drawn(recipe.request, files[count:]) if files else ()
+    layouts = layouts_drawn(recipe.request, files[count:], networks) if files else ()
     values = {name: getattr(asked, name) for name in names}
     if asked.method != "masactrl":
         # A resolved request has S and L also where another method took no notice.
@@ -168,7 +171,7 @@ def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str,
     from masactrl.runs.invert import invert
 
     picture, *files = given.inputs
-    inversion, request, _ = edit_of(recipe, tuple(files))
+    inversion, request, _ = edit_of(recipe, tuple(files), given.networks)
     session = invert(model, picture, inversion, on_step=given.on_step)
     result = session.edit(request, on_step=given.on_step)
     return {**result.pictures(), SHEET: result.to_sheet()}

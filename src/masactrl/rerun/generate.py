@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
@@ -35,12 +36,17 @@ __all__ = [
 _MASACTRLS = ("start_step", "start_layer", "form", "strength")
 
 
-def request_of(values: Mapping[str, Any], inputs: Sequence[Path] = ()) -> GenerateRequest:
+def request_of(
+    values: Mapping[str, Any],
+    inputs: Sequence[Path] = (),
+    networks: Mapping[str, str] = MappingProxyType({}),
+) -> GenerateRequest:
     """Return the request that a recipe of the kind "generate" holds.
 
     Args:
         values: of the recipe.
         inputs: files of the layouts that it names, in order; without them the request has none.
+        networks: what reads them, by kind, of those that are local.
 
     Raises:
         ConfigError: it is none, or asks for what cannot be.
@@ -51,23 +57,24 @@ def request_of(values: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Genera
         # A resolved request has MasaCtrl's values also where another method took no notice.
         asked = {name: value for name, value in asked.items() if name not in _MASACTRLS}
     request = checked(GenerateRequest, asked)
-    return replace(request, layouts=layouts_drawn(values, inputs)) if inputs else request
+    return replace(request, layouts=layouts_drawn(values, inputs, networks)) if inputs else request
 
 
-def request_again(values: Mapping[str, Any], inputs: Sequence[Path]) -> GenerateRequest:
+def request_again(values: Mapping[str, Any], given: Given) -> GenerateRequest:
     """Return the request that a recipe holds, to be run: with its layouts' pictures.
 
     Raises:
         ConfigError: as from `request_of`, or a picture of a layout is missing.
     """
     wanted = sum(one.files + one.source for one in layouts_of(values))
-    if len(inputs) != wanted:
+    if len(given.inputs) != wanted:
         raise ConfigError(
-            f"The picture was made with {wanted} pictures of layouts, and {len(inputs)} are given. "
+            f"The picture was made with {wanted} pictures of layouts, and {len(given.inputs)} are "
+            "given. "
             "Those that were open already, in Python, are in no recipe; save them, and make it "
             "from the files."
         )
-    return request_of(values, inputs)
+    return request_of(values, given.inputs, given.networks)
 
 
 def refuse_object(values: Mapping[str, Any]) -> None:
@@ -100,7 +107,7 @@ def run_options(request: GenerateRequest) -> list[tuple[str, str]]:
 
 def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
     """Make source and targets again, and return all pictures by name."""
-    request = request_again(recipe.request, given.inputs)
+    request = request_again(recipe.request, given)
     result = generate(model, request, on_step=given.on_step)
     return {**result.pictures(), SHEET: result.to_sheet()}
 

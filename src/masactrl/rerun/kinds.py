@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -60,10 +60,12 @@ class Given:
     Attributes:
         inputs: one path for each of the recipe's inputs, in order.
         on_step: called after each denoising step.
+        networks: kind of a layout -> where the network is that read it, of those that are local.
     """
 
     inputs: tuple[Path, ...] = ()
     on_step: Callable[[StepRecord], None] | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ self-attention its content. The source gets none unless it is asked for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol
 
 from masactrl.errors import ConfigError
@@ -42,6 +43,7 @@ __all__ = [
     "refuse_layouts",
 ]
 
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LAYOUT: Final = "Layout"
 """Heading of --help."""
 
@@ -109,12 +111,15 @@ class Layout:
 
     def described(self) -> dict[str, Any]:
         """Return it as values that JSON knows; of pictures how many, not the pixels."""
+        local = self.model is not None and Path(self.model).expanduser().exists()
         return {
             "kind": self.kind,
             "scale": self.scale,
             "begin": self.begin,
             "end": self.end,
-            "model": self.model,
+            # Of what lies on this machine the name alone: a recipe tells nobody's folders.
+            "model": PurePath(self.model or "").name or None if local else self.model,
+            "local": local,
             "files": len(self.pictures),
             "source": self.source is not None,
         }
@@ -133,10 +138,30 @@ class AskedLayout:
     model: str | None
     files: int
     source: bool
+    local: bool = False
 
-    def drawn(self, files: Sequence[Path]) -> Layout:
-        """Return it with the pictures of these files, the source's last."""
-        made = layout_of_files(self.kind, files, self.model)
+    def network(self, networks: Mapping[str, str]) -> str | None:
+        """Return what reads it; what is local is taken from ``networks`` (by kind) alone.
+
+        Raises:
+            ConfigError: it is not there, or the recipe's is no Hub id.
+        """
+        if self.model is None:
+            return None
+        if self.local:
+            if self.kind not in networks:
+                raise ConfigError(
+                    f"The layout {self.kind} was read by {self.model!r}, a network of its maker; "
+                    f"say where it is with --layout-model {self.kind}=PATH."
+                )
+            return networks[self.kind]
+        if not _HUB_ID.fullmatch(self.model) or Path(self.model).expanduser().exists():
+            raise ConfigError(f"The recipe cannot be used: {self.model!r} is no Hub id.")
+        return self.model
+
+    def drawn(self, files: Sequence[Path], networks: Mapping[str, str]) -> Layout:
+        """Return it with the pictures of these files, the source's last; see `network`."""
+        made = layout_of_files(self.kind, files, self.network(networks))
         pictures = made.pictures[: self.files]
         own = made.pictures[self.files] if self.source else None
         return replace(
@@ -204,7 +229,7 @@ class LayoutWords:
         files: dict[str, list[Path]] = {}
         for kind, name in (_pair(word, "run.png") for word in self.layout):
             files.setdefault(kind, []).append(Path(name))
-        models = dict(_pair(word, "FOLDER") for word in self.layout_model)
+        models = self.networks()
         for kind in models:
             if kind not in files:
                 raise ConfigError(
@@ -213,6 +238,10 @@ class LayoutWords:
                 )
         made = [layout_of_files(kind, paths, models.get(kind)) for kind, paths in files.items()]
         return tuple(replace(one, scale=self.layout_scale, end=self.layout_until) for one in made)
+
+    def networks(self) -> dict[str, str]:
+        """Return the networks by kind; `ConfigError` where a word is not written KIND=MODEL."""
+        return dict(_pair(word, "FOLDER") for word in self.layout_model)
 
 
 def _pair(word: str, example: str) -> tuple[str, str]:
@@ -277,12 +306,14 @@ class LayoutsAsked(Protocol):
         ...
 
 
-def layouts_drawn(values: Mapping[str, Any], files: Sequence[Path]) -> tuple[Layout, ...]:
+def layouts_drawn(
+    values: Mapping[str, Any], files: Sequence[Path], networks: Mapping[str, str]
+) -> tuple[Layout, ...]:
     """Return the layouts that a recipe tells of, with the pictures of these files."""
     left, made = list(files), []
     for asked in layouts_of(values):
         count = asked.files + asked.source
-        made.append(asked.drawn(left[:count]))
+        made.append(asked.drawn(left[:count], networks))
         del left[:count]
     return tuple(made)
 

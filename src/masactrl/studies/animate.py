@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -97,7 +98,7 @@ class Animation:
             dtype=self.dtype,
             request={
                 "run": self.request.recipe(),
-                "poses": self.words,
+                "poses": PurePath(self.words).name,  # a recipe tells nobody's folders
                 "layout": self.poses.described(),
                 "fps": self.fps,
                 "batch": self.batch,
