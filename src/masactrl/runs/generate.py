@@ -24,8 +24,9 @@ from masactrl.settings.prompt_weights import without_weights
 from masactrl.settings.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from PIL import Image
     from torch import Tensor
 
     from masactrl.attention import Rows
@@ -38,8 +39,10 @@ __all__ = [
     "ResolvedRequest",
     "StepRecord",
     "TargetResult",
+    "check_numbers",
     "generate",
     "method_of",
+    "painter",
     "rows_of",
     "start_noise",
 ]
@@ -107,11 +110,7 @@ def generate(
     with exact_ddim(model.pipeline), _led(model, settings, control):
         pictures = _pictures(model, settings, control, _reporter(on_step))
     seconds = time.perf_counter() - started
-    if not bool(pictures.isfinite().all()):
-        raise MasaCtrlError(
-            f"The model {model.name} made values that are no numbers, as some do in float16; try "
-            "float32 or bfloat16."
-        )
+    check_numbers(model, pictures)
     source, *others = tensor_to_images(pictures, signed=False)
     controlled, uncontrolled = others[: len(targets)], others[len(targets) :]
     return GenerateResult(
@@ -242,6 +241,45 @@ def _pictures(
     ) as z_t:
         edited = call(list(targets), z_t)
     return torch.cat([plain[:1], edited, plain[1:]])
+
+
+def check_numbers(model: LoadedModel, pictures: Tensor) -> None:
+    """Refuse pictures that hold NaN or infinity; `MasaCtrlError`."""
+    if not bool(pictures.isfinite().all()):
+        raise MasaCtrlError(
+            f"The model {model.name} made values that are no numbers, as some do in float16; try "
+            "float32 or bfloat16."
+        )
+
+
+def painter(
+    model: LoadedModel,
+    settings: ResolvedRequest,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> Callable[[Sequence[str]], tuple[Image.Image, ...]]:
+    """Return what makes pictures of prompts, all from the one start noise of the request.
+
+    For studies that run the pipeline several times, with what they have attached to it. The
+    pictures raise `MasaCtrlError` where the model made no numbers.
+    """
+    from masactrl.models.drawing import draw
+
+    noise = start_noise(model, settings)  # 1 c h w
+
+    def pictures(prompts: Sequence[str]) -> tuple[Image.Image, ...]:
+        made = draw(
+            model.pipeline,
+            prompts,
+            noise.repeat(len(prompts), 1, 1, 1),
+            steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            negative_prompt=settings.negative_prompt,
+            on_step_end=_reporter(on_step),
+        )
+        check_numbers(model, made)
+        return tensor_to_images(made, signed=False)
+
+    return pictures
 
 
 def rows_of(targets: int) -> Rows:

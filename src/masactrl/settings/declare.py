@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from types import MappingProxyType, ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -191,8 +191,3 @@ def check(values: Any, error: type[ConfigError] = ConfigError) -> None:
             raise error(f"{name}={value!r} was given; accepted are {', '.join(declared.choices)}.")
         if setting.bounded and not setting.holds(value):
             raise error(f"{name}={value} was given; accepted is {setting.span()}.")
-
-
-def required(declared: Declared) -> bool:
-    """Whether a value must be given."""
-    return declared.default is MISSING

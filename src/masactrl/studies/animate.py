@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from masactrl.attention import Rows, Schedule
-from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError, MissingExtra
+from masactrl.errors import ConfigError, ControlWarning, MissingExtra
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
-from masactrl.models.drawing import draw, first_level_warning, start_noise
-from masactrl.pictures.images import Tile, contact_sheet, tensor_to_images
-from masactrl.runs.generate import StepRecord
+from masactrl.models.drawing import first_level_warning
+from masactrl.pictures.images import Tile, contact_sheet
+from masactrl.runs.generate import painter
 from masactrl.runs.layout import guides_of
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import Recipe, stated_model
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image
-    from torch import Tensor
 
     from masactrl.models import LoadedModel
+    from masactrl.runs.generate import StepRecord
     from masactrl.runs.layout import Layout
     from masactrl.runs.recipe import ModelStated
     from masactrl.runs.request import GenerateRequest, ResolvedRequest
@@ -207,7 +207,7 @@ def animate(
         form=settings.form,
         strength=settings.strength,
     )
-    pictures = _painter(model, settings, on_step)
+    pictures = painter(model, settings, on_step)
     with control.record(model.pipeline, device="cpu") as recorded:
         (source,) = pictures([settings.source_prompt])
     frames: list[Image.Image] = []
@@ -237,41 +237,6 @@ def animate(
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
     )
-
-
-def _painter(
-    model: LoadedModel,
-    settings: ResolvedRequest,
-    on_step: Callable[[StepRecord], None] | None,
-) -> Callable[[Sequence[str]], tuple[Image.Image, ...]]:
-    """Prompts -> their pictures, all from the run's one noise."""
-    noise = start_noise(
-        model.pipeline, seed=settings.seed, height=settings.height, width=settings.width
-    )
-
-    def tell(_pipe: Any, step: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any]:
-        if on_step is not None:
-            on_step(StepRecord(step=step, steps=settings.steps, timestep=float(timestep)))
-        return values
-
-    def pictures(prompts: Sequence[str]) -> tuple[Image.Image, ...]:
-        made = draw(
-            model.pipeline,
-            prompts,
-            noise.repeat(len(prompts), 1, 1, 1),
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            negative_prompt=settings.negative_prompt,
-            on_step_end=tell,
-        )
-        if not bool(made.isfinite().all()):
-            raise MasaCtrlError(
-                f"The model {model.name} made values that are no numbers, as some do in float16; "
-                "try float32 or bfloat16."
-            )
-        return tensor_to_images(made, signed=False)
-
-    return pictures
 
 
 def write_mp4(path: Path, frames: Sequence[Image.Image], fps: float) -> Path:

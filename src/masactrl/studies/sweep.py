@@ -14,14 +14,13 @@ import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from masactrl.attention import Rows, Schedule
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.methods import MasaCtrl
-from masactrl.models.drawing import draw, first_level_warning
-from masactrl.pictures.images import tensor_to_images
-from masactrl.runs.generate import StepRecord, start_noise
+from masactrl.models.drawing import first_level_warning
+from masactrl.runs.generate import painter
 from masactrl.runs.layout import refuse_layouts
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import Recipe, stated_model
@@ -31,13 +30,14 @@ from masactrl.studies.sweep_plan import check_axes, sweep_calls
 from masactrl.studies.sweep_result import SWEEP, SweepResult, TargetSweep, sweep_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from PIL import Image
 
     from masactrl.models import LoadedModel
     from masactrl.runs.edit_request import EditRequest
     from masactrl.runs.edit_result import EditResult
+    from masactrl.runs.generate import StepRecord
     from masactrl.runs.request import GenerateRequest, ResolvedRequest
     from masactrl.runs.session import EditSession
 
@@ -197,7 +197,7 @@ def _generated(
 ) -> tuple[Image.Image, tuple[Image.Image, ...], dict[tuple[int, int], tuple[Image.Image, ...]]]:
     """The source, the targets without control, and the targets of every cell."""
     pipeline, targets = model.pipeline, settings.target_prompts
-    noise = start_noise(model, settings)  # 1 c h w
+    pictures = painter(model, settings, on_step)
 
     def control(start_step: int, start_layer: int) -> MasaCtrl:
         return MasaCtrl(
@@ -205,23 +205,6 @@ def _generated(
             form=settings.form,
             strength=settings.strength,
         )
-
-    def pictures(prompts: Sequence[str]) -> tuple[Image.Image, ...]:
-        made = draw(
-            pipeline,
-            prompts,
-            noise.repeat(len(prompts), 1, 1, 1),
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            negative_prompt=settings.negative_prompt,
-            on_step_end=_teller(on_step, settings.steps),
-        )
-        if not bool(made.isfinite().all()):
-            raise MasaCtrlError(
-                f"The model {model.name} made values that are no numbers, as some do in float16; "
-                "try float32 or bfloat16."
-            )
-        return tensor_to_images(made, signed=False)
 
     # In the host's memory, as edits keep their sources, and as it is: every bit counts.
     with control(*min(axes.cells())).record(pipeline, device="cpu") as recorded:
@@ -255,18 +238,6 @@ def _recipe(run: Recipe, axes: Axes) -> Recipe:
 
 def _decibels(ratio: float) -> float | None:
     return None if math.isinf(ratio) else round(ratio, 2)
-
-
-def _teller(on_step: Callable[[StepRecord], None] | None, steps: int) -> Any:
-    """The callback of diffusers that tells `on_step`; None for None."""
-    if on_step is None:
-        return None
-
-    def tell(_pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        on_step(StepRecord(step=step, steps=steps, timestep=float(timestep)))
-        return values
-
-    return tell
 
 
 @contextmanager
