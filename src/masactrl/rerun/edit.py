@@ -7,7 +7,7 @@ mask of the source and those of the targets, come from the caller in that order.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags, declared_options
 from masactrl.rerun.generate import refuse_object
-from masactrl.runs.edit_request import Keep, Mode
+from masactrl.runs.edit_request import Mode, ResolvedEdit
 from masactrl.runs.layout import AskedLayout, layout_options, layouts_drawn
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.runs.result import SHEET
-from masactrl.settings.shared import FROM_SOURCE, Form
+from masactrl.settings.shared import FROM_SOURCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,28 +59,13 @@ class AskedMasks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """An edit as a recipe tells it; fields as in `masactrl.runs.edit_request.ResolvedEdit`."""
+class _Asked(ResolvedEdit):
+    """An edit as a recipe tells it: of pictures only names, and how the source was inverted."""
 
-    target_prompts: tuple[str, ...]
-    steps: int
-    guidance_scale: float
-    negative_prompt: str | None
-    start_step: int
-    start_layer: int
-    form: Form
-    strength: float
-    masks: AskedMasks | None
-    keep_background: bool
-    compare: bool
-    mode: Mode
-    keep: Keep
-    half: bool
+    masks: AskedMasks | None  # type: ignore[assignment]
+    layouts: tuple[AskedLayout, ...] = ()  # type: ignore[assignment]
+    control: None = None
     inversion: dict[str, Any]
-    method: str = "masactrl"
-    method_options: tuple[tuple[str, Any], ...] = ()
-    seed: int | None = None
-    layouts: tuple[AskedLayout, ...] = ()
 
     @property
     def drawn(self) -> int:
@@ -127,22 +112,16 @@ def edit_of(
     from masactrl.runs.edit_request import EditRequest
 
     asked, inversion = _asked(recipe)
-    names = ["target_prompts", "guidance_scale", "negative_prompt", "start_step", "start_layer"]
-    names += ["form", "strength", "compare", "mode", "keep", "half", "method", "seed"]
     count = len(files) - asked.drawn
     drawn = _masks(asked.masks, files[:count])
     layouts = layouts_drawn(recipe.request, files[count:], networks) if files else ()
-    values = {name: getattr(asked, name) for name in names}
+    values = {one.name: getattr(asked, one.name) for one in fields(EditRequest)}
     if asked.method != "masactrl":
         # A resolved request has S and L also where another method took no notice.
         values |= {"start_step": None, "start_layer": None}
-    request = EditRequest(
-        **values,
-        method_options=asked.method_options,
-        masks=drawn,
-        keep_background=asked.keep_background and drawn is not None,
-        layouts=layouts,
-    )
+    values |= {"masks": drawn, "layouts": layouts}
+    values["keep_background"] = asked.keep_background and drawn is not None
+    request = EditRequest(**values)
     return inversion, request, asked.masks
 
 

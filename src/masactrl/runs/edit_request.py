@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from masactrl.errors import ConfigError, MaskError, PromptError
 from masactrl.runs.layout import Layout, check_layouts
 from masactrl.runs.recipe import InputStated
-from masactrl.runs.request import check_method, sorted_pairs
+from masactrl.runs.request import check_method, left_open, sorted_pairs, values_of
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
 from masactrl.settings.prompt_weights import parse, without_weights
@@ -19,7 +19,6 @@ from masactrl.settings.shared import (
     FROM_SOURCE,
     HIGHEST_SEED,
     MASKS,
-    Form,
     FormSetting,
     GuidanceScale,
     MethodOptions,
@@ -264,60 +263,30 @@ class EditRequest:
 
     def resolve(self, preset: ModelPreset, steps: int) -> ResolvedEdit:
         """Return the request with nothing left open, for a run of that many steps."""
-        start_step = self.start_step
-        if start_step is None:
-            start_step = preset.start_step_of(steps)
-        scale = preset.guidance_scale if self.guidance_scale is None else self.guidance_scale
-        layer = preset.start_layer if self.start_layer is None else self.start_layer
-        return ResolvedEdit(
-            target_prompts=self.target_prompts,
-            steps=steps,
-            guidance_scale=float(scale),
-            negative_prompt=self.negative_prompt,
-            start_step=start_step,
-            start_layer=layer,
-            form=self.form,
-            strength=self.strength,
-            masks=self.masks,
-            keep_background=self.keep_background,
-            compare=self.compare,
-            mode=self.mode if self.method == "masactrl" else "joint",
-            keep=self.keep,
-            half=self.half,
-            method=self.method,
-            method_options=sorted_pairs(self.method_options),
-            seed=(self.seed or 0) if self.method in FROM_SOURCE else None,
-            layouts=self.layouts,
-        )
+        values = values_of(self) | left_open(self, preset, steps)
+        values["guidance_scale"] = float(values["guidance_scale"])
+        values["mode"] = self.mode if self.method == "masactrl" else "joint"
+        values["seed"] = (self.seed or 0) if self.method in FROM_SOURCE else None
+        return ResolvedEdit(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedEdit:
-    """An `EditRequest` after the model's preset filled what was left open; same fields.
+class ResolvedEdit(EditRequest):
+    """An `EditRequest` after the model's preset filled what was left open.
 
     `control` is a method that no request has words for, see `EditSession.edit`; S and L then are
     the first step and layer that it controls.
     """
 
-    target_prompts: tuple[str, ...]
     steps: int
     guidance_scale: float
-    negative_prompt: str | None
     start_step: int
     start_layer: int
-    form: Form
-    strength: float
-    masks: EditMasks | None
-    keep_background: bool
-    compare: bool
-    mode: Mode
-    keep: Keep
-    half: bool
-    method: str = "masactrl"
     method_options: tuple[tuple[str, Any], ...] = ()
-    seed: int | None = None
-    layouts: tuple[Layout, ...] = ()
     control: Method | None = None
+
+    def __post_init__(self) -> None:
+        """Nothing: it was checked as it was asked; S and L are here with every method."""
 
     @property
     def features(self) -> Features:
@@ -330,7 +299,6 @@ class ResolvedEdit:
         Of a control that is an object its kind is said, so that nobody takes the rest for all.
         """
         apart = ("masks", "control", "layouts")
-        names = [name for name in self.__slots__ if name not in apart]
         masks: Any = None
         if self.masks is not None:
             masks = {"by": "pictures", "threshold": self.masks.threshold}
@@ -338,7 +306,8 @@ class ResolvedEdit:
             if self.masks.by_words:
                 targets = self.masks.of_targets(len(self.target_prompts))
                 masks |= {"by": "words", "source": self.masks.source, "targets": list(targets)}
-        said = {name: getattr(self, name) for name in names} | {"masks": masks}
+        said = {name: one for name, one in values_of(self).items() if name not in apart}
+        said["masks"] = masks
         if self.layouts:
             said["layouts"] = [layout.described() for layout in self.layouts]
         own = self.control

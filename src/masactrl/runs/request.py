@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from masactrl.errors import ConfigError, PromptError
 from masactrl.runs.layout import check_layouts
@@ -13,7 +13,6 @@ from masactrl.settings.checks import plain, settle
 from masactrl.settings.declare import check
 from masactrl.settings.prompt_weights import parse, without_weights
 from masactrl.settings.shared import (
-    Form,
     FormSetting,
     GuidanceScale,
     MethodOptions,
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     Layouts = tuple[Layout, ...]
 else:
     Layouts = tuple[Any, ...]  # a recipe tells of them in another way, and is checked by this class
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,48 +99,23 @@ class GenerateRequest:
 
     def resolve(self, preset: ModelPreset) -> ResolvedRequest:
         """Return the request with nothing left open."""
-        steps = preset.steps if self.steps is None else self.steps
-        start_step = self.start_step
-        if start_step is None:
-            start_step = preset.start_step_of(steps)
-        return ResolvedRequest(
-            source_prompt=self.source_prompt,
-            target_prompts=self.target_prompts,
-            seed=self.seed,
-            steps=steps,
-            guidance_scale=_or(self.guidance_scale, preset.guidance_scale),
-            negative_prompt=self.negative_prompt,
-            height=_or(self.height, preset.height),
-            width=_or(self.width, preset.width),
-            start_step=start_step,
-            start_layer=_or(self.start_layer, preset.start_layer),
-            form=self.form,
-            strength=self.strength,
-            method=self.method,
-            method_options=sorted_pairs(self.method_options),
-            layouts=self.layouts,
-        )
+        return ResolvedRequest(**(values_of(self) | left_open(self, preset, self.steps)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedRequest:
-    """A `GenerateRequest` after the model's preset filled what was left open; same fields."""
+class ResolvedRequest(GenerateRequest):
+    """A `GenerateRequest` after the model's preset filled what was left open."""
 
-    source_prompt: str
-    target_prompts: tuple[str, ...]
-    seed: int
     steps: int
     guidance_scale: float
-    negative_prompt: str
     height: int
     width: int
     start_step: int
     start_layer: int
-    form: Form
-    strength: float
-    method: str = "masactrl"
     method_options: tuple[tuple[str, Any], ...] = ()
-    layouts: Layouts = ()
+
+    def __post_init__(self) -> None:
+        """Nothing: it was checked as it was asked; S and L are here with every method."""
 
     def recipe(self) -> dict[str, Any]:
         """Return the request as values that JSON knows; of layouts the kind, not the pixels."""
@@ -153,8 +125,18 @@ class ResolvedRequest:
         return said | ({"layouts": drawn} if drawn else {})
 
 
-def _or(given: Value | None, preset: Value) -> Value:
-    return preset if given is None else given
+def values_of(values: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, as they are."""
+    return {one.name: getattr(values, one.name) for one in fields(values)}
+
+
+def left_open(request: Any, preset: ModelPreset, steps: int | None) -> dict[str, Any]:
+    """Return what a request leaves to the model's preset, by name, and the steps of the run."""
+    steps = preset.steps if steps is None else steps
+    usual = values_of(preset) | {"start_step": preset.start_step_of(steps)}
+    asked = values_of(request)
+    found = {name: usual[name] for name, one in asked.items() if one is None and name in usual}
+    return found | {"steps": steps}
 
 
 class MethodAsked(Protocol):
