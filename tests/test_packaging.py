@@ -176,6 +176,27 @@ def test_the_root_holds_rooms_and_little_else() -> None:
     assert not [room for room in rooms if f"`{room}/`" not in table]
 
 
+def test_the_equations_need_torch_alone() -> None:
+    """A host with networks of its own imports them without diffusers (`integrations/comfyui`)."""
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('diffusers', 'transformers', 'accelerate', 'PIL'):\n"
+        "            raise AssertionError(f'{name} is imported')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import torch\n"
+        "from masactrl.attention import LayerCall, Rows, Schedule\n"
+        "from masactrl.methods.mutual import mutual_self_attention\n"
+        "h = torch.arange(6.0).reshape(2, 1, 3)\n"
+        "call = LayerCall(layer=lambda q, c=None, allowed=None: q if c is None else c, hidden=h,\n"
+        "    bank=h, rows=Rows.one_source(targets=1).on_batch(2, h.device), masks=None)\n"
+        "assert torch.equal(mutual_self_attention(call), h[[0, 0]])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
 def test_old_names_lead_to_the_new_modules_and_say_so() -> None:
     code = (
         "import importlib, sys, warnings\n"

@@ -13,7 +13,6 @@ import, and `masactrl --help` needs neither.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from masactrl._version import __version__
@@ -32,6 +31,7 @@ from masactrl.errors import (
     UnsupportedPipeline,
 )
 from masactrl.settings.old_names import answer_to_old_names
+from masactrl.settings.on_demand import on_demand
 
 if TYPE_CHECKING:
     from masactrl.attention import Rows, Schedule
@@ -135,13 +135,7 @@ _HOMES = {
 answer_to_old_names()
 
 
-def __getattr__(name: str) -> object:
-    """Fetch a public name from its module on first use."""
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(import_module(home), name)
+__getattr__ = on_demand(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -1,16 +1,34 @@
-"""How a control reaches the layers of a U-Net; knows steps, layers and rows, but no paper."""
+"""How a control reaches the layers of a U-Net; knows steps, layers and rows, but no paper.
 
-from masactrl.attention.attach import attach
-from masactrl.attention.call import Control, Layer, LayerCall
-from masactrl.attention.conditions import without_condition
-from masactrl.attention.features import SourceCache
-from masactrl.attention.layers import PLACES, Place, Site, find_sites
-from masactrl.attention.masks import GivenMasks, WordMasks
-from masactrl.attention.report import Attached, RunReport
-from masactrl.attention.rows import BatchRows, Part, Rows
-from masactrl.attention.schedule import PRESETS, SDXL_START_LAYERS, Schedule, Window, preset
-from masactrl.attention.steps import Clock, Tick
-from masactrl.attention.words import check_prompt, token_numbers
+Names are fetched on first use: `rows`, `schedule` and `call` need torch alone, the rest diffusers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from masactrl.settings.on_demand import on_demand
+
+if TYPE_CHECKING:
+    from masactrl.attention.attachment import attach
+    from masactrl.attention.call import Control, Layer, LayerCall
+    from masactrl.attention.conditions import without_condition
+    from masactrl.attention.features import SourceCache
+    from masactrl.attention.layers import Site, find_sites
+    from masactrl.attention.masks import GivenMasks, WordMasks
+    from masactrl.attention.report import Attached, RunReport
+    from masactrl.attention.rows import BatchRows, Part, Rows
+    from masactrl.attention.schedule import (
+        PLACES,
+        PRESETS,
+        SDXL_START_LAYERS,
+        Place,
+        Schedule,
+        Window,
+        preset,
+    )
+    from masactrl.attention.steps import Clock, Tick
+    from masactrl.attention.words import check_prompt, token_numbers
 
 __all__ = [
     "PLACES",
@@ -40,3 +58,34 @@ __all__ = [
     "token_numbers",
     "without_condition",
 ]
+
+_HOMES = {
+    "Attached": "masactrl.attention.report",
+    "BatchRows": "masactrl.attention.rows",
+    "Clock": "masactrl.attention.steps",
+    "Control": "masactrl.attention.call",
+    "GivenMasks": "masactrl.attention.masks",
+    "Layer": "masactrl.attention.call",
+    "LayerCall": "masactrl.attention.call",
+    "PLACES": "masactrl.attention.schedule",
+    "PRESETS": "masactrl.attention.schedule",
+    "Part": "masactrl.attention.rows",
+    "Place": "masactrl.attention.schedule",
+    "Rows": "masactrl.attention.rows",
+    "RunReport": "masactrl.attention.report",
+    "SDXL_START_LAYERS": "masactrl.attention.schedule",
+    "Schedule": "masactrl.attention.schedule",
+    "Site": "masactrl.attention.layers",
+    "SourceCache": "masactrl.attention.features",
+    "Tick": "masactrl.attention.steps",
+    "Window": "masactrl.attention.schedule",
+    "WordMasks": "masactrl.attention.masks",
+    "attach": "masactrl.attention.attachment",
+    "check_prompt": "masactrl.attention.words",
+    "find_sites": "masactrl.attention.layers",
+    "preset": "masactrl.attention.schedule",
+    "token_numbers": "masactrl.attention.words",
+    "without_condition": "masactrl.attention.conditions",
+}
+
+__getattr__ = on_demand(__name__, _HOMES)

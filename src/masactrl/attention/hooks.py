@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 
 from masactrl.attention.call import Control, LayerCall
@@ -184,10 +185,12 @@ class SelfAttentionHook(ModelHook):
         if self.control is None or self.rows is None:
             return forward(*args, **kwargs)
 
+        scores = _score_dtype(module, hidden)
+
         def layer(
             queries: Tensor, context: Tensor | None = None, allowed: Tensor | None = None
         ) -> Tensor:
-            bias = None if allowed is None else key_bias(allowed, module, queries)
+            bias = None if allowed is None else key_bias(allowed, scores)
             output: Tensor = forward(
                 queries, encoder_hidden_states=context, attention_mask=bias, **options
             )
@@ -208,6 +211,14 @@ class SelfAttentionHook(ModelHook):
                 name=self.layer,
             )
         )
+
+
+def _score_dtype(module: nn.Module, hidden: Tensor) -> torch.dtype:
+    """The type in which the layer's processor adds a mask to its scores."""
+    upcast = getattr(module, "upcast_attention", False)
+    if upcast and not isinstance(getattr(module, "processor", None), AttnProcessor2_0):
+        return torch.float32
+    return hidden.dtype
 
 
 def _split(

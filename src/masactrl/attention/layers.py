@@ -9,18 +9,15 @@ block (a self-attention plus a cross-attention) is one layer: 16 in Stable Diffu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from masactrl.attention.schedule import Place
 from masactrl.errors import UnsupportedPipeline
 
-__all__ = ["PLACES", "Place", "Site", "find_sites", "unwrap"]
-
-Place = Literal["encoder", "mid", "decoder"]
-PLACES: tuple[Place, ...] = ("encoder", "mid", "decoder")
+__all__ = ["Site", "find_sites", "unwrap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

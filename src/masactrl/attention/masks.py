@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from masactrl.errors import MaskError
@@ -153,8 +152,8 @@ def binary(maps: Tensor, threshold: float) -> Tensor:
     return (maps >= threshold).to(maps.dtype)
 
 
-def key_bias(allowed: Tensor, module: nn.Module, queries: Tensor) -> Tensor:
-    """The additive mask that leaves a layer only the allowed keys.
+def key_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """The additive mask that leaves a layer only the allowed keys; `dtype` is that of its scores.
 
     `allowed` is (rows, keys) in {0, 1}; returns (rows, 1, keys) with 0 for allowed keys and the
     most negative finite number for the others. Finite, so that a row without any allowed key gets
@@ -162,12 +161,7 @@ def key_bias(allowed: Tensor, module: nn.Module, queries: Tensor) -> Tensor:
     a score of -16 the whole range is -inf already. One row of keys serves all queries: no tokens x
     tokens tensor is built.
     """
-    dtype = queries.dtype
-    if getattr(module, "upcast_attention", False) and not isinstance(
-        getattr(module, "processor", None), AttnProcessor2_0
-    ):
-        dtype = torch.float32  # these processors compute their scores in float32
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=queries.device)
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     lowest = torch.finfo(dtype).min / (2 if dtype == torch.float16 else 1)
     return bias.masked_fill(allowed < 0.5, lowest)[:, None, :]
 

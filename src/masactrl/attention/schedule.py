@@ -2,7 +2,7 @@
 
 The paper's EDIT function (Eq. 5) acts when step > S and layer > L; its code, which is followed
 here, includes both bounds: step >= S and layer >= L. Steps count from 0, the first and noisiest;
-layers count from 0 in execution order (see `sites`).
+layers count from 0 in execution order (see `layers`). Nothing here knows whose network it is.
 """
 
 from __future__ import annotations
@@ -10,16 +10,53 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from masactrl.attention.layers import PLACES, Place, Site
 from masactrl.errors import ScheduleError
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PRESETS", "SDXL_START_LAYERS", "Schedule", "Window", "preset"]
+__all__ = [
+    "PLACES",
+    "PRESETS",
+    "SDXL_START_LAYERS",
+    "LayerPlace",
+    "Place",
+    "Schedule",
+    "Window",
+    "preset",
+]
+
+Place = Literal["encoder", "mid", "decoder"]
+PLACES: tuple[Place, ...] = ("encoder", "mid", "decoder")
+
+
+class LayerPlace(Protocol):
+    """What a schedule asks of a layer, in any network: a `Site` says it, other hosts' layers too.
+
+    `index` counts in execution order, `place` is the half of the network and `scale` the factor by
+    which the layer's grid is smaller than the latent.
+    """
+
+    @property
+    def index(self) -> int:
+        """Number in execution order."""
+        ...
+
+    @property
+    def place(self) -> Place:
+        """Half of the network."""
+        ...
+
+    @property
+    def scale(self) -> int:
+        """Latent cells along one side of a token."""
+        ...
+
+
+_Layer = TypeVar("_Layer", bound=LayerPlace)
 
 
 _FRACTION = "A part of the run is written as fraction=(begin, end) with 0 <= begin < end <= 1."
@@ -115,7 +152,7 @@ class Schedule:
         """The schedule that controls nothing, on purpose."""
         return cls(idle=True)
 
-    def resolve_layers(self, sites: Sequence[Site]) -> tuple[Site, ...]:
+    def resolve_layers(self, sites: Sequence[_Layer]) -> tuple[_Layer, ...]:
         """The controlled sites of a model; `ScheduleError` when a layer does not exist."""
         if self.idle:
             return ()
@@ -178,7 +215,7 @@ class Schedule:
             )
         return steps
 
-    def resolve(self, sites: Sequence[Site], timesteps: Sequence[float] | int) -> Window:
+    def resolve(self, sites: Sequence[LayerPlace], timesteps: Sequence[float] | int) -> Window:
         """Steps and layers for one model and one run.
 
         `timesteps` are the run's timesteps, or only their number when no timestep threshold is
@@ -228,7 +265,7 @@ PRESETS = MappingProxyType(
 )
 
 
-def preset(sites: Sequence[Site]) -> Schedule:
+def preset(sites: Sequence[LayerPlace]) -> Schedule:
     """The preset that fits a model by its layers: "sd" for 16, "sdxl" for 70.
 
     Raises `ScheduleError` for other layouts, for which no published choice exists.

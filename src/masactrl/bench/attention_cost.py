@@ -26,7 +26,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from masactrl.attention.attach import attach
+from masactrl.attention.attachment import attach
 from masactrl.attention.call import LayerCall
 from masactrl.attention.layers import find_sites
 from masactrl.attention.rows import Rows

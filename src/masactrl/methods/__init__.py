@@ -1,24 +1,28 @@
-"""Published editing methods, one file each, all behind `Method`."""
+"""Published editing methods, one file each, all behind `Method`.
+
+Names are fetched on first use: `mutual`, the equations, needs torch alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from masactrl.errors import ConfigError
-from masactrl.methods.blended_latent import BlendedLatent
-from masactrl.methods.fixed_seed import FixedSeed
-from masactrl.methods.imagic import Imagic
-from masactrl.methods.local_blend import LocalBlend
-from masactrl.methods.masactrl import Form, MasaCtrl, mutual_self_attention
-from masactrl.methods.method import Handle, Method, Parts, Start
-from masactrl.methods.plug_and_play import PlugAndPlay
-from masactrl.methods.prompt_to_prompt import PromptToPrompt
-from masactrl.methods.sdedit import SDEdit
-from masactrl.methods.style_aligned import StyleAligned
-from masactrl.methods.unified import Unified
+from masactrl.settings.on_demand import on_demand
+
+if TYPE_CHECKING:
+    from masactrl.methods.blended_latent import BlendedLatent
+    from masactrl.methods.fixed_seed import FixedSeed
+    from masactrl.methods.imagic import Imagic
+    from masactrl.methods.local_blend import LocalBlend
+    from masactrl.methods.masactrl import MasaCtrl
+    from masactrl.methods.method import Handle, Method, Parts, Start
+    from masactrl.methods.mutual import Form, mutual_self_attention
+    from masactrl.methods.plug_and_play import PlugAndPlay
+    from masactrl.methods.prompt_to_prompt import PromptToPrompt
+    from masactrl.methods.registry import METHODS, method_named
+    from masactrl.methods.sdedit import SDEdit
+    from masactrl.methods.style_aligned import StyleAligned
+    from masactrl.methods.unified import Unified
 
 __all__ = [
     "METHODS",
@@ -41,38 +45,25 @@ __all__ = [
     "mutual_self_attention",
 ]
 
-METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
-    {
-        "masactrl": MasaCtrl,
-        "fixed-seed": FixedSeed,
-        "sdedit": SDEdit,
-        "prompt-to-prompt": PromptToPrompt,
-        "plug-and-play": PlugAndPlay,
-        "style-aligned": StyleAligned,
-        "unified": Unified,
-        "blended-latent": BlendedLatent,
-        "imagic": Imagic,
-    }
-)
-"""Every method by name. All but MasaCtrl, which needs a schedule, have usable defaults."""
+_HOMES = {
+    "BlendedLatent": "masactrl.methods.blended_latent",
+    "FixedSeed": "masactrl.methods.fixed_seed",
+    "Form": "masactrl.methods.mutual",
+    "Handle": "masactrl.methods.method",
+    "Imagic": "masactrl.methods.imagic",
+    "LocalBlend": "masactrl.methods.local_blend",
+    "METHODS": "masactrl.methods.registry",
+    "MasaCtrl": "masactrl.methods.masactrl",
+    "Method": "masactrl.methods.method",
+    "Parts": "masactrl.methods.method",
+    "PlugAndPlay": "masactrl.methods.plug_and_play",
+    "PromptToPrompt": "masactrl.methods.prompt_to_prompt",
+    "SDEdit": "masactrl.methods.sdedit",
+    "Start": "masactrl.methods.method",
+    "StyleAligned": "masactrl.methods.style_aligned",
+    "Unified": "masactrl.methods.unified",
+    "method_named": "masactrl.methods.registry",
+    "mutual_self_attention": "masactrl.methods.mutual",
+}
 
-
-def method_named(name: str, **options: Any) -> Method:
-    """Return the method of that name with these fields; the others have their defaults.
-
-    Raises:
-        ConfigError: there is no such method, or it has no such field.
-    """
-    try:
-        made: Any = METHODS[name]
-    except KeyError:
-        raise ConfigError(
-            f"There is no method {name!r}; accepted are {', '.join(METHODS)}."
-        ) from None
-    accepted = [field.name for field in fields(made)]
-    for option in options:
-        if option not in accepted:
-            has = f"accepted are {', '.join(accepted)}" if accepted else "it has none"
-            raise ConfigError(f"The method {name} has no option {option!r}; {has}.")
-    method: Method = made(**options)
-    return method
+__getattr__ = on_demand(__name__, _HOMES)

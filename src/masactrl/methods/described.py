@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import MasaCtrlError
-from masactrl.methods import METHODS, MasaCtrl, method_named
+from masactrl.methods.masactrl import MasaCtrl
+from masactrl.methods.registry import METHODS, method_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from masactrl.attention.attach import attach
+from masactrl.attention.attachment import attach
 from masactrl.attention.schedule import Schedule
 
 if TYPE_CHECKING:

@@ -1,87 +1,35 @@
-r"""Mutual self-attention control (Cao et al., ICCV 2023): same content, another pose or action.
+"""MasaCtrl (Cao et al., ICCV 2023) as a method: mutual self-attention from step S and layer L on.
 
-    EDIT = A(Q, K_s, V_s)   where step >= S and layer >= L,   else A(Q, K, V)            (Eq. 5)
-
-    f_o  = A(Q, K_s, V_s ; keys in M_s)            the target's queries on the source's object
-    f_b  = A(Q, K_s, V_s ; keys in 1 - M_s)        and on the source's background        (Eq. 6, 7)
-    f    = f_o * M + f_b * (1 - M)                                                       (Eq. 8)
-
-    A(Q, K, V) = softmax(Q K^T / sqrt(d)) V
-
-    Q, K, V       queries, keys and values of a target's self-attention
-    K_s, V_s      keys and values of its source, same layer, same step, same guidance branch
-    M_s, M        foreground of the source (over keys) and of the target (over queries)
-
-A self-attention layer called with the source's hidden states as its context *is* A(Q, K_s, V_s):
-keys and values are projected from the context. So the layer, its processor and its LoRA stay in
-place, and everything below is a few calls of that layer.
+The equations are in `mutual`, steps and layers in `masactrl.attention.schedule`.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from masactrl.attention.attach import attach
+from masactrl.attention.attachment import attach
 from masactrl.attention.features import SourceCache
-from masactrl.attention.rows import Part, Rows
+from masactrl.attention.rows import Rows
 from masactrl.attention.schedule import Schedule
 from masactrl.errors import ConfigError
+from masactrl.methods.mutual import Form, mutual_self_attention
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import torch
     from diffusers import DiffusionPipeline
+    from torch import Tensor
 
     from masactrl.attention.call import LayerCall
     from masactrl.attention.masks import GivenMasks, WordMasks
     from masactrl.attention.report import Attached
     from masactrl.attention.session import OnUntouched
 
-__all__ = ["Form", "MasaCtrl", "mutual_self_attention"]
-
-Form = Literal["replace", "union"]
-
-
-def mutual_self_attention(
-    call: LayerCall, *, form: Form = "replace", strength: float = 1.0
-) -> Tensor:
-    """The output (rows, tokens, channels) of one controlled layer.
-
-    `form` "replace" lets a target read its source only (the paper), "union" its source and itself;
-    `strength` in [0, 1] blends from the layer's own output (0) to the controlled one (1). Several
-    sources are read side by side. With masks each key belongs to the foreground or background of
-    the image it comes from, the target's own keys (in "union") to the target's.
-    """
-    simple = form == "replace" and strength == 1.0 and call.masks is None
-    if simple and call.rows.single is not None:
-        # Everybody reads one image; sources read themselves, so their output keeps every bit.
-        return call.layer(call.hidden, call.bank[call.rows.single])
-    parts = [_part(call, part, form, strength) for part in call.rows.parts]
-    return torch.cat(parts)[call.rows.restore]
-
-
-def _part(call: LayerCall, part: Part, form: Form, strength: float) -> Tensor:
-    """The output for rows that read the same number of images."""
-    queries = call.hidden[part.rows]
-    if not part.sources:
-        return call.layer(queries)
-    read = (*part.sources, part.own) if form == "union" else part.sources
-    context = torch.cat([call.bank[index] for index in read], dim=1)
-    if call.masks is None:
-        edited = call.layer(queries, context)
-    else:
-        m_s = torch.cat([call.masks[index] for index in read], dim=1)
-        m = call.masks[part.own][:, :, None].to(queries.dtype)
-        f_o = call.layer(queries, context, m_s)
-        f_b = call.layer(queries, context, 1 - m_s)
-        edited = f_o * m + f_b * (1 - m)
-    return edited if strength == 1.0 else torch.lerp(call.layer(queries), edited, strength)
+__all__ = ["MasaCtrl"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

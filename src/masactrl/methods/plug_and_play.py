@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from masactrl.attention.attach import attach
+from masactrl.attention.attachment import attach
 from masactrl.attention.layers import find_sites, unwrap
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of

@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from masactrl.attention.attach import attach
+from masactrl.attention.attachment import attach
 from masactrl.attention.layers import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from masactrl.attention.attach import attach
+from masactrl.attention.attachment import attach
 from masactrl.attention.hooks import install
 from masactrl.attention.layers import find_sites
 from masactrl.attention.schedule import Schedule

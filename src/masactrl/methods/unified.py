@@ -18,14 +18,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from masactrl.attention.attach import attach
+from masactrl.attention.attachment import attach
 from masactrl.attention.layers import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import TapSession, tapped
 from masactrl.errors import ConfigError
-from masactrl.methods.masactrl import mutual_self_attention
 from masactrl.methods.method import Parts, check_pairs, check_prompts
+from masactrl.methods.mutual import mutual_self_attention
 from masactrl.methods.prompt_to_prompt import PromptToPrompt, edited_words
 from masactrl.methods.steps import first_steps
 from masactrl.methods.structure import structure_index, values_of
