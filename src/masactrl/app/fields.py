@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import settings_of
-from masactrl.settings.shared import MethodName
+from masactrl.settings.shared import MethodName, RunSettings
 
 if TYPE_CHECKING:
     from masactrl.models import ModelPreset
@@ -121,9 +121,9 @@ def _source(example: str) -> Field:
 
 
 def run_fields(limits: Limits) -> tuple[Field, ...]:
-    """Return the fields of steps and guidance, which every tab has."""
+    """Return the fields of what every run has, and of guidance."""
     return (
-        declared_field(GenerateRequest, "steps", limits),
+        *(declared_field(RunSettings, name, limits) for name in settings_of(RunSettings)),
         declared_field(
             GenerateRequest,
             "guidance_scale",

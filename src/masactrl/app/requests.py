@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from masactrl.app.painting import painted_mask
 from masactrl.errors import ConfigError, PromptError
 from masactrl.runs.request import GenerateRequest
+from masactrl.settings.declare import settings_of
+from masactrl.settings.shared import RunSettings
 from masactrl.studies.axes import Axes
 
 if TYPE_CHECKING:
@@ -73,7 +75,9 @@ def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, Ed
         raise ConfigError("There is no picture; choose one first.")
     picture = Path(asked.pop("picture"))
     inversion = InversionRequest(
-        prompt=asked.pop("prompt"), method=asked.pop("inversion"), steps=asked.pop("steps")
+        prompt=asked.pop("prompt"),
+        method=asked.pop("inversion"),
+        **{name: asked.pop(name) for name in settings_of(RunSettings)},
     )
     source, target = asked.pop("source_word").strip(), asked.pop("target_word").strip()
     mask, painted = asked.pop("mask"), painted_mask(asked.pop("painted"))

@@ -20,8 +20,8 @@ from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import stated_model
 from masactrl.runs.request import GenerateRequest, ResolvedRequest
 from masactrl.runs.result import GenerateResult, TargetResult
+from masactrl.runs.running import running
 from masactrl.settings.prompt_weights import without_weights
-from masactrl.settings.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +63,6 @@ class StepRecord:
     timestep: float
 
 
-@torch_defaults()
 def generate(
     model: LoadedModel,
     request: GenerateRequest,
@@ -90,6 +89,16 @@ def generate(
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
+    with running(model, request):
+        return _generated(model, request, method, on_step)
+
+
+def _generated(
+    model: LoadedModel,
+    request: GenerateRequest,
+    method: Method | None,
+    on_step: Callable[[StepRecord], None] | None,
+) -> GenerateResult:
     from masactrl.models.drawing import exact_ddim, first_level_warning
 
     settings, own = request.resolve(model.preset), None
@@ -267,15 +276,16 @@ def painter(
     noise = start_noise(model, settings)  # 1 c h w
 
     def pictures(prompts: Sequence[str]) -> tuple[Image.Image, ...]:
-        made = draw(
-            model.pipeline,
-            prompts,
-            noise.repeat(len(prompts), 1, 1, 1),
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            negative_prompt=settings.negative_prompt,
-            on_step_end=_reporter(on_step),
-        )
+        with running(model, settings):
+            made = draw(
+                model.pipeline,
+                prompts,
+                noise.repeat(len(prompts), 1, 1, 1),
+                steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                negative_prompt=settings.negative_prompt,
+                on_step_end=_reporter(on_step),
+            )
         check_numbers(model, made)
         return tensor_to_images(made, signed=False)
 

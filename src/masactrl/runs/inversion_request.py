@@ -9,7 +9,7 @@ from masactrl.errors import ConfigError
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
 from masactrl.settings.prompt_weights import parse
-from masactrl.settings.shared import HIGHEST_SEED, INVERSION, Fit, InversionName, Steps
+from masactrl.settings.shared import HIGHEST_SEED, INVERSION, Fit, InversionName, RunSettings
 
 if TYPE_CHECKING:
     from masactrl.inversion import Inversion
@@ -26,13 +26,14 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InversionRequest:
+class InversionRequest(RunSettings):
     """How a picture becomes a trajectory; what is None is left to the method or the model.
 
-    Attributes:
+    Its steps are those of every edit, too.
+
+    Attributes beside those of `RunSettings`:
         prompt: what the picture shows; empty (the paper's choice) for nothing.
         method: a name of `masactrl.inversion.INVERSIONS`.
-        steps: of the inversion and of every edit, 1 to 1000.
         guidance_scale: of the source, at least 1. None is 1 (no guidance), or for null-text the
             model's own. Inert where both branches are the same, as with a null prompt.
         replay: whether the source is put back on its trajectory at every step while editing.
@@ -61,7 +62,6 @@ class InversionRequest:
             always=True,
         ),
     ] = "direct"
-    steps: Steps = None
     guidance_scale: Annotated[
         float | None,
         Setting(

@@ -25,9 +25,9 @@ from masactrl.runs.edit_request import EditMasks, EditRequest
 from masactrl.runs.edit_result import EditResult
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.recipe import InputStated
+from masactrl.runs.running import running
 from masactrl.runs.session import EditSession, tell_steps
 from masactrl.runs.session_file import load_session
-from masactrl.settings.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 
-@torch_defaults()
 def invert(
     model: LoadedModel,
     picture: Path | str | Image.Image,
@@ -78,6 +77,17 @@ def invert(
         ControlWarning: so many steps begin far from pure noise.
     """
     request = request or InversionRequest()
+    with running(model, request):
+        return _inverted(model, picture, request, limit, on_step)
+
+
+def _inverted(
+    model: LoadedModel,
+    picture: Path | str | Image.Image,
+    request: InversionRequest,
+    limit: int,
+    on_step: Callable[[StepRecord], None] | None,
+) -> EditSession:
     check_inversion(model, request)
     opened = read_picture(picture, limit=limit)
     native = model.preset.width, model.preset.height

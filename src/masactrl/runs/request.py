@@ -18,12 +18,12 @@ from masactrl.settings.shared import (
     MethodOptions,
     MethodSetting,
     NegativePrompt,
+    RunSettings,
     Seed,
     Side,
     SourcePrompt,
     StartLayer,
     StartStep,
-    Steps,
     Strength,
     TargetPrompts,
 )
@@ -38,14 +38,13 @@ else:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateRequest:
+class GenerateRequest(RunSettings):
     """One source picture and its targets; what is None is left to the model's preset.
 
-    Attributes:
+    Attributes beside those of `RunSettings`:
         source_prompt: what the source shows.
         target_prompts: what each target shows, at least one.
         seed: 0 to 2**63 - 1, of the start noise that source and targets share.
-        steps: denoising steps, 1 to 1000.
         guidance_scale: weight of classifier-free guidance, at least 1; 1 switches it off.
         negative_prompt: what guidance leads away from, in all pictures.
         height: pixels, a multiple of 8 up to 4096.
@@ -70,7 +69,6 @@ class GenerateRequest:
     source_prompt: SourcePrompt
     target_prompts: TargetPrompts
     seed: Seed = 0
-    steps: Steps = None
     guidance_scale: GuidanceScale = None
     negative_prompt: NegativePrompt = ""
     height: Side = None

@@ -31,7 +31,7 @@ from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import InputStated, stated_model
 from masactrl.runs.reconstruction import Reconstruction, psnr
 from masactrl.runs.recording import Recording, RecordingKey, record_source
-from masactrl.settings.torch_defaults import torch_defaults
+from masactrl.runs.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +72,6 @@ class EditSession:
     seconds: float = 0.0
     _recordings: list[Recording] = field(default_factory=list, repr=False)
 
-    @torch_defaults()
     def edit(
         self,
         request: EditRequest,
@@ -101,6 +100,15 @@ class EditSession:
         Warns:
             ControlWarning: the model will not see a prompt as it was written.
         """
+        with running(self.model, self.request):
+            return self._edited(request, method, on_step)
+
+    def _edited(
+        self,
+        request: EditRequest,
+        method: Method | str | None,
+        on_step: Callable[[StepRecord], None] | None,
+    ) -> EditResult:
         settings = settled(self.model, request, self.trajectory.schedule.timesteps, method)
         self._plan(settings)  # refuses what cannot be
         notes = self._notes(settings)

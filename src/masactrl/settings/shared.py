@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
 
 from masactrl.errors import ConfigError
@@ -134,6 +135,21 @@ Steps = Annotated[
         usual=OF_MODEL,
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What every run has, from words or from a picture; the requests of both build on it.
+
+    A setting that stands here is in every command, tab, recipe and table.
+
+    Attributes:
+        steps: denoising steps, 1 to 1000.
+    """
+
+    steps: Steps = None
+
+
 GuidanceScale = Annotated[
     float | None,
     Setting(
