@@ -1,97 +1,36 @@
-"""A checkpoint in one file, in the layout of the original Stable Diffusion."""
+"""A model in one file: written in the original layout, read by diffusers' own converter."""
 
 from __future__ import annotations
 
-import re
+import base64
+import json
+import zlib
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
-from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
-from torch import Tensor
+from diffusers import DiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModelWithProjection
 
-from masactrl.errors import ModelNotFound
-from masactrl.models import load_pipeline
+from masactrl.cli import main
+from masactrl.errors import ModelNotFound, OutputError, UnsupportedPipeline
+from masactrl.models import LoadedModel, export_single_file, load_pipeline
+from masactrl.models.single_file import original_layout
 
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-UNET = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-}
-VAE = (
-    (r"mid_block\.resnets\.0", "mid.block_1"),
-    (r"mid_block\.resnets\.1", "mid.block_2"),
-    (r"mid_block\.attentions\.0", "mid.attn_1"),
-    (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
-    (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
-    (r"up_blocks\.(\d)\.resnets", r"up.\1.block"),
-    (r"up_blocks\.(\d)\.upsamplers\.0", r"up.\1.upsample"),
-    ("conv_norm_out", "norm_out"),
-    ("conv_shortcut", "nin_shortcut"),
-    ("group_norm", "norm"),
-    (r"to_([qkv])", r"\1"),
-    (r"to_out\.0", "proj_out"),
-)
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
-def unet_name(name: str) -> str:
-    """The name of a U-Net tensor in the original layout (two layers a block, four blocks)."""
-    if found := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions)\.(\d)\.", name):
-        side, block, kind, layer = found.groups()
-        number = 3 * int(block) + int(layer) + (1 if side == "down" else 0)
-        side = "input" if side == "down" else "output"
-        start = f"{side}_blocks.{number}.{0 if kind == 'resnets' else 1}."
-    elif found := re.match(r"down_blocks\.(\d)\.downsamplers\.0\.conv\.", name):
-        start = f"input_blocks.{3 * int(found[1]) + 3}.0.op."
-    elif found := re.match(r"up_blocks\.(\d)\.upsamplers\.0\.", name):
-        # The first block of the decoder has no attention.
-        start = f"output_blocks.{3 * int(found[1]) + 2}.{1 if found[1] == '0' else 2}."
-    else:
-        old = next(old for old in UNET if name.startswith(f"{old}."))
-        start = f"{UNET[old]}."
-        found = re.match(rf"{re.escape(old)}\.", name)
-    assert found is not None
-    rest = name[found.end() :]
-    head, _, tail = rest.partition(".")
-    return start + (f"{RESNET[head]}.{tail}" if head in RESNET and "resnets" in name else rest)
-
-
-def vae_name(name: str) -> str:
-    for old, new in VAE:
-        name = re.sub(old, new, name)
-    # Here the blocks of the decoder are numbered from the outside.
-    return re.sub(r"\.up\.(\d)", lambda found: f".up.{3 - int(found[1])}", name)
-
-
-def original_layout(pipeline: StableDiffusionPipeline) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, value in pipeline.unet.state_dict().items():
-        tensors[f"model.diffusion_model.{unet_name(name)}"] = value
-    for name, value in pipeline.vae.state_dict().items():
-        # Attention of the original VAE is made of 1 x 1 convolutions.
-        convolution = ".attentions." in name and value.ndim == 2
-        tensors[f"first_stage_model.{vae_name(name)}"] = (
-            value[:, :, None, None] if convolution else value
-        )
-    for name, value in pipeline.text_encoder.state_dict().items():
-        name = name if name.startswith("text_model.") else f"text_model.{name}"
-        tensors[f"cond_stage_model.transformer.{name}"] = value
-    return {name: value.contiguous() for name, value in tensors.items()}
+def same_weights(one: DiffusionPipeline, other: DiffusionPipeline) -> None:
+    for part in PARTS:
+        mine = getattr(other, part, None)
+        if mine is None:
+            continue
+        theirs = getattr(one, part).state_dict()
+        for name, value in mine.state_dict().items():
+            assert torch.equal(theirs[name], value), f"{part} {name}"
 
 
 @pytest.fixture
@@ -101,14 +40,84 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", ["sd", "sd2", "sdxl"])
+def test_every_family_comes_back(kind: str, tmp_path: Path) -> None:
+    pipeline = tiny_models.sdxl() if kind == "sdxl" else tiny_models.sd()
+    if kind == "sd2":
+        pipeline.text_encoder.config.hidden_act = "gelu"
+    if kind == "sdxl":
+        # diffusers tells the two text models apart by their width.
+        config = pipeline.text_encoder_2.config
+        wider = type(config)(**{**config.to_dict(), "hidden_size": 48, "projection_dim": 48})
+        pipeline.text_encoder_2 = CLIPTextModelWithProjection(wider)
+        pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    pipeline.save_pretrained(tmp_path / "folder")
+    model = load_pipeline(tmp_path / "folder", device="cpu")
+    path = export_single_file(model, tmp_path / "one.safetensors")
+    back = load_pipeline(path, device="cpu")
+    assert (back.family, back.preset) == (model.family, model.preset)
+    assert back.pipeline.scheduler.config == model.pipeline.scheduler.config
+    assert back.pipeline.tokenizer("a cat").input_ids == pipeline.tokenizer("a cat").input_ids
+    same_weights(back.pipeline, model.pipeline)
+    assert ("v_pred" in load_file(path)) == (kind == "sdxl")
+
+
+def test_the_embedded_model_makes_the_same_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "puppets.safetensors"
+    assert main(["export", "--single-file", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == path.stat().st_size
+    back, model = load_pipeline(path, device="cpu"), load_pipeline("puppets", device="cpu")
+    assert (back.family, back.preset) == ("puppets", model.preset)
+    same_weights(back.pipeline, model.pipeline)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["modelspec.architecture"] == "stable-diffusion-v1"
+        # Stored in float16, and nothing is lost by it.
+        assert file.get_tensor("model.diffusion_model.out.2.weight").dtype == torch.float16
+        # The original code has an attention here; this one adds nothing.
+        middle = "first_stage_model.decoder.mid.attn_1.proj_out.weight"
+        assert not file.get_tensor(middle).any()
+    noise = tiny_models.noise(1, 32, 32, seed=3)[:, :1].repeat(1, 16, 1, 1)
+    one, other = (
+        m.pipeline("a cat", latents=noise, num_inference_steps=1, output_type="pt").images
+        for m in (back, model)
+    )
+    assert torch.equal(one, other)
+
+
+def test_what_cannot_be_written_is_said(model: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="has to end in"):
+        export_single_file(model, tmp_path / "model.ckpt")
+    model.pipeline.unet.foreign = torch.nn.Linear(2, 2)
+    with pytest.raises(UnsupportedPipeline, match="no name"):
+        export_single_file(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.glob("*model*"))
+
+
+@pytest.mark.parametrize("damage", ["!", "bm9uZQ==", "eJyrVnLSV7JSUKoFABGkAvU="])
+def test_a_damaged_description_is_a_sentence(
+    damage: str, model: LoadedModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(original_layout(model.pipeline), path, metadata={"masactrl.files": damage})
+    with pytest.raises(ModelNotFound, match="description in the header"):
+        load_pipeline(path)
+
+
+def test_names_in_a_description_stay_in_their_folder(model: LoadedModel, tmp_path: Path) -> None:
+    path, names = tmp_path / "model.safetensors", {"../evil.json": "{}"}
+    packed = base64.b64encode(zlib.compress(json.dumps(names).encode())).decode()
+    save_file(original_layout(model.pipeline), path, metadata={"masactrl.files": packed})
+    with pytest.raises(ModelNotFound, match="description in the header"):
+        load_pipeline(path)
+
+
 def test_one_file_holds_the_same_model_as_the_folder(checkpoint: Path, model_folder: Path) -> None:
     one = load_pipeline(checkpoint, config=model_folder)
     other = load_pipeline(model_folder)
     assert (one.name, one.family, one.preset) == ("tiny", "sd", other.preset)
-    for part in ("unet", "vae", "text_encoder"):
-        mine = getattr(one.pipeline, part).state_dict()
-        for name, value in getattr(other.pipeline, part).state_dict().items():
-            assert torch.equal(mine[name], value), f"{part} {name}"
+    same_weights(one.pipeline, other.pipeline)
 
 
 def test_without_configuration_and_connection_the_sentence_says_so(checkpoint: Path) -> None:

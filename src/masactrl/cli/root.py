@@ -23,6 +23,7 @@ from masactrl.cli import (
     demo,
     doctor,
     edit,
+    export,
     generate,
     info,
     puppets,
@@ -59,6 +60,7 @@ app.command("compare")(compare.compare)
 app.command("attention")(attention.attention)
 app.command("info")(info.info)
 app.command("rerun")(rerun.rerun)
+app.command("export")(export.export)
 app.command("app")(studio.app)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import PickleError
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -29,6 +30,7 @@ from masactrl.models.hub import fetch_index, repository_files
 from masactrl.models.locate import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.origin import Origin, OriginKind, weights_hash
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
+from masactrl.models.single_file import unpack_description
 from masactrl.models.variants import files_in, variant_of, weights_there
 from masactrl.settings.torch_defaults import torch_defaults
 
@@ -98,8 +100,8 @@ def load_pipeline(
         dtype: see `choose_dtype`.
         revision: branch, tag or commit of a Hub id.
         config: for a `.safetensors` file only: the folder or Hub id whose configuration files
-            describe it. None finds the kind out by the file's content, and asks the Hub for its
-            configuration where it is not in the cache yet.
+            describe it. None takes what `export_single_file` put into the file; where there is
+            nothing, it finds the kind out by the content and asks the Hub for its configuration.
         loras: LoRA files, added in order.
         offload: "none", or parts wait in the host's memory: "model" one part at a time,
             "sequential" one layer at a time; needs a GPU.
@@ -122,9 +124,7 @@ def load_pipeline(
     family: Family
     try:
         if place.kind == "file":
-            family = _family_of_file(place)
-            options["config"] = None if config is None else str(config)
-            pipeline = _CLASSES[family].from_single_file(place.source, **options, **_spare(family))
+            family, pipeline, found = _from_file(place, config, options)
         else:
             family = _family_of_folder(place, revision)
             local = place.kind == "folder"
@@ -139,6 +139,7 @@ def load_pipeline(
                 **options,
                 **_spare(family),
             )
+            found = read_preset(Path(place.source)) if local else None
     except (MasaCtrlError, torch.OutOfMemoryError):
         raise  # says what it is already
     except _UNREADABLE as error:
@@ -149,7 +150,6 @@ def load_pipeline(
     _check(pipeline, place)
     if place.name == EMBEDDED:
         family = "puppets"
-    found = read_preset(Path(place.source)) if place.kind == "folder" else None
     stated, preset = found or (None, default_preset(family, **_native_size(pipeline)))
     if preset.scheduler == "ddim":
         pipeline.scheduler = ddim_like(pipeline.scheduler)
@@ -162,6 +162,23 @@ def load_pipeline(
         origin=_origin("embedded" if model == EMBEDDED else place.kind, place, pipeline, revision),
     )
     return with_offload(with_loras(made, loras), offload, str(target))
+
+
+def _from_file(
+    place: Place, config: str | Path | None, options: Mapping[str, Any]
+) -> tuple[Family, Pipeline, tuple[Family | None, ModelPreset] | None]:
+    """Load one file; what describes it is given, or in its own header, or on the Hub."""
+    family = _family_of_file(place)
+    with TemporaryDirectory() as name:
+        if config is None and Path(place.source).suffix.lower() not in PICKLES:
+            config = name if unpack_description(place.source, Path(name)) else None
+        pipeline = _CLASSES[family].from_single_file(
+            place.source,
+            config=None if config is None else str(config),
+            **options,
+            **_spare(family),
+        )
+        return family, pipeline, read_preset(Path(name))
 
 
 def _origin(kind: OriginKind, place: Place, pipeline: Pipeline, revision: str | None) -> Origin:
