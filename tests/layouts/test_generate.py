@@ -13,7 +13,7 @@ import torch
 from diffusers import ControlNetModel
 from PIL import Image
 
-from masactrl import Axes, GenerateRequest, compare_generated, generate, sweep_generate
+from masactrl import GenerateRequest, generate
 from masactrl.cli import main
 from masactrl.errors import ConfigError, ModelNotFound, UnsupportedPipeline
 from masactrl.layouts.networks import load_network
@@ -222,20 +222,6 @@ def test_the_embedded_model_puts_a_pose_and_makes_it_again(
     assert main(["info", picture, "--cli"]) == 0
     assert "--layout pose=pose.png" in capsys.readouterr().out
     assert torch.is_tensor(read.keypoints)
-
-
-def test_what_takes_no_layout_yet_says_so(tiny: tuple[LoadedModel, str]) -> None:
-    model, network = tiny
-    request = GenerateRequest(
-        source_prompt=ASKED[0],
-        target_prompts=ASKED[1:],
-        steps=3,
-        layouts=(Layout(kind="x", pictures=(a_picture(),), model=network),),
-    )
-    with pytest.raises(ConfigError, match="A sweep takes no layouts yet"):
-        sweep_generate(model, request, Axes(start_steps=(1,), start_layers=(10,)))
-    with pytest.raises(ConfigError, match="A comparison takes no layouts yet"):
-        compare_generated(model, request)
 
 
 def test_a_recipe_without_its_layouts_is_not_run_without_them(

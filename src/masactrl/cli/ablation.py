@@ -17,6 +17,7 @@ from masactrl.cli.parsing import parse_photo
 from masactrl.errors import ConfigError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     only(EditRequest, "target_prompts"),
     only(InversionRequest, "prompt"),
     only(GenerateRequest, "seed", "steps", "guidance_scale", "start_step", "start_layer"),
+    LayoutWords,
     only(ModelSpec, "model", "loras", "device", "dtype"),
     only(Output, "out", "overwrite"),
 )
@@ -65,18 +67,19 @@ def ablation(
         raise ConfigError(f"An ablation has one --to and {len(given['to'])} were given.")
     written = given.build(Output)
     with quiet_libraries():
+        layouts = given.build(LayoutWords).layouts()
         from masactrl.studies.ablation import ablate_generated, figure_names
 
         names = figure_names(masks=word is not None)
         prepare_folder(written.out, names, overwrite=written.overwrite)
         make: Callable[[LoadedModel], AblationResult]
         if photo is None:
-            generated = given.build(GenerateRequest, source_prompt=source)
+            generated = given.build(GenerateRequest, source_prompt=source, layouts=layouts)
             words = None if word is None else (word, word)
             make = partial(ablate_generated, request=generated, words=words)
         else:
             inversion = given.build(InversionRequest, seed=None)
-            request = given.build(EditRequest, seed=None)
+            request = given.build(EditRequest, seed=None, layouts=layouts)
             make = partial(_edited, photo, inversion, request, word)
         loaded = given.build(ModelSpec).load()
         with _waiting():

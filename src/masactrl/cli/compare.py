@@ -16,6 +16,7 @@ from masactrl.cli.output import Output
 from masactrl.cli.parsing import parse_size
 from masactrl.pictures.files import write_text
 from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder, write_pictures
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     only(InversionRequest, "prompt", "method"),
     only(GenerateRequest, "seed", "steps", "guidance_scale", "negative_prompt"),
     only(GenerateRequest, "start_step", "start_layer"),
+    LayoutWords,
     ModelSpec,
     Output,
 )
@@ -74,6 +76,8 @@ def compare(
     Example: masactrl compare "a cat standing in the meadow" --to "a cat running in the meadow"
     """
     del config  # was read before the other options
+    with quiet_libraries():
+        layouts = given.build(LayoutWords).layouts()
     asked = Asked(
         source=source,
         prompt=given["from"],
@@ -88,6 +92,7 @@ def compare(
         start_layer=given["start-layer"],
         methods=None if method is None else tuple(method),
         options=_by_method(method_option or ()),
+        layouts=layouts,
     )
     asked.check()
     spec, written = given.build(ModelSpec), given.build(Output)

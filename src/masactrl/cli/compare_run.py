@@ -18,13 +18,14 @@ from masactrl.cli.parsing import parse_photo
 from masactrl.cli.plan import show_lines
 from masactrl.errors import ConfigError
 from masactrl.runs.request import GenerateRequest
-from masactrl.studies.compare import COMPARED, COMPARISON
+from masactrl.studies.compare import COMPARED, COMPARISON, check_compared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from masactrl.models import LoadedModel
     from masactrl.runs.invert import EditRequest, InversionRequest
+    from masactrl.runs.layout import Layout
     from masactrl.runs.recipe import Recipe
     from masactrl.studies.compare import Comparison
 
@@ -46,6 +47,7 @@ class Asked:
     start_layer: int | None
     methods: tuple[str, ...] | None
     options: Mapping[str, Mapping[str, Any]]
+    layouts: tuple[Layout, ...]
 
     @property
     def photo(self) -> Path | None:
@@ -62,11 +64,11 @@ class Asked:
                     "--from and --inversion belong to a picture, and SOURCE is taken for a prompt; "
                     "leave them out, or give the file of a picture."
                 )
-            self._words()
+            check_compared(self._words(), self.methods or COMPARED, self.options)
             return
         if self.size is not None:
             raise ConfigError("--size belongs to a prompt; a picture has its own.")
-        self._picture()
+        check_compared(self._picture()[1], self.methods or COMPARED, self.options)
         from masactrl.pictures.input import read_picture
 
         read_picture(self.photo)
@@ -113,6 +115,7 @@ class Asked:
             start_layer=self.start_layer,
             height=height,
             width=width,
+            layouts=self.layouts,
         )
 
     def _picture(self) -> tuple[InversionRequest, EditRequest]:
@@ -131,6 +134,7 @@ class Asked:
             negative_prompt=self.negative or None,
             start_step=self.start_step,
             start_layer=self.start_layer,
+            layouts=self.layouts,
         )
         return inversion, request
 
@@ -190,6 +194,7 @@ def described(result: Comparison, paths: Sequence[Path]) -> dict[str, Any]:
             {
                 "method": column.method,
                 "picture": str(path),
+                "note": column.note,
                 "seconds": None if column.seconds is None else round(column.seconds, 3),
                 "figures": None if column.figures is None else asdict(column.figures),
             }

@@ -56,7 +56,8 @@ def generate(
     del config  # was read before the other options
     width, height = (None, None) if size is None else parse_size(size)
     chosen = _seeds(context, given["seed"], seeds)
-    layouts = given.build(LayoutWords).layouts()
+    with quiet_libraries():
+        layouts = given.build(LayoutWords).layouts()
     request = given.build(
         GenerateRequest, seed=chosen[0], width=width, height=height, layouts=layouts
     )

@@ -17,6 +17,7 @@ from masactrl.cli.sweep_run import run_sweep, show_sweep_plan, tell_sweep
 from masactrl.errors import ConfigError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder
@@ -39,6 +40,7 @@ _OF_PICTURES = {
 @takes(
     only(EditRequest, "target_prompts", "guidance_scale", "form", "strength"),
     without(InversionRequest, "seed"),
+    LayoutWords,
     ModelSpec,
     Output,
 )
@@ -109,7 +111,9 @@ def sweep(
 
             read_picture(picture)  # so that a file that cannot be read is said at once
             inversion = given.build(InversionRequest, seed=seed)
-            asked = (picture, inversion, given.build(EditRequest, negative_prompt=negative))
+            layouts = given.build(LayoutWords).layouts()
+            request = given.build(EditRequest, negative_prompt=negative, layouts=layouts)
+            asked = (picture, inversion, request)
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.
         if not plan:
             count = len(given["to"])
@@ -151,6 +155,7 @@ def _generated(
         negative_prompt=negative or "",
         width=width,
         height=height,
+        layouts=given.build(LayoutWords).layouts(),
     )
 
 

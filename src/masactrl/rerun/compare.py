@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
 from masactrl.rerun.edit import edit_of, edit_options, input_names
-from masactrl.rerun.generate import request_of
+from masactrl.rerun.generate import layout_words, request_again, request_of
 from masactrl.settings.shared import json_word
 from masactrl.studies.compare import compare_generated
 
@@ -49,10 +49,15 @@ def edit_in(recipe: Recipe) -> tuple[Recipe, int]:
 _COMPARED = ("methods", "options")
 
 
-def comparison_of(recipe: Recipe) -> tuple[GenerateRequest, tuple[str, ...], Options]:
-    """Return the request of a recipe, the methods and their options."""
+def comparison_of(
+    recipe: Recipe, given: Given | None = None
+) -> tuple[GenerateRequest, tuple[str, ...], Options]:
+    """Return the request of a recipe, the methods and their options.
+
+    The request has its layouts where it is ``given`` their pictures.
+    """
     values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
-    request = request_of(values)
+    request = request_of(values) if given is None else request_again(values, given)
     if len(request.target_prompts) != 1:
         raise ConfigError("The recipe cannot be used: it compares no methods on one target.")
     return request, *_methods(recipe)
@@ -92,6 +97,7 @@ def compare_words(recipe: Recipe) -> list[str]:
         ("negative", request.negative_prompt or None),
     ):
         words += [] if value is None else [(name, str(value))]
+    words += layout_words(recipe)
     return command_words("compare", [request.source_prompt], words)
 
 
@@ -120,7 +126,7 @@ def _photo_words(recipe: Recipe) -> list[str]:
             "`masactrl rerun` makes the picture again."
         )
     options = [one for one in asked if one[0] != "seed"]
-    options += [("seed", str(seed)), *_method_words(recipe)]
+    options += [("seed", str(seed)), *_method_words(recipe), *layout_words(recipe, 1)]
     return command_words("compare", [input_names(recipe)[0]], options)
 
 
@@ -130,7 +136,7 @@ def _photo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[st
 
     edit, seed = edit_in(recipe)
     picture, *masks = given.inputs
-    inversion, request, _ = edit_of(edit, tuple(masks))
+    inversion, request, _ = edit_of(edit, tuple(masks), given.networks)
     methods, options = _methods(recipe)
     session = invert(model, picture, inversion, on_step=given.on_step)
     result = compare_edited(
@@ -143,7 +149,7 @@ def compare_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[s
     """Make the comparison again, and return all pictures by name."""
     if _of_photo(recipe):
         return _photo_again(model, recipe, given)
-    request, methods, options = comparison_of(recipe)
+    request, methods, options = comparison_of(recipe, given)
     result = compare_generated(
         model, request, methods=methods, options=options, on_step=given.on_step
     )

@@ -27,6 +27,7 @@ __all__ = [
     "generate_again",
     "generate_steps",
     "generate_words",
+    "layout_words",
     "refuse_object",
     "request_again",
     "request_of",
@@ -94,9 +95,13 @@ def generate_words(recipe: Recipe) -> list[str]:
 
 def generate_options(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the options of `masactrl generate` as pairs of name and value."""
-    names = [PurePath(one.name).name for one in recipe.inputs]
-    layouts = layout_options(layouts_of(recipe.request), names)
-    return [*run_options(request_of(recipe.request)), *layouts]
+    return [*run_options(request_of(recipe.request)), *layout_words(recipe)]
+
+
+def layout_words(recipe: Recipe, first: int = 0) -> list[tuple[str, str]]:
+    """Return the options that ask for a recipe's layouts; their files are its inputs from there."""
+    names = [PurePath(one.name).name for one in recipe.inputs[first:]]
+    return layout_options(layouts_of(recipe.request), names)
 
 
 def run_options(request: GenerateRequest) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
 from masactrl.rerun.edit import edit_of, edit_options, input_names
-from masactrl.rerun.generate import generate_options, request_of
+from masactrl.rerun.generate import generate_options, layout_words, request_again, request_of
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.studies.axes import Axes
 from masactrl.studies.sweep_result import SWEEP, cell_name
@@ -120,7 +120,7 @@ def sweep_words(recipe: Recipe) -> list[str]:
         _refuse_foreign(options)
         return command_words("sweep", grid, [one for one in options if one[0] not in SWEPT])
     inversion, _, masks = edit_of(plain)
-    options = edit_options(plain)
+    options = [*edit_options(plain), *layout_words(plain, 1)]
     _refuse_foreign(options, masks=masks is not None)
     words = command_words(
         "sweep", [input_names(recipe)[0], *grid], [one for one in options if one[0] not in SWEPT]
@@ -146,11 +146,12 @@ def sweep_grid(model: LoadedModel, recipe: Recipe, given: Given) -> SweepResult:
     axes = axes if cell is None else _narrowed(axes, cell)
     plain = plain_recipe(recipe.of(SWEEP))
     if asked.of == "generate":
-        return sweep_generate(model, request_of(plain.request), axes, on_step=given.on_step)
+        request = request_again(plain.request, given)
+        return sweep_generate(model, request, axes, on_step=given.on_step)
     picture, *masks = given.inputs
-    inversion, request, _ = edit_of(plain, tuple(masks))
+    inversion, edit, _ = edit_of(plain, tuple(masks), given.networks)
     session = invert(model, picture, inversion, on_step=given.on_step)
-    return sweep_edit(session, request, axes, on_step=given.on_step)
+    return sweep_edit(session, edit, axes, on_step=given.on_step)
 
 
 def sweep_steps(recipe: Recipe) -> int:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from masactrl.pictures.images import Tile, contact_sheet, png_bytes
+from masactrl.runs.layout import stated_files
 from masactrl.runs.recipe import InputStated, ModelStated, Recipe
 from masactrl.runs.result import SHEET, TITLES, prepare_folder, write_pictures
 
@@ -134,7 +135,7 @@ class EditResult:
             inputs=(
                 *self.inputs,
                 *(() if masks is None else masks.stated),
-                *(one for layout in self.request.layouts for one in layout.stated),
+                *stated_files(self.request.layouts),
             ),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,8 @@ from masactrl.runs.running import running
 from masactrl.settings.prompt_weights import without_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from PIL import Image
     from torch import Tensor
@@ -41,6 +42,7 @@ __all__ = [
     "TargetResult",
     "check_numbers",
     "generate",
+    "leading",
     "method_of",
     "painter",
     "rows_of",
@@ -115,8 +117,15 @@ def _generated(
         warnings.warn(note, ControlWarning, stacklevel=3)
 
     started = time.perf_counter()
+    if settings.layouts and control.start is not None:
+        raise ConfigError(
+            f"Targets of {control.name} are a run of their own, which takes no layout yet; leave "
+            "the layout out, or take another method."
+        )
+    numbers = range(1, len(targets) + 1)
+    led = leading(model, settings)((0, *numbers, *numbers))
     # Before anything is attached, also to the scheduler.
-    with exact_ddim(model.pipeline), _led(model, settings, control):
+    with exact_ddim(model.pipeline), led:
         pictures = _pictures(model, settings, control, _reporter(on_step))
     seconds = time.perf_counter() - started
     check_numbers(model, pictures)
@@ -140,26 +149,33 @@ def _generated(
     )
 
 
-@contextmanager
-def _led(model: LoadedModel, settings: ResolvedRequest, method: Method) -> Iterator[None]:
-    """Let the layouts lead the targets, with and without control, inside the `with` block."""
+def leading(
+    model: LoadedModel, settings: ResolvedRequest
+) -> Callable[[Sequence[int]], AbstractContextManager[None]]:
+    """Return what lets the layouts of a request lead rows of the batch inside a `with` block.
+
+    It is told the image of every row, 0 the source, k target k; networks are loaded once. For
+    studies that run the pipeline several times; without layouts nothing is led.
+    """
     if not settings.layouts:
-        yield
-        return
-    if method.start is not None:
-        raise ConfigError(
-            f"Targets of {method.name} are a run of their own, which takes no layout yet; leave "
-            "the layout out, or take another method."
-        )
+        return lambda _: nullcontext()
     from masactrl.layouts.attach import attach_layouts
     from masactrl.runs.layout import guides_of
 
     count = len(settings.target_prompts)
-    images = (0, *range(1, count + 1), *range(1, count + 1))
     size = (settings.height, settings.width)
-    guides = guides_of(model, settings.layouts, size=size, images=images, targets=count)
-    with attach_layouts(model.pipeline, guides, images=len(images)):
-        yield
+    guides = guides_of(model, settings.layouts, size=size, images=range(count + 1), targets=count)
+
+    def led(images: Sequence[int]) -> AbstractContextManager[None]:
+        drawn = [tuple(guide.pictures[image] for image in images) for guide in guides]
+        chosen = [
+            replace(guide, pictures=pictures)
+            for guide, pictures in zip(guides, drawn, strict=True)
+            if any(picture is not None for picture in pictures)
+        ]
+        return attach_layouts(model.pipeline, chosen, images=len(images))
+
+    return led
 
 
 def _described(

@@ -40,7 +40,7 @@ __all__ = [
     "layout_options",
     "layouts_drawn",
     "layouts_of",
-    "refuse_layouts",
+    "stated_files",
 ]
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -278,13 +278,9 @@ def check_layouts(request: LayoutsAsked) -> None:
         layout.of_target(1, len(request.target_prompts))
 
 
-def refuse_layouts(request: LayoutsAsked, what: str) -> None:
-    """Refuse a request with layouts where they would be left out unseen; `ConfigError`."""
-    if request.layouts:
-        raise ConfigError(
-            f"{what} takes no layouts yet; leave them out, or make single runs with generate or "
-            "edit."
-        )
+def stated_files(layouts: Sequence[Layout]) -> tuple[InputStated, ...]:
+    """Return name and hash of the files of these layouts, in the order of a recipe's inputs."""
+    return tuple(one for layout in layouts for one in layout.stated)
 
 
 class LayoutsAsked(Protocol):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from masactrl.errors import OutputError
 from masactrl.pictures.files import write_text
 from masactrl.pictures.images import Tile, contact_sheet, png_bytes, save_png
+from masactrl.runs.layout import stated_files
 from masactrl.runs.recipe import PARAMETERS_KEY, ModelStated, Recipe, parameters_text
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class GenerateResult:
             device=self.device,
             dtype=self.dtype,
             request=self.request.recipe() | ({"control": self.control} if self.control else {}),
-            inputs=tuple(one for layout in self.request.layouts for one in layout.stated),
+            inputs=stated_files(self.request.layouts),
         )
 
     def save(

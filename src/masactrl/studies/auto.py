@@ -19,7 +19,6 @@ from masactrl.errors import ConfigError
 from masactrl.pictures.files import write_text
 from masactrl.pictures.images import png_bytes, save_png
 from masactrl.runs.edit_result import edit_names
-from masactrl.runs.layout import refuse_layouts
 from masactrl.runs.result import prepare_folder
 from masactrl.settings.prompt_weights import without_weights
 from masactrl.studies.scoring import Score, Scorer, Trial
@@ -198,7 +197,6 @@ def edit_auto(
         ScheduleError: an S or L of the axes is beyond the run or the model.
     """
     check_open(request)
-    refuse_layouts(request, "A choice of S and L")
     settings = request.resolve(session.model.preset, session.trajectory.steps)
     usual = settings.start_step, settings.start_layer
     axes = axes or auto_axes(session.model, session.trajectory.steps)

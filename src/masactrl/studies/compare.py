@@ -17,9 +17,10 @@ from masactrl.errors import ConfigError
 from masactrl.pictures.figures import Figure
 from masactrl.pictures.images import Tile, png_bytes
 from masactrl.runs.generate import generate
-from masactrl.runs.layout import refuse_layouts
+from masactrl.runs.layout import stated_files
 from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.runs.result import TITLES
+from masactrl.settings.shared import FROM_SOURCE
 from masactrl.studies.compare_figures import ComparisonFigures, read_figures
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from masactrl.models import LoadedModel
     from masactrl.runs.generate import StepRecord
+    from masactrl.runs.layout import Layout, LayoutsAsked
     from masactrl.runs.request import GenerateRequest
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "column_of",
     "compare_generated",
     "comparison_recipe",
+    "layouts_by",
     "read_figures",
     "with_figures",
 ]
@@ -65,7 +68,7 @@ class ComparisonColumn:
         title: what stands above the column.
         image: the picture.
         seconds: that it took together with its source; None for the source.
-        note: a fact about the picture, shown under it; empty for none.
+        note: a fact about the picture, shown with it; empty for none.
         figures: None where nothing can be read (another model than the embedded one).
     """
 
@@ -132,12 +135,13 @@ class Comparison:
     def _caption(self, column: ComparisonColumn) -> str:
         if column.method == "source":
             return self.source_prompt or "no prompt"
-        if column.note:
+        if column.method == "reconstruction":
             return column.note
         # No seconds: the same comparison is the same picture.
-        if column.figures is None:
-            return self.target_prompt
-        return f"{column.figures.seen}, identity {column.figures.identity_error:.0f}"
+        said = self.target_prompt
+        if column.figures is not None:
+            said = f"{column.figures.seen}, identity {column.figures.identity_error:.0f}"
+        return f"{said}; {column.note}" if column.note else said
 
 
 def comparison_recipe(
@@ -160,6 +164,7 @@ def comparison_recipe(
             "methods": list(methods),
             "options": given,
         },
+        inputs=stated_files(request.layouts),
     )
 
 
@@ -176,18 +181,19 @@ def compare_generated(
 
     Args:
         model: what `load_pipeline` returns.
-        request: with one target prompt; its method is not looked at.
+        request: with one target prompt; its method is not looked at. Its layouts lead the target of
+            every method but those of `FROM_SOURCE`, which come last then, and say so.
         methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first.
         options: fields of the methods by their name.
         on_step: called after every denoising step of all runs.
         stop: asked before every further method; True ends it with those that are made.
 
     Raises:
-        ConfigError: not one target prompt, no method, an unknown one, or one twice.
+        ConfigError: not one target prompt, no method, an unknown one, one twice, or layouts for
+            methods that take none.
     """
-    refuse_layouts(request, "A comparison")
     given = dict(options or {})
-    names = check_compared(request.target_prompts, methods, given)
+    names = check_compared(request, methods, given)
     columns: list[ComparisonColumn] = []
     for name in names:
         if columns and stop is not None and stop():
@@ -199,8 +205,8 @@ def compare_generated(
         target = result.targets[0]
         if not columns:
             columns.append(ComparisonColumn(method="source", title="source", image=result.source))
-            columns.append(column_of("fixed-seed", target.uncontrolled, None))
-        columns.append(column_of(name, target.controlled, seconds))
+            columns.append(column_of(request, "fixed-seed", target.uncontrolled, None))
+        columns.append(column_of(request, name, target.controlled, seconds))
     return Comparison(
         source_prompt=request.source_prompt,
         target_prompt=request.target_prompts[0],
@@ -210,13 +216,17 @@ def compare_generated(
 
 
 def check_compared(
-    targets: Sequence[str], methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+    request: LayoutsAsked, methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, ...]:
     """Return the methods to compare, without the fixed seed that is always there.
 
+    With layouts those that take none come last.
+
     Raises:
-        ConfigError: not one target prompt, no method, one twice, or options of another method.
+        ConfigError: not one target prompt, no method, one twice, options of another method, or
+            layouts for methods that take none.
     """
+    targets = request.target_prompts
     if len(targets) != 1:
         raise ConfigError(f"A comparison has one target prompt and {len(targets)} were given.")
     names = tuple(name for name in methods if name != "fixed-seed")
@@ -225,6 +235,13 @@ def check_compared(
     unknown = set(options) - set(names)
     if unknown:
         raise ConfigError(f"Options were given for {sorted(unknown)[0]!r}, which is not compared.")
+    if request.layouts:
+        names = tuple(sorted(names, key=lambda name: name in FROM_SOURCE))
+        if names[0] in FROM_SOURCE:
+            raise ConfigError(
+                f"A layout was given, and {', '.join(names)} take none; add a method that does, "
+                "such as masactrl, or leave the layout out."
+            )
     return names
 
 
@@ -241,12 +258,26 @@ def _with_method(
         start_layer=None,
         form="replace",
         strength=1.0,
+        layouts=layouts_by(request, name),
     )
 
 
-def column_of(name: str, image: Image.Image, seconds: float | None) -> ComparisonColumn:
+def layouts_by(request: LayoutsAsked, name: str) -> tuple[Layout, ...]:
+    """Return the layouts that lead the target of a method: all of them, or none."""
+    return () if name in FROM_SOURCE else request.layouts
+
+
+def column_of(
+    request: LayoutsAsked, name: str, image: Image.Image, seconds: float | None
+) -> ComparisonColumn:
     """Return the column of a method, without figures."""
-    return ComparisonColumn(method=name, title=TITLES.get(name, name), image=image, seconds=seconds)
+    return ComparisonColumn(
+        method=name,
+        title=TITLES.get(name, name),
+        image=image,
+        seconds=seconds,
+        note="without the layout" if request.layouts and name in FROM_SOURCE else "",
+    )
 
 
 def with_figures(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import PromptError
 from masactrl.runs.edit_request import EditRequest
-from masactrl.runs.layout import refuse_layouts
+from masactrl.runs.layout import stated_files
 from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.settings.shared import FROM_SOURCE
 from masactrl.studies.compare import (
@@ -25,6 +25,7 @@ from masactrl.studies.compare import (
     ComparisonColumn,
     check_compared,
     column_of,
+    layouts_by,
     with_figures,
 )
 
@@ -54,7 +55,8 @@ def compare_edited(
 
     Args:
         session: the picture.
-        request: with one target prompt; its S, L, form, strength and masks are masactrl's.
+        request: with one target prompt; its S, L, form, strength and masks are masactrl's. Its
+            layouts are for all methods, see `compare_generated`.
         methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first. None is
             `studies.compare.COMPARED` without those that align words, where the picture was
             inverted without a prompt.
@@ -68,7 +70,6 @@ def compare_edited(
         PromptError: a method was named that aligns words, and the picture has no prompt.
         MasaCtrlError: what `EditSession.edit` raises.
     """
-    refuse_layouts(request, "A comparison")
     asked, left_out = _edits(session.plan, request, methods, options, seed)
     columns = [ComparisonColumn(method="source", title="source", image=session.picture)]
     unmade = list(asked)
@@ -82,7 +83,7 @@ def compare_edited(
         seconds = time.perf_counter() - started
         if len(columns) == 1:
             columns.append(_reconstruction(result.reconstruction, result.quality.psnr))
-        columns.append(column_of(name, result.targets[0].controlled, seconds))
+        columns.append(column_of(request, name, result.targets[0].controlled, seconds))
     return Comparison(
         source_prompt=session.trajectory.prompt,
         target_prompt=request.target_prompts[0],
@@ -139,7 +140,7 @@ def edited_recipe(
             "options": {name: dict(values) for name, values in (options or {}).items()},
             "seed": seed,
         },
-        inputs=(*session.stated, *masks),
+        inputs=(*session.stated, *masks, *stated_files(request.layouts)),
     )
 
 
@@ -158,7 +159,7 @@ def _edits(
     named = COMPARED if methods is None else tuple(methods)
     edits: dict[str, EditRequest] = {}
     left_out: list[tuple[str, str]] = []
-    for name in ("fixed-seed", *check_compared(request.target_prompts, named, given)):
+    for name in ("fixed-seed", *check_compared(request, named, given)):
         edit = _edit_by(request, name, given.get(name, {}), seed)
         try:
             plan(edit)
@@ -184,6 +185,7 @@ def _edit_by(request: EditRequest, name: str, options: Mapping[str, Any], seed: 
         method=name,
         method_options=options,
         seed=seed if name in FROM_SOURCE else None,
+        layouts=layouts_by(request, name),
     )
 
 

@@ -20,8 +20,8 @@ from masactrl.attention import Rows, Schedule
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.methods import MasaCtrl
 from masactrl.models.drawing import first_level_warning
-from masactrl.runs.generate import painter
-from masactrl.runs.layout import refuse_layouts
+from masactrl.runs.generate import leading, painter
+from masactrl.runs.layout import stated_files
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.settings.torch_defaults import torch_defaults
@@ -82,7 +82,6 @@ def sweep_edit(
         ControlWarning: what edits warn of, once.
     """
     _check_method(request.method)
-    refuse_layouts(request, "A sweep")
     if request.mode != "cached":
         raise ConfigError("A sweep records its source once, which mode='joint' does not; leave it.")
     settings = request.resolve(session.model.preset, session.trajectory.steps)
@@ -148,7 +147,6 @@ def sweep_generate(
         ControlWarning: the model will not see a prompt as it was written.
     """
     _check_method(request.method)
-    refuse_layouts(request, "A sweep")
     settings = request.resolve(model.preset)
     axes = axes.filled(settings.start_step, settings.start_layer)
     check_axes(model.pipeline.unet, axes, settings.steps)
@@ -169,6 +167,7 @@ def sweep_generate(
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
         request=settings.recipe(),
+        inputs=stated_files(settings.layouts),
     )
     return SweepResult(
         axes=axes,
@@ -197,7 +196,8 @@ def _generated(
 ) -> tuple[Image.Image, tuple[Image.Image, ...], dict[tuple[int, int], tuple[Image.Image, ...]]]:
     """The source, the targets without control, and the targets of every cell."""
     pipeline, targets = model.pipeline, settings.target_prompts
-    pictures = painter(model, settings, on_step)
+    pictures, led = painter(model, settings, on_step), leading(model, settings)
+    numbers = range(1, len(targets) + 1)
 
     def control(start_step: int, start_layer: int) -> MasaCtrl:
         return MasaCtrl(
@@ -207,15 +207,16 @@ def _generated(
         )
 
     # In the host's memory, as edits keep their sources, and as it is: every bit counts.
-    with control(*min(axes.cells())).record(pipeline, device="cpu") as recorded:
+    with led([0]), control(*min(axes.cells())).record(pipeline, device="cpu") as recorded:
         (source,) = pictures([settings.source_prompt])
-    plain = pictures(targets)
+    with led(numbers):
+        plain = pictures(targets)
     cells: dict[tuple[int, int], tuple[Image.Image, ...]] = {}
     for cell in axes.cells():
         if cells and stop is not None and stop():
             break
         rows = Rows.from_cache(targets=len(targets))
-        with control(*cell).attach(pipeline, rows, source=recorded):
+        with led(numbers), control(*cell).attach(pipeline, rows, source=recorded):
             cells[cell] = pictures(targets)
     return source, plain, cells
 
