@@ -36,6 +36,13 @@ class Stage(StrEnum):
     LCM = "lcm"
 
 
+class Family(StrEnum):
+    """Choices of --family."""
+
+    SD = "sd"
+    SD3 = "sd3"
+
+
 @app.command()
 def world(
     out: Annotated[
@@ -107,11 +114,24 @@ def train(
         ),
     ] = 0,
     offset_noise: Annotated[
-        float, typer.Option(min=0, max=1, help="Deviation of noise that a whole channel shares.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Deviation of noise that a whole channel shares.",
+            show_default="0.1; sd3: 0",
+        ),
+    ] = None,
     align: Annotated[
-        bool, typer.Option(help="Draw the U-Net's middle to what the inspector sees.")
+        bool, typer.Option(help="Draw the denoiser's middle to what the inspector sees.")
     ] = True,
+    family: Annotated[
+        Family,
+        typer.Option(
+            help="sd: a U-Net as in Stable Diffusion 1.x; sd3: the transformer of Stable Diffusion "
+            "3 with flow matching, in the stages pictures and diffusion."
+        ),
+    ] = Family.SD,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -161,6 +181,7 @@ def train(
             lowest=lowest,
             offset_noise=offset_noise,
             align=align,
+            family=family.value,
             workers=workers,
             seed=seed,
             device=device,

@@ -150,7 +150,8 @@ def load_pipeline(
     _check(pipeline, place)
     if place.name == EMBEDDED:
         family = "puppets"
-    stated, preset = found or (None, default_preset(family, **_native_size(pipeline)))
+    size = _native_size(pipeline)
+    stated, preset = found or (None, default_preset(family, height=size[0], width=size[1]))
     if preset.scheduler == "ddim":
         pipeline.scheduler = ddim_like(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -236,12 +237,12 @@ def _check(pipeline: Pipeline, place: Place) -> None:
         )
 
 
-def _native_size(pipeline: Pipeline) -> dict[str, int]:
+def _native_size(pipeline: Pipeline) -> tuple[int, int]:
     """Return height and width in pixels of the pictures that the network was trained on."""
     size = pipeline.unet.config.sample_size
     rows, columns = (size, size) if isinstance(size, int) else size
     factor = pipeline.vae_scale_factor
-    return {"height": rows * factor, "width": columns * factor}
+    return rows * factor, columns * factor
 
 
 def ddim_like(scheduler: Any) -> DDIMScheduler:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -21,10 +22,12 @@ from masactrl.errors import ConfigError
 from masactrl.pictures.files import read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-Family = Literal["puppets", "sd", "sdxl"]
-"""What a model is like: the embedded small one, Stable Diffusion 1.x and 2.x, or XL."""
+Family = Literal["puppets", "puppets-sd3", "sd", "sdxl", "sd3", "flux"]
+"""What a model is like: a small one of the puppet world, with Stable Diffusion's U-Net or SD3's
+transformer; Stable Diffusion 1.x and 2.x, XL, 3 and 3.5; FLUX.1."""
 
 SchedulerName = Literal["ddim", "model"]
 """`ddim`: DDIM made from the configuration of the model's own; `model`: the model's own."""
@@ -65,6 +68,22 @@ class ModelPreset:
         return min(round(self.start_step * steps / self.steps), steps - 1)
 
 
+_SD: Mapping[str, Any] = MappingProxyType(
+    {"steps": 50, "guidance_scale": 7.5, "start_step": 4, "start_layer": 10}
+)
+_FLOW: Mapping[str, Any] = MappingProxyType({"steps": 28, "start_step": 2, "scheduler": "model"})
+_PRESETS: Mapping[Family, Mapping[str, Any]] = MappingProxyType(
+    {
+        "puppets": _SD,
+        "sd": _SD,
+        "sdxl": {**_SD, "guidance_scale": 5.0, "start_layer": 44},
+        "puppets-sd3": {**_FLOW, "guidance_scale": 4.0, "start_layer": 4},
+        "sd3": {**_FLOW, "guidance_scale": 7.0, "start_layer": 12},
+        "flux": {**_FLOW, "guidance_scale": 3.5, "start_layer": 19},
+    }
+)
+
+
 class _PresetFile(BaseModel):
     """What `masactrl.json` holds beside the fields of `ModelPreset`."""
 
@@ -78,26 +97,30 @@ class _PresetFile(BaseModel):
         return ModelPreset(**(self.model_extra or {}))
 
 
-def default_preset(family: Family, *, height: int, width: int) -> ModelPreset:
+def default_preset(
+    family: Family, *, height: int, width: int, layers: int | None = None, distilled: bool = False
+) -> ModelPreset:
     """Return the settings of a model family.
 
     S and L are the paper's for Stable Diffusion at 50 steps and those of the authors' script for
-    XL; for the embedded model they are only where its own file is missing.
+    XL; for the embedded model they are only where its own file is missing. SD3 and FLUX have no
+    published S and L: S is the same part of the run, L the middle of SD3's blocks and the end of
+    FLUX's double ones.
 
     Args:
         family: which.
         height: of a picture in pixels, a multiple of 8.
         width: of a picture in pixels, a multiple of 8.
+        layers: how many layers SD3's or FLUX's network has; None is that of the published ones.
+        distilled: whether the network was made for a few steps without guidance (FLUX schnell).
     """
-    guidance_scale, start_layer = (5.0, 44) if family == "sdxl" else (7.5, 10)
-    return ModelPreset(
-        steps=50,
-        guidance_scale=guidance_scale,
-        start_step=4,
-        start_layer=start_layer,
-        height=height,
-        width=width,
-    )
+    made = _PRESETS[family]
+    start_layer = made["start_layer"]
+    if layers is not None:
+        start_layer = {"sd3": layers // 2, "flux": layers // 3}.get(family, start_layer)
+    if distilled:
+        made = {**made, "steps": 4, "guidance_scale": 1.0, "start_step": 1}
+    return ModelPreset(**{**made, "start_layer": start_layer}, height=height, width=width)
 
 
 def read_preset(folder: Path) -> tuple[Family | None, ModelPreset] | None:

@@ -1,4 +1,4 @@
-"""Write a trained model as a folder that `StableDiffusionPipeline.from_pretrained` loads."""
+"""Write a trained model as a folder that `from_pretrained` of its stock pipeline loads."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 
 from masactrl.puppets.training.tokenizer import save_tokenizer
 
 
 def export_pipeline(
-    pipeline: StableDiffusionPipeline, folder: Path, preset: Mapping[str, object] | None = None
+    pipeline: StableDiffusionPipeline | StableDiffusion3Pipeline,
+    folder: Path,
+    preset: Mapping[str, object] | None = None,
 ) -> Path:
     """Save float16 safetensors, both tokenizer formats and the control preset.
 
@@ -28,6 +30,8 @@ def export_pipeline(
     half = copy.deepcopy(pipeline).to(dtype=torch.float16)
     half.save_pretrained(folder, safe_serialization=True)
     save_tokenizer(pipeline.tokenizer, folder / "tokenizer")
+    if isinstance(pipeline, StableDiffusion3Pipeline):
+        save_tokenizer(pipeline.tokenizer_2, folder / "tokenizer_2")
     for written in (folder / "model_index.json", *folder.glob("*/config.json")):
         forget_origin(written)
     if preset is not None:

@@ -9,15 +9,29 @@ from types import MappingProxyType
 from typing import Final
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, T2IAdapter
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    T2IAdapter,
+)
 
 from masactrl.errors import ConfigError
+from masactrl.models.locate import EMBEDDED, locate
+from masactrl.models.presets import default_preset, write_preset
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.training.data import PictureCache, open_pictures
 from masactrl.puppets.training.export import export_pipeline, forget_origin
+from masactrl.puppets.training.joint import NO_T5
 from masactrl.puppets.training.model import PICTURE_SIZE
 from masactrl.puppets.training.run import OnRecord
-from masactrl.puppets.training.train import encode_latents, train_diffusion
+from masactrl.puppets.training.train import (
+    TrainedFamily,
+    TrainedPipeline,
+    encode_latents,
+    train_diffusion,
+)
 from masactrl.puppets.training.train_decoder import train_decoder
 from masactrl.puppets.training.train_inspector import train_inspector
 from masactrl.puppets.training.train_layout import train_layout
@@ -42,6 +56,8 @@ _SHARES: Final = MappingProxyType(
     }
 )
 _OF_THE_MODEL: Final = ("controlnet", "adapter", "lcm")  # what is trained beside a finished U-Net
+_OF_SD3: Final = ("pictures", "diffusion")  # all else it has of `puppets`
+_OFFSET_NOISE: Final = 0.1
 
 OnStage = Callable[[str, Mapping[str, float]], None]
 Tell = Callable[[str], OnRecord]
@@ -63,8 +79,11 @@ class Recipe:
         pixel_batch: pictures per step of decoder and inspector.
         learning_rate, ema_decay: of the U-Net, see `train_diffusion`; short runs that start from
             trained weights want less of both. The rate is also that of the adapters.
-        lowest, offset_noise: which noise the U-Net sees, see `train_diffusion`.
-        align: draw the U-Net's middle to the inspector's features, see `alignment`.
+        lowest, offset_noise: which noise the U-Net sees, see `train_diffusion`; an offset of None
+            is 0.1, and 0 for "sd3", whose noisiest level shows no layout.
+        align: draw the denoiser's middle to the inspector's features, see `alignment`.
+        family: "sd" trains a U-Net, "sd3" SD3's transformer on the same latents and captions, with
+            autoencoder and inspector of the embedded model or of `start_from`.
         workers: processes that render.
         seed: of scenes, initial weights and noise.
         device: "cpu" or "cuda".
@@ -86,8 +105,9 @@ class Recipe:
     learning_rate: float = 1e-3
     ema_decay: float = 0.998
     lowest: int = 0
-    offset_noise: float = 0.1
+    offset_noise: float | None = None
     align: bool = True
+    family: TrainedFamily = "sd"
     workers: int = 1
     seed: int = 0
     device: str = "cpu"
@@ -119,8 +139,27 @@ class Recipe:
             raise ConfigError(f"ema_decay is {self.ema_decay}; give one in [0, 1).")
         if not 0 <= self.lowest < 1000:
             raise ConfigError(f"lowest is {self.lowest}; timesteps are 0 to 999.")
-        if not 0 <= self.offset_noise <= 1:
+        if not 0 <= self.offset <= 1:
             raise ConfigError(f"offset_noise is {self.offset_noise}; give a deviation in [0, 1].")
+        if self.family == "sd3":
+            if not {*self.stages} <= {*_OF_SD3} and self.stages != STAGES:
+                raise ConfigError(
+                    f"stages {self.stages} were given; the family sd3 has {' and '.join(_OF_SD3)}, "
+                    "and takes all else from the embedded model or the one to start from."
+                )
+            if self.lowest:
+                raise ConfigError(
+                    "lowest belongs to the family sd; sd3 draws its noise levels in a way of its "
+                    "own. Leave it out."
+                )
+            object.__setattr__(self, "stages", tuple(s for s in self.stages if s in _OF_SD3))
+
+    @property
+    def offset(self) -> float:
+        """The offset noise, the family's own where none is given."""
+        if self.offset_noise is not None:
+            return self.offset_noise
+        return _OFFSET_NOISE if self.family == "sd" else 0.0
 
     def seconds(self, stage: str) -> float:
         """The budget of one of the stages that train."""
@@ -132,7 +171,7 @@ def train_puppets(
     recipe: Recipe,
     *,
     on_record: OnStage | None = None,
-    on_sample: Callable[[int, StableDiffusionPipeline], None] | None = None,
+    on_sample: Callable[[int, TrainedPipeline], None] | None = None,
 ) -> Path:
     """Run the stages in order.
 
@@ -183,9 +222,10 @@ def train_puppets(
             learning_rate=recipe.learning_rate,
             ema_decay=recipe.ema_decay,
             lowest=recipe.lowest,
-            offset_noise=recipe.offset_noise,
+            offset_noise=recipe.offset,
             seed=recipe.seed,
             device=recipe.device,
+            family=recipe.family,
             stop_after=None if recipe.stop_after is None else 60 * recipe.stop_after,
             start_from=earlier,
             inspector=_inspector(exported / "inspector") if recipe.align else None,
@@ -193,6 +233,12 @@ def train_puppets(
             on_sample=on_sample,
         )
         export_pipeline(pipeline, exported)
+        if recipe.family == "sd3":
+            write_preset(
+                exported,
+                "puppets-sd3",
+                default_preset("puppets-sd3", height=PICTURE_SIZE, width=PICTURE_SIZE),
+            )
     elif "decoder" in recipe.stages and _has_model(exported, earlier):
         finished = _finished(exported, earlier)
         finished.vae = vae
@@ -203,11 +249,11 @@ def train_puppets(
     return exported
 
 
-def _has_model(exported: Path, earlier: StableDiffusionPipeline | None) -> bool:
+def _has_model(exported: Path, earlier: TrainedPipeline | None) -> bool:
     return earlier is not None or (exported / "model_index.json").exists()
 
 
-def _finished(exported: Path, earlier: StableDiffusionPipeline | None) -> StableDiffusionPipeline:
+def _finished(exported: Path, earlier: TrainedPipeline | None) -> StableDiffusionPipeline:
     """The model of this directory, or else the one to start from."""
     if (exported / "model_index.json").exists():
         return StableDiffusionPipeline.from_pretrained(exported, dtype=torch.float32)
@@ -239,7 +285,7 @@ def _beside(
             recipe.directory / stage,
             budget=recipe.seconds(stage),
             batch=recipe.batch,
-            offset_noise=recipe.offset_noise,
+            offset_noise=recipe.offset,
             seed=recipe.seed,
             device=recipe.device,
             on_record=tell(stage),
@@ -260,7 +306,7 @@ def _beside(
         budget=recipe.seconds(stage),
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
-        offset_noise=recipe.offset_noise,
+        offset_noise=recipe.offset,
         seed=recipe.seed,
         device=recipe.device,
         start=kind.from_pretrained(earlier, torch_dtype=torch.float32) if there else None,
@@ -270,10 +316,18 @@ def _beside(
     forget_origin(exported / stage / "config.json")
 
 
-def _earlier(recipe: Recipe) -> StableDiffusionPipeline | None:
-    if recipe.start_from is None:
+def _earlier(recipe: Recipe) -> TrainedPipeline | None:
+    start = recipe.start_from
+    if recipe.family == "sd3":
+        start = Path(locate(EMBEDDED).source) if start is None else start
+        without = NO_T5 if (start / "transformer").exists() else {}
+        made: TrainedPipeline = DiffusionPipeline.from_pretrained(
+            start, dtype=torch.float32, **without
+        )
+        return made
+    if start is None:
         return None
-    return StableDiffusionPipeline.from_pretrained(recipe.start_from, dtype=torch.float32)
+    return StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
 
 
 def _trained_inspector(recipe: Recipe) -> Inspector | None:
@@ -287,7 +341,7 @@ def _vae_folder(recipe: Recipe) -> Path:
 
 
 def _autoencoder(
-    recipe: Recipe, cache: PictureCache, earlier: StableDiffusionPipeline | None, tell: Tell
+    recipe: Recipe, cache: PictureCache, earlier: TrainedPipeline | None, tell: Tell
 ) -> AutoencoderKL | None:
     """The autoencoder after its stages; None when this directory has none yet."""
     folder = _vae_folder(recipe)

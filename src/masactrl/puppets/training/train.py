@@ -1,14 +1,22 @@
-"""Train text encoder and U-Net together on the latents of rendered scenes."""
+"""Train text encoder and denoiser together on the latents of rendered scenes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -18,6 +26,7 @@ from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.scene import Scene
 from masactrl.puppets.training.alignment import Alignment, encode_features
 from masactrl.puppets.training.data import PictureCache
+from masactrl.puppets.training.joint import ENDS, FlowNoising, JointCaptioned, as_sd3_pipeline
 from masactrl.puppets.training.model import (
     SCALING_FACTOR,
     build_scheduler,
@@ -31,10 +40,15 @@ from masactrl.puppets.training.tokenizer import build_tokenizer
 # The noise loss alone weighs an error of the clean picture by the signal-to-noise ratio, so layout,
 # decided at high noise, is learned last: SNR^(-1/2) evens it out (Yu et al. 2023, debiased loss).
 _SNR_POWER = 0.5
-_ALIGN = 0.1  # lambda of `alignment`, a like share of the loss as in its paper
+# lambda of `alignment`: a like share of the loss as in its paper, whose own is SD3's.
+_ALIGN = {"sd": 0.1, "sd3": 0.5}
 _NO_CAPTION = 0.1  # share of empty captions, for classifier-free guidance
 _CAPTIONS = 6  # captions written of each scene before the run; a step draws one
 _BELOW = 8  # with a lowest timestep, one picture in so many is noised less than that
+
+TrainedPipeline: TypeAlias = StableDiffusionPipeline | StableDiffusion3Pipeline
+TrainedFamily = Literal["sd", "sd3"]
+"""What is trained: SD 1.x's U-Net, or SD3's transformer with flow matching (see `joint`)."""
 
 
 @torch.no_grad()
@@ -89,12 +103,19 @@ class Captioned(nn.Module):
 
 
 def tokenised(
-    scenes: Sequence[Scene], tokenizer: CLIPTokenizer, generator: torch.Generator
+    scenes: Sequence[Scene],
+    tokenizer: CLIPTokenizer,
+    generator: torch.Generator,
+    path: Path | None = None,
 ) -> Tensor:
     """(scenes, 6, 77) int16 ids of captions of each scene, written before the first step.
 
-    Writing and tokenising them at every step kept a GPU waiting for Python.
+    Writing and tokenising them at every step kept a GPU waiting for Python. Kept at ``path``.
     """
+    if path is not None and path.exists():
+        known: Tensor = torch.load(path, weights_only=True)
+        if len(known) == len(scenes):
+            return known
     parts = []
     for at in range(0, len(scenes), 1024):
         words = [caption(s, generator) for s in scenes[at : at + 1024] for _ in range(_CAPTIONS)]
@@ -102,7 +123,10 @@ def tokenised(
             words, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
         ).input_ids
         parts.append(ids.to(torch.int16).unflatten(0, (-1, _CAPTIONS)))
-    return torch.cat(parts)
+    tokens = torch.cat(parts)
+    if path is not None:
+        torch.save(tokens, path)
+    return tokens
 
 
 def tokenised_empty(tokenizer: CLIPTokenizer) -> Tensor:
@@ -137,13 +161,17 @@ class Batches:
         *,
         seed: int,
         device: str,
+        tokens: Path | None = None,
     ) -> Batches:
-        """The set with its weights and captions; ``latents`` are those of ``cache``."""
+        """The set with its weights and captions; ``latents`` are those of ``cache``.
+
+        ``tokens`` is where the captions' ids are kept.
+        """
         generator = torch.Generator().manual_seed(seed)
         return Batches(
             latents.to(device),
             foreground_weights(cache, *latents.shape[-2:]).to(device),
-            tokenised(cache.scenes, tokenizer, generator).to(device),
+            tokenised(cache.scenes, tokenizer, generator, tokens).to(device),
             tokenised_empty(tokenizer).to(device),
             generator,
             generator if torch.device(device).type == "cpu" else torch.Generator(device),
@@ -198,12 +226,13 @@ def train_diffusion(
     device: str = "cpu",
     stop_after: float | None = None,
     latents: Tensor | None = None,
-    start_from: StableDiffusionPipeline | None = None,
+    start_from: TrainedPipeline | None = None,
     inspector: Inspector | None = None,
+    family: TrainedFamily = "sd",
     on_record: OnRecord | None = None,
-    on_sample: Callable[[int, StableDiffusionPipeline], None] | None = None,
+    on_sample: Callable[[int, TrainedPipeline], None] | None = None,
     sample_every: float = 900.0,
-) -> StableDiffusionPipeline:
+) -> TrainedPipeline:
     """Train (or continue) and return the pipeline with averaged weights.
 
     Args:
@@ -214,14 +243,17 @@ def train_diffusion(
         batch: pictures per step.
         learning_rate, decay: see `Run`.
         ema_decay: of the average that is returned; short runs want less than long ones.
-        lowest: lowest timestep of seven pictures in eight, in [0, 1000), see `spread_timesteps`.
+        lowest: lowest timestep of seven pictures in eight, in [0, 1000), see `spread_timesteps`;
+            the family "sd3" draws its timesteps in another way and has no use for it.
         offset_noise: standard deviation of the noise that all cells of a picture's channel share.
             With it the layout cannot be read from the mean of a noisy latent, which the end of SD's
             noise schedule still shows and pure noise does not have.
         stop_after: seconds of this session, for machines lent by the minute.
         latents: (count, c, h, w) scaled latents if already known.
         start_from: a trained model whose weights a new run begins with; a checkpoint goes before.
-        inspector: what the U-Net's middle is aligned to, see `alignment`; None aligns nothing.
+        inspector: what the denoiser's middle is aligned to, see `alignment`; None aligns nothing.
+        family: see `TrainedFamily`; "sd3" begins with the text encoder of a `puppets` pipeline, or
+            with all of a `puppets-sd3` one.
         on_sample: called now and then with (step, pipeline) to draw a sample sheet.
     """
     torch.manual_seed(seed)  # a training run owns its process
@@ -229,22 +261,15 @@ def train_diffusion(
     if latents is None:
         latents = encode_latents(vae, cache, directory / "latents.pt", device=device)
     tokenizer = build_tokenizer()
-    network = Captioned(
-        build_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id),
-        build_unet(),
-    )
-    if start_from is not None:
-        network.text_encoder.load_state_dict(start_from.text_encoder.float().state_dict())
-        network.unet.load_state_dict(start_from.unet.float().state_dict())
-    network = placed(network, device).train()
-    if torch.device(device).type == "cpu":
+    kit = _sd3(tokenizer, start_from) if family == "sd3" else _sd(tokenizer, start_from)
+    network, noising = placed(kit.network, device).train(), kit.noising(lowest, offset_noise)
+    if torch.device(device).type == "cpu" and isinstance(network, Captioned):
         # The fused kernel's backward pass is three times slower on a CPU at these sizes.
         network.unet.set_attn_processor(AttnProcessor())
     ema = Ema(network, ema_decay)
-    optimizer = MuonAdamW(network, lr=learning_rate)
-    scheduler = build_scheduler()
-    batches = Batches.of(latents, cache, tokenizer, seed=seed, device=device)
-    noising = Noising(scheduler.alphas_cumprod, lowest=lowest, offset=offset_noise)
+    optimizer = MuonAdamW(network, lr=learning_rate, ends=kit.ends)
+    kept = directory / "tokens.pt"
+    batches = Batches.of(latents, cache, tokenizer, seed=seed, device=device, tokens=kept)
     run = Run(
         directory=directory,
         budget=budget,
@@ -257,7 +282,7 @@ def train_diffusion(
     alignment, seen = None, None
     if inspector is not None:
         seen = encode_features(inspector, cache, directory / "features.pt", device=device)
-        alignment = Alignment(network.unet, seen.shape[1]).to(device)
+        alignment = Alignment(kit.denoiser, seen.shape[1]).to(device)
         parts |= {"alignment": alignment, "aligner": (aligner := _aligner(alignment))}
     sampled, smooth, apart = run.seconds, 0.0, 0.0
     begun = False
@@ -271,7 +296,7 @@ def train_diffusion(
             total = loss
             if alignment is not None and seen is not None:
                 distance = alignment.distance(seen[index].to(device))
-                total = loss + _ALIGN * distance
+                total = loss + _ALIGN[family] * distance
                 apart = 0.98 * apart + 0.02 * distance.item()
                 aligner.zero_grad()
             optimizer.zero_grad()
@@ -286,8 +311,62 @@ def train_diffusion(
                 run.record(loss=smooth, apart=apart, rate=run.rate(), images=float(step * batch))
             if on_sample is not None and run.seconds - sampled > sample_every:
                 sampled = run.seconds
-                on_sample(step, as_pipeline(vae, ema.module, tokenizer, scheduler))
-    return as_pipeline(vae, ema.module, tokenizer, scheduler)
+                on_sample(step, kit.pipeline(vae, ema.module))
+    return kit.pipeline(vae, ema.module)
+
+
+class _Noising(Protocol):
+    """`Noising` or `FlowNoising`: what a network is given and what it is to say."""
+
+    def draw(
+        self, z_0: Tensor, generator: torch.Generator, noise: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def weight(self, t: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Kit:
+    """What a family brings: its network, of it the denoiser, its noise, its ends, its pipeline."""
+
+    network: nn.Module
+    denoiser: Any
+    noising: Callable[[int, float], _Noising]
+    ends: tuple[str, ...]
+    pipeline: Callable[[AutoencoderKL, nn.Module], TrainedPipeline]
+
+
+def _sd(tokenizer: CLIPTokenizer, start: Any) -> _Kit:
+    network = Captioned(
+        build_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id),
+        build_unet(),
+    )
+    if start is not None:
+        network.text_encoder.load_state_dict(start.text_encoder.float().state_dict())
+        network.unet.load_state_dict(start.unet.float().state_dict())
+    scheduler = build_scheduler()
+    return _Kit(
+        network=network,
+        denoiser=network.unet,
+        noising=lambda lowest, offset: Noising(
+            scheduler.alphas_cumprod, lowest=lowest, offset=offset
+        ),
+        ends=("embedding", "conv_in", "conv_out"),
+        pipeline=partial(as_pipeline, tokenizer=tokenizer, scheduler=scheduler),
+    )
+
+
+def _sd3(tokenizer: CLIPTokenizer, start: Any) -> _Kit:
+    network = JointCaptioned.built(tokenizer)
+    if start is not None:
+        network.begin_with(start)
+    return _Kit(
+        network=network,
+        denoiser=network.transformer,
+        noising=lambda _lowest, offset: FlowNoising(offset=offset),
+        ends=ENDS,
+        pipeline=partial(as_sd3_pipeline, tokenizer=tokenizer),
+    )
 
 
 def _aligner(alignment: Alignment) -> torch.optim.Optimizer:
@@ -330,20 +409,20 @@ class Noising:
 
 
 def _denoising_loss(
-    network: Captioned,
+    network: nn.Module,
     batches: Batches,
     index: Tensor,
     tokens: Tensor,
-    noising: Noising,
+    noising: _Noising,
     device: str,
 ) -> Tensor:
-    """The weighted error of the noise predicted from z_t."""
+    """The weighted error of what is said of z_t."""
     index = index.to(device)
     z_0, where = batches.latents[index].float(), batches.weights[index].float()
-    z_t, t, eps = noising.draw(z_0, batches.generator, batches.noise)
+    z_t, t, wanted = noising.draw(z_0, batches.generator, batches.noise)
     with torch.autocast(device, torch.bfloat16):
         predicted = network(z_t, t.to(device), tokens)
-    error = (where * (predicted.float() - eps).square()).mean((1, 2, 3))
+    error = (where * (predicted.float() - wanted).square()).mean((1, 2, 3))
     loss: Tensor = (noising.weight(t).to(device) * error).mean()
     return loss
 
