@@ -6,6 +6,9 @@ over the picture alone. FLUX has two double and four single blocks. Random weigh
 
 from __future__ import annotations
 
+from typing import Any
+
+import tiny_models
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -157,3 +160,40 @@ def flux(*, guidance: bool = True) -> FluxPipeline:
             tokenizer_2=words_2,
         )
     )
+
+
+def noise(pipeline: Any, images: int, height: int, width: int, *, seed: int = 0) -> torch.Tensor:
+    """The same start noise for every image, packed where the pipeline packs its latents."""
+    made = tiny_models.noise(images, height, width, seed=seed)
+    if isinstance(pipeline, FluxPipeline):
+        made = pipeline._pack_latents(made, images, LATENT_CHANNELS, height, width)
+    return made
+
+
+def run(
+    pipeline: Any,
+    prompts: list[str],
+    *,
+    size: tuple[int, int] = (8, 8),
+    steps: int = 3,
+    guidance: float = 4.0,
+    seed: int = 0,
+    **options: Any,
+) -> torch.Tensor:
+    """Final latents of one pipeline call, packed by FLUX; size in latents, even numbers."""
+    height, width = size
+    copies = int(options.get("num_images_per_prompt", 1))
+    given = noise(pipeline, len(prompts) * copies, height, width, seed=seed)
+    options.setdefault("latents", given)
+    with torch.no_grad():
+        result = pipeline(
+            prompts,
+            height=8 * height,
+            width=8 * width,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            max_sequence_length=options.pop("max_sequence_length", 10),
+            output_type="latent",
+            **options,
+        )
+    return result.images

@@ -11,6 +11,7 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
 from masactrl.attention.hooks import DenoiserHook, install
+from masactrl.attention.networks import FAMILIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +133,9 @@ def test_the_denoiser_hook_reads_positional_and_named_arguments() -> None:
     ended: list[bool] = []
     module = Denoiser()
     hook = DenoiserHook(
-        lambda sample, t: seen.append((float(sample), float(t))), lambda: ended.append(True)
+        lambda call: seen.append((float(call.sample), float(call.timestep))),
+        lambda: ended.append(True),
+        FAMILIES[0].read,
     )
     installed = install(module, hook, "clock")
     assert module(ONE, 3) == 3

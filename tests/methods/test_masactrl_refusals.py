@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tiny_mmdit
 import tiny_models
 import torch
 from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
+    FluxKontextPipeline,
+    FluxTransformer2DModel,
     UNet2DModel,
 )
 
@@ -27,7 +27,7 @@ from masactrl.errors import (
     ScheduleError,
     UnsupportedPipeline,
 )
-from masactrl.methods import MasaCtrl
+from masactrl.methods import MasaCtrl, method_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,35 +164,41 @@ def test_bad_values(options: dict[str, Any], sentence: str) -> None:
         MasaCtrl(schedule=ACTIVE, **options)
 
 
-def test_a_transformer_pipeline() -> None:
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=1,
-        in_channels=4,
+@pytest.mark.parametrize("name", ["prompt-to-prompt", "plug-and-play", "style-aligned", "unified"])
+def test_methods_that_need_a_u_net(name: str) -> None:
+    sd3 = tiny_mmdit.sd3()
+    with (
+        pytest.raises(UnsupportedPipeline, match=r"denoises with a transformer.*needs a U-Net"),
+        method_named(name).attach(sd3, PAIR, prompts=PROMPTS),
+    ):
+        pass
+
+
+def test_checkpoints_of_flux_that_are_given_pictures() -> None:
+    flux = tiny_mmdit.flux()
+    for pipeline, sentence in (
+        (FluxKontextPipeline(**flux.components), r"reference picture's tokens.*Kontext"),
+        (SimpleNamespace(transformer=fill(), scheduler=flux.scheduler), "reads 24 channels.*Fill"),
+    ):
+        with (
+            pytest.raises(UnsupportedPipeline, match=sentence),
+            MasaCtrl(schedule=Schedule()).attach(pipeline, PAIR),
+        ):
+            pass
+
+
+def fill() -> FluxTransformer2DModel:
+    return FluxTransformer2DModel(
+        in_channels=24,
+        out_channels=16,
         num_layers=1,
+        num_single_layers=1,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=16,
-        caption_projection_dim=16,
         pooled_projection_dim=16,
-        out_channels=4,
+        axes_dims_rope=(2, 2, 4),
     )
-    sd3 = StableDiffusion3Pipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=tiny_models.vae(),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
-    with (
-        pytest.raises(UnsupportedPipeline, match=r"denoises with a transformer.*SD3Transformer2D"),
-        MasaCtrl(schedule=ACTIVE).attach(sd3, PAIR),
-    ):
-        pass
 
 
 def test_other_pipelines_and_things() -> None:

@@ -56,7 +56,7 @@ class Studio:
     def __init__(
         self, *, model: LoadedModel, words: str = "puppets", loras: tuple[str, ...] = ()
     ) -> None:
-        from masactrl.attention.layers import find_sites
+        from masactrl.attention.networks import find_sites
 
         self.model = model
         self.words = words

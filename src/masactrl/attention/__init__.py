@@ -1,4 +1,4 @@
-"""How a control reaches the layers of a U-Net; knows steps, layers and rows, but no paper.
+"""How a control reaches the layers of a network; knows steps, layers and rows, but no paper.
 
 Names are fetched on first use: `rows`, `schedule` and `call` need torch alone, the rest diffusers.
 """
@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from masactrl.attention.call import Control, Layer, LayerCall
     from masactrl.attention.conditions import without_condition
     from masactrl.attention.features import SourceCache
-    from masactrl.attention.layers import Site, find_sites
+    from masactrl.attention.layers import Site
     from masactrl.attention.masks import GivenMasks, WordMasks
+    from masactrl.attention.networks import (
+        FAMILIES,
+        DenoiserCall,
+        Network,
+        find_sites,
+        network_of,
+    )
     from masactrl.attention.report import Attached, RunReport
     from masactrl.attention.rows import BatchRows, Part, Rows
     from masactrl.attention.schedule import (
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from masactrl.attention.words import check_prompt, token_numbers
 
 __all__ = [
+    "FAMILIES",
     "PLACES",
     "PRESETS",
     "SDXL_START_LAYERS",
@@ -38,9 +46,11 @@ __all__ = [
     "BatchRows",
     "Clock",
     "Control",
+    "DenoiserCall",
     "GivenMasks",
     "Layer",
     "LayerCall",
+    "Network",
     "Part",
     "Place",
     "Rows",
@@ -54,6 +64,7 @@ __all__ = [
     "attach",
     "check_prompt",
     "find_sites",
+    "network_of",
     "preset",
     "token_numbers",
     "without_condition",
@@ -64,9 +75,12 @@ _HOMES = {
     "BatchRows": "masactrl.attention.rows",
     "Clock": "masactrl.attention.steps",
     "Control": "masactrl.attention.call",
+    "DenoiserCall": "masactrl.attention.networks",
+    "FAMILIES": "masactrl.attention.networks",
     "GivenMasks": "masactrl.attention.masks",
     "Layer": "masactrl.attention.call",
     "LayerCall": "masactrl.attention.call",
+    "Network": "masactrl.attention.networks",
     "PLACES": "masactrl.attention.schedule",
     "PRESETS": "masactrl.attention.schedule",
     "Part": "masactrl.attention.rows",
@@ -82,7 +96,8 @@ _HOMES = {
     "WordMasks": "masactrl.attention.masks",
     "attach": "masactrl.attention.attachment",
     "check_prompt": "masactrl.attention.words",
-    "find_sites": "masactrl.attention.layers",
+    "find_sites": "masactrl.attention.networks",
+    "network_of": "masactrl.attention.networks",
     "preset": "masactrl.attention.schedule",
     "token_numbers": "masactrl.attention.words",
     "without_condition": "masactrl.attention.conditions",

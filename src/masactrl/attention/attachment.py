@@ -7,17 +7,19 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
-from masactrl.attention.layers import Site, find_sites
+from masactrl.attention.joint import JointAttentionHook
 from masactrl.attention.masking import GivenMasker, Masker, WordMasker
 from masactrl.attention.masks import GivenMasks, WordMasks
+from masactrl.attention.networks import find_sites, network_of
 from masactrl.attention.session import OnUntouched, Session
-from masactrl.attention.support import check_layers, denoiser_of
+from masactrl.attention.support import check_layers
 from masactrl.errors import ConfigError, RowsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diffusers import DiffusionPipeline
+    from torch import nn
 
     from masactrl.attention.call import Control
     from masactrl.attention.features import SourceCache
@@ -39,20 +41,23 @@ def attach(
     source: SourceCache | None = None,
     record: SourceCache | None = None,
     on_untouched: OnUntouched = "raise",
+    own_attention: bool = True,
 ) -> Iterator[Attached]:
     """Run `control` on the scheduled self-attention layers of `pipeline` inside the `with` block.
 
     `rows` says which image reads which, `masks` marks their foregrounds, `source` provides recorded
     sources, `record` collects this run's hidden states. With `control=None` the layers run as they
     are. On leaving, also by an exception, every hook is taken out and the pipeline computes exactly
-    what it did before.
+    what it did before. `own_attention` concerns joint attention (SD3, FLUX) alone: a control that
+    only ever calls the layer once, on the whole batch and another context of the same length, does
+    not need it, and leaves processors with more than attention in them in place.
 
     Raises `UnsupportedPipeline`, `ScheduleError`, `RowsError`, `MaskError`, `PromptError` or
     `ConfigError` before anything is changed, and `ControlNotApplied` when the latest run ended
     without the control having acted (a warning with `on_untouched="warn"`).
     """
-    unet = denoiser_of(pipeline)
-    everywhere = find_sites(unet)
+    family, network = network_of(pipeline)
+    everywhere = find_sites(network)
     sites = schedule.resolve_layers(everywhere)
     check_layers(sites)
     _check_cache(rows, source)
@@ -78,28 +83,31 @@ def attach(
         masker=masker,
         source=source,
         record=record,
+        own=own_attention or any(len(entry) > 1 for entry in rows.reads),
     )
     name = f"masactrl-{uuid.uuid4().hex}"
     with ExitStack() as stack:
         stack.callback(session.close)
-        for site, hook in session.hooks:
-            _refuse_second(site)
-            stack.callback(install(site.module, hook, name).remove)
+        for site, part, hook in session.hooks:
+            _refuse_second(site.name, site.parts[part])
+            inner = hook.companions if isinstance(hook, JointAttentionHook) else []
+            for module, companion in ((site.parts[part], hook), *inner):
+                stack.callback(install(module, companion, name).remove)
         for module, reader in () if masker is None else masker.hooks():
             stack.callback(install(module, reader, name).remove)
-        denoiser = DenoiserHook(session.before, session.after)
-        stack.callback(install(unet, denoiser, name).remove)
+        denoiser = DenoiserHook(session.before, session.after, family.read)
+        stack.callback(install(network, denoiser, name).remove)
         yield session.attached
         session.conclude(on_untouched)
 
 
-def _refuse_second(site: Site) -> None:
-    registry: Any = getattr(site.module, "_diffusers_hook", None)
+def _refuse_second(name: str, attention: nn.Module) -> None:
+    registry: Any = getattr(attention, "_diffusers_hook", None)
     if registry is not None and any(
         isinstance(hook, SelfAttentionHook) for hook in registry.hooks.values()
     ):
         raise ConfigError(
-            f"Another control is attached to {site.name}. Leave its with block first, or choose "
+            f"Another control is attached to {name}. Leave its with block first, or choose "
             "layers that the two do not share."
         )
 

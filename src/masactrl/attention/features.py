@@ -31,9 +31,9 @@ class SourceCache:
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> None:
         self._dtype, self._device = dtype, device
-        self._hidden: dict[tuple[int, int], Tensor] = {}
+        self._hidden: dict[tuple[int, int, int, int], Tensor] = {}
         self._maps: dict[tuple[int, int], Tensor] = {}
-        self._timesteps: dict[int, float] = {}
+        self._timesteps: dict[tuple[int, int], float] = {}
         self.images = 0
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class SourceCache:
     @property
     def timesteps(self) -> dict[int, float]:
         """The recorded steps with their timesteps."""
-        return dict(self._timesteps)
+        return {step: timestep for (step, call), timestep in self._timesteps.items() if call == 0}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -57,29 +57,46 @@ class SourceCache:
         self._timesteps.clear()
         self.images = 0
 
-    def put(self, step: int, timestep: float, layer: int, hidden: Tensor, images: int) -> None:
-        """Keep the hidden states (branches * images, tokens, channels) of one layer call."""
+    def put(
+        self,
+        step: int,
+        timestep: float,
+        layer: int,
+        hidden: Tensor,
+        images: int,
+        *,
+        part: int = 0,
+        call: int = 0,
+    ) -> None:
+        """Keep the hidden states (branches * images, tokens, channels) of one layer call.
+
+        `part` is which attention of the layer it is (see `Site.parts`), `call` which denoiser call
+        of the step, where there are several.
+        """
         self.images = images
-        self._timesteps[step] = timestep
-        self._hidden[step, layer] = self._kept(hidden).reshape(-1, images, *hidden.shape[1:])
+        self._timesteps[step, call] = timestep
+        kept = self._kept(hidden).reshape(-1, images, *hidden.shape[1:])
+        self._hidden[step, call, layer, part] = kept
 
     def put_map(self, step: int, layer: int, maps: Tensor) -> None:
         """Keep the attention maps (images, tokens) of one cross-attention layer."""
         self._maps[step, layer] = self._kept(maps)
 
-    def get(self, step: int, timestep: float, layer: int) -> Tensor:
+    def get(
+        self, step: int, timestep: float, layer: int, *, part: int = 0, call: int = 0
+    ) -> Tensor:
         """The hidden states (branches, images, tokens, channels) for one layer call.
 
         Raises `ConfigError` when they were not recorded, or at another timestep.
         """
-        self._check(step, timestep)
-        if (step, layer) not in self._hidden:
-            layers = sorted({key[1] for key in self._hidden})
+        self._check(step, timestep, call)
+        if (step, call, layer, part) not in self._hidden:
+            layers = sorted({key[2] for key in self._hidden})
             raise ConfigError(
                 f"Layer {layer} was not recorded at step {step}; the recording holds layers "
                 f"{layers}. Record with a schedule that covers the one used now."
             )
-        return self._hidden[step, layer]
+        return self._hidden[step, call, layer, part]
 
     def get_map(self, step: int, timestep: float, layer: int) -> Tensor:
         """The source's attention maps (images, tokens) of one cross-attention layer."""
@@ -91,19 +108,24 @@ class SourceCache:
             )
         return self._maps[step, layer]
 
-    def _check(self, step: int, timestep: float) -> None:
+    def _check(self, step: int, timestep: float, call: int = 0) -> None:
         if not self._timesteps:
             raise ConfigError("The recording is empty. Run the source inside record(...) first.")
-        if step not in self._timesteps:
-            steps = sorted(self._timesteps)
+        if (step, 0) not in self._timesteps:
+            steps = sorted(self.timesteps)
             raise ConfigError(
                 f"Step {step} was not recorded; the recording holds steps {steps[0]} to "
                 f"{steps[-1]}. Record with a schedule that covers the one used now."
             )
-        if abs(self._timesteps[step] - timestep) > 1e-3:
+        if (step, call) not in self._timesteps:
             raise ConfigError(
-                f"Step {step} was recorded at timestep {self._timesteps[step]:g} but this run is "
-                f"at {timestep:g}. Use the same scheduler and number of steps for both."
+                f"Step {step} was recorded in one pass through the network, but this run makes "
+                f"{call + 1}. Record the source with the same guidance."
+            )
+        if abs(self._timesteps[step, call] - timestep) > 1e-3:
+            raise ConfigError(
+                f"Step {step} was recorded at timestep {self._timesteps[step, call]:g} but this "
+                f"run is at {timestep:g}. Use the same scheduler and number of steps for both."
             )
 
     def _kept(self, tensor: Tensor) -> Tensor:

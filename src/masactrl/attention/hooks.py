@@ -23,12 +23,20 @@ from masactrl.attention.masks import key_bias
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from masactrl.attention.masking import MaskUse
+    from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import BatchRows
 
-__all__ = ["DenoiserHook", "Installed", "SelfAttentionHook", "install"]
+__all__ = [
+    "DenoiserHook",
+    "Installed",
+    "SelfAttentionHook",
+    "bank_of",
+    "install",
+    "split_call",
+]
 
 
 class Installed:
@@ -107,21 +115,22 @@ def install(module: nn.Module, hook: ModelHook, name: str) -> Installed:
 
 
 class DenoiserHook(ModelHook):
-    """Tells the attachment about every denoiser call, before and after."""
+    """Tells the attachment about every denoiser call, before and after; `read` is the family's."""
 
     def __init__(
-        self, before: Callable[[Tensor, Tensor | float], None], after: Callable[[], None]
+        self,
+        before: Callable[[DenoiserCall], None],
+        after: Callable[[], None],
+        read: Callable[[Sequence[Any], Mapping[str, Any]], DenoiserCall],
     ) -> None:
         super().__init__()
-        self._before, self._after = before, after
+        self._before, self._after, self._read = before, after, read
 
     # The clock works on Python numbers; traced into a graph it would compile one per step.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def pre_forward(self, _module: nn.Module, *args: object, **kwargs: object) -> object:
-        """Report the latents (rows, channels, height, width) and the timestep of this call."""
-        sample: Any = args[0] if args else kwargs["sample"]
-        timestep: Any = args[1] if len(args) > 1 else kwargs["timestep"]
-        self._before(sample, timestep)
+        """Report the call."""
+        self._before(self._read(args, kwargs))
         return args, kwargs
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -179,7 +188,17 @@ class SelfAttentionHook(ModelHook):
                 )
             return forward(*args, **kwargs)
         self.seen = True
-        hidden, options = _split(self.layer, args, kwargs)
+        return self.controlled(forward, module, args, kwargs)
+
+    def controlled(
+        self,
+        forward: Callable[..., Any],
+        module: nn.Module,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
+        """The layer's output in a call that is recorded or controlled."""
+        hidden, options = split_call(self.layer, args, kwargs)
         if self.recording:
             self.recorded = hidden
         if self.control is None or self.rows is None:
@@ -196,21 +215,25 @@ class SelfAttentionHook(ModelHook):
             )
             return output
 
-        masks = None
-        if self.mask_at is not None:
-            self.used = self.mask_at()
-            masks = self.used.mask.flatten(1).repeat(self.rows.branches, 1)
-            check_tokens(self.layer, hidden.shape[1], masks.shape[1], "masks need")
         return self.control(
             LayerCall(
                 layer=layer,
                 hidden=hidden,
-                bank=_bank(hidden, self.source, self.rows.branches),
+                bank=bank_of(hidden, self.source, self.rows.branches),
                 rows=self.rows,
-                masks=masks,
+                masks=self.masks(self.rows, hidden.shape[1]),
                 name=self.layer,
             )
         )
+
+    def masks(self, rows: BatchRows, tokens: int) -> Tensor | None:
+        """The foregrounds (bank rows, tokens) that hold for this call, or None."""
+        if self.mask_at is None:
+            return None
+        self.used = self.mask_at()
+        masks = self.used.mask.flatten(1).repeat(rows.branches, 1)
+        check_tokens(self.layer, tokens, masks.shape[1], "masks need")
+        return masks
 
 
 def _score_dtype(module: nn.Module, hidden: Tensor) -> torch.dtype:
@@ -221,7 +244,7 @@ def _score_dtype(module: nn.Module, hidden: Tensor) -> torch.dtype:
     return hidden.dtype
 
 
-def _split(
+def split_call(
     name: str, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[Tensor, dict[str, object]]:
     """The hidden states and the options of a self-attention call that passes nothing else."""
@@ -237,7 +260,7 @@ def _split(
     return hidden, options
 
 
-def _bank(hidden: Tensor, source: Tensor | None, branches: int) -> Tensor:
+def bank_of(hidden: Tensor, source: Tensor | None, branches: int) -> Tensor:
     """The hidden states that may be read: the batch, or each branch followed by its recording.
 
     `hidden` is (branches * images, tokens, channels), `source` (branches, sources, tokens,

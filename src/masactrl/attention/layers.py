@@ -1,14 +1,19 @@
-"""Where a control can act: the self-attention layers of a U-Net, in execution order.
+"""Where a control can act: the layers that attend to the picture, in execution order.
 
 The paper counts layers as the network runs them: encoder, mid block, decoder. `named_modules()`
 lists the mid block last, so the order is rebuilt from the block a layer lives in. One transformer
 block (a self-attention plus a cross-attention) is one layer: 16 in Stable Diffusion 1.x and 2.x
 (encoder 0-5, mid 6, decoder 7-15), 70 in SDXL (0-23, 24-33, 34-69).
+
+In SD3 and FLUX text and picture attend together, and one block is one layer: 24 in SD3 and SD3.5
+medium, 38 in SD3.5 large, 57 in FLUX (double blocks 0-18, single blocks 19-56). The second
+attention of SD3.5 medium's first blocks belongs to its block.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
@@ -17,17 +22,19 @@ from torch import nn
 from masactrl.attention.schedule import Place
 from masactrl.errors import UnsupportedPipeline
 
-__all__ = ["Site", "find_sites", "unwrap"]
+__all__ = ["Site", "flux_sites", "sd3_sites", "unet_sites", "unwrap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One self-attention layer.
+    """One layer.
 
     `index` is its number in execution order (the paper's layer), `name` its module path without any
-    compiler prefix, `place` the half of the U-Net it is in, `scale` the factor by which its grid is
-    smaller than the latent (1, 2, 4 or 8), `module` the self-attention and `cross` the
-    cross-attention of the same transformer block (None where the block has none).
+    compiler prefix, `place` the part of the network it is in, `scale` the factor by which its grid
+    is smaller than the latent (1, 2, 4 or 8), `module` the self-attention and `cross` the
+    cross-attention of the same transformer block (None where the block has none). In SD3 and FLUX
+    `module` is the joint attention and `second` the one over the picture alone that some blocks
+    have as well.
     """
 
     index: int
@@ -36,6 +43,12 @@ class Site:
     scale: int
     module: Attention
     cross: Attention | None
+    second: Attention | None = None
+
+    @property
+    def parts(self) -> tuple[Attention, ...]:
+        """The attentions of this layer that read the picture."""
+        return (self.module,) if self.second is None else (self.module, self.second)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of this layer's tokens for a latent of `height` x `width`.
@@ -51,14 +64,12 @@ def unwrap(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
-def find_sites(unet: nn.Module) -> tuple[Site, ...]:
+def unet_sites(network: nn.Module) -> list[Site]:
     """All self-attention layers of a U-Net, in the order in which a forward pass runs them.
 
     Blocks whose first attention reads the text (`only_cross_attention`) are no self-attention
-    layers and are left out. Raises `UnsupportedPipeline` when no layer is found: a control that
-    matches nothing must not stay silent.
+    layers and are left out.
     """
-    network = unwrap(unet)
     found: list[Site] = []
     for prefix, place, scale, block in _blocks(network):
         for name, module in block.named_modules():
@@ -75,12 +86,43 @@ def find_sites(unet: nn.Module) -> tuple[Site, ...]:
                     cross=None if cross is None else _attention(cross),
                 )
             )
-    if not found:
-        raise UnsupportedPipeline(
-            f"No self-attention layer was found in {type(network).__name__}. Accepted are U-Nets "
-            "built of transformer blocks (Stable Diffusion 1.x, 2.x, XL); use such a pipeline."
-        )
-    return tuple(found)
+    return found
+
+
+def sd3_sites(network: nn.Module) -> list[Site]:
+    """The joint blocks of SD3; the latents are cut into patches of `patch_size`."""
+    config: Any = network.config
+    return _joint_sites(network, {"transformer_blocks": "joint"}, int(config.patch_size))
+
+
+def flux_sites(network: nn.Module) -> list[Site]:
+    """The double blocks of FLUX, then its single blocks; its pipelines pack 2 x 2 latents."""
+    blocks: dict[str, Place] = {
+        "transformer_blocks": "joint",
+        "single_transformer_blocks": "single",
+    }
+    return _joint_sites(network, blocks, 2)
+
+
+def _joint_sites(network: nn.Module, blocks: dict[str, Place], scale: int) -> list[Site]:
+    found: list[Site] = []
+    for prefix, place in blocks.items():
+        for number, wrapped in enumerate(getattr(network, prefix)):
+            block: Any = unwrap(wrapped)
+            second = getattr(block, "attn2", None)
+            found.append(
+                Site(
+                    index=len(found),
+                    name=f"{prefix}.{number}.attn",
+                    place=place,
+                    scale=scale,
+                    # FLUX has an attention class of its own, with the same projections.
+                    module=cast("Attention", unwrap(block.attn)),
+                    cross=None,
+                    second=None if second is None else cast("Attention", unwrap(second)),
+                )
+            )
+    return found
 
 
 def check_tokens(name: str, tokens: int, wanted: int, what: str) -> None:

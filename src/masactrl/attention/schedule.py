@@ -29,14 +29,16 @@ __all__ = [
     "preset",
 ]
 
-Place = Literal["encoder", "mid", "decoder"]
-PLACES: tuple[Place, ...] = ("encoder", "mid", "decoder")
+Place = Literal["encoder", "mid", "decoder", "joint", "single"]
+"""Parts of a network: of a U-Net the first three; "joint" are the blocks of SD3 and the double
+blocks of FLUX, where text and picture have weights of their own, "single" FLUX's other blocks."""
+PLACES: tuple[Place, ...] = ("encoder", "mid", "decoder", "joint", "single")
 
 
 class LayerPlace(Protocol):
     """What a schedule asks of a layer, in any network: a `Site` says it, other hosts' layers too.
 
-    `index` counts in execution order, `place` is the half of the network and `scale` the factor by
+    `index` counts in execution order, `place` is the part of the network and `scale` the factor by
     which the layer's grid is smaller than the latent.
     """
 
@@ -47,7 +49,7 @@ class LayerPlace(Protocol):
 
     @property
     def place(self) -> Place:
-        """Half of the network."""
+        """Part of the network."""
         ...
 
     @property
@@ -78,7 +80,7 @@ class Schedule:
     Layers, of which all that are given must hold:
 
     - `start_layer`: L, the first controlled layer, inclusive;
-    - `places`: any of "encoder", "mid", "decoder";
+    - `places`: any of "encoder", "mid", "decoder", in SD3 and FLUX "joint" and "single";
     - `scales`: only layers whose grid is smaller than the latent by one of these factors
       (1, 2, 4, 8);
     - `layers`: exactly these layers; stands alone.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from masactrl.attention.hooks import SelfAttentionHook
-from masactrl.attention.layers import unwrap
+from masactrl.attention.joint import JointAttentionHook
 from masactrl.attention.masking import Masker, MaskUse, report_useless
+from masactrl.attention.networks import network_of
 from masactrl.attention.report import Attached, RunReport
 from masactrl.attention.steps import Clock, Tick
-from masactrl.attention.support import check_layers, denoiser_of
+from masactrl.attention.support import check_layers
 from masactrl.errors import ControlNotApplied, ControlWarning
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
     import torch
     from diffusers import DiffusionPipeline
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from masactrl.attention.call import Control
     from masactrl.attention.features import SourceCache
     from masactrl.attention.layers import Site
+    from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import BatchRows, Rows
     from masactrl.attention.schedule import Schedule
 
@@ -40,6 +42,8 @@ class _Run:
 
     tick: Tick
     steps: frozenset[int]
+    called: bool = False
+    call: int = 0  # of the denoiser in the present step
     touched: set[tuple[int, int]] = field(default_factory=set)
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     maps: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -69,42 +73,60 @@ class Session:
         masker: Masker | None,
         source: SourceCache | None,
         record: SourceCache | None,
+        own: bool = False,
     ) -> None:
         self.attached = Attached()
-        self.hooks = [(site, SelfAttentionHook(site.name, control)) for site in sites]
+        self._family, self._network = network_of(pipeline)
+        self.hooks = [
+            (site, part, self._hook(site, module, control, own=own))
+            for site in sites
+            for part, module in enumerate(site.parts)
+        ]
         self._pipeline, self._rows, self._schedule = pipeline, rows, schedule
         self._masker, self._source, self._record = masker, source, record
         self._works = bool(sites) and (record is not None or bool(rows.targets))
-        unet: Any = unwrap(denoiser_of(pipeline))
-        self._channels = int(unet.config.out_channels)
-        self._clock = Clock()
+        self._clock = Clock(self._family.time_scale)
         self._layouts: dict[tuple[int, torch.device], BatchRows] = {}
         self._closed = False
         self._run: _Run | None = None
         if masker is not None and control is not None:
-            for site, hook in self.hooks:
+            for site, _, hook in self.hooks:
                 hook.mask_at = lambda site=site: masker.at(site)
 
-    def before(self, sample: Tensor, timestep: Tensor | float) -> None:
+    def _hook(
+        self, site: Site, module: nn.Module, control: Control | None, *, own: bool
+    ) -> SelfAttentionHook:
+        if not self._family.joint:
+            return SelfAttentionHook(site.name, control)
+        first = self._family.text_first
+        return JointAttentionHook(site, module, control, text_first=first, own=own)
+
+    def before(self, call: DenoiserCall) -> None:
         """Set every hook for the denoiser call that is about to run."""
         if self._closed:
             return
-        tick = self._clock.tick(timestep, getattr(self._pipeline, "scheduler", None))
+        sample = call.sample
+        tick = self._clock.tick(call.timestep, getattr(self._pipeline, "scheduler", None))
         self._rows.branches(sample.shape[0])
         if self._works and tick.step < 2:
-            # Started from one noise, different images differ from the second step on. Pipelines
-            # that add channels of conditions put them behind the latents.
-            self._rows.check_latents(sample[:, : self._channels])
+            # Started from one noise, different images differ from the second step on.
+            self._rows.check_latents(self._family.latents(self._network, sample))
         run = self._begin_run(tick) if tick.new_run or self._run is None else self._run
-        run.tick = tick
+        run.call = run.call + 1 if run.called and tick.step == run.tick.step else 0
+        run.tick, run.called = tick, True
         active = self._works and tick.step in run.steps
         layout = self._layout(sample.shape[0], sample.device) if active else None
         if self._masker is not None:
             self._masker.before(tick, sample, active)
-        for site, hook in self.hooks:
-            hook.prepare(active=active, rows=layout, recording=self._record is not None)
-            if active and self._source is not None:
-                kept = self._source.get(tick.step, tick.timestep, site.index)
+        for site, part, hook in self.hooks:
+            here = active and site.index not in call.skipped
+            hook.prepare(active=here, rows=layout, recording=self._record is not None)
+            if isinstance(hook, JointAttentionHook):
+                hook.text = call.text
+            if here and self._source is not None:
+                kept = self._source.get(
+                    tick.step, tick.timestep, site.index, part=part, call=run.call
+                )
                 hook.source = kept.to(device=sample.device)
 
     def after(self) -> None:
@@ -113,9 +135,9 @@ class Session:
         if self._closed or run is None:
             return
         uses: list[tuple[Site, MaskUse]] = []
-        for site, hook in self.hooks:
+        for site, part, hook in self.hooks:
             if hook.active:
-                self._collect(run, site, hook)
+                self._collect(run, site, part, hook)
                 if hook.used is not None:
                     uses.append((site, hook.used))
             hook.rest()
@@ -137,7 +159,7 @@ class Session:
     def close(self) -> None:
         """Make hooks that somebody else still holds harmless."""
         self._closed = True
-        for _, hook in self.hooks:
+        for _, _, hook in self.hooks:
             hook.rest()
             hook.lost = False
 
@@ -146,7 +168,10 @@ class Session:
         if reason is not None:
             warnings.warn(reason, ControlWarning, stacklevel=2)
         # Perturbed-attention guidance swaps processors when the pipeline is called.
-        check_layers(site for site, _ in self.hooks)
+        check_layers(site for site, _, _ in self.hooks)
+        for _, _, hook in self.hooks:
+            if isinstance(hook, JointAttentionHook):
+                hook.check()
         if self._record is not None:
             self._record.clear()
         self.attached._begin()
@@ -155,7 +180,7 @@ class Session:
         self._run = _Run(tick=tick, steps=steps)
         return self._run
 
-    def _collect(self, run: _Run, site: Site, hook: SelfAttentionHook) -> None:
+    def _collect(self, run: _Run, site: Site, part: int, hook: SelfAttentionHook) -> None:
         tick = run.tick
         if not hook.seen:
             raise ControlNotApplied(
@@ -165,7 +190,15 @@ class Session:
             )
         run.touched.add((tick.step, site.index))
         if self._record is not None and hook.recorded is not None:
-            self._record.put(tick.step, tick.timestep, site.index, hook.recorded, self._rows.images)
+            self._record.put(
+                tick.step,
+                tick.timestep,
+                site.index,
+                hook.recorded,
+                self._rows.images,
+                part=part,
+                call=run.call,
+            )
 
     def _keep_masks(self, run: _Run, uses: Sequence[tuple[Site, MaskUse]]) -> None:
         step = run.tick.step

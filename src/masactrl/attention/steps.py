@@ -39,9 +39,14 @@ class Tick:
 
 
 class Clock:
-    """Turns timestep arguments into steps; one per attachment, no state outside."""
+    """Turns timestep arguments into steps; one per attachment, no state outside.
 
-    def __init__(self) -> None:
+    `scale` is the number that the pipeline divides timesteps by before the denoiser gets them (1000
+    for FLUX); ticks have them as the scheduler lists them.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self._scale = scale
         self._table: Tensor | None = None
         self._listed: tuple[float, ...] = ()
         self._starts: tuple[int, ...] = ()  # positions in the table at which this run's steps begin
@@ -55,6 +60,8 @@ class Clock:
         Raises `ScheduleError` when a run begins at a timestep that the scheduler does not list.
         """
         now = _number(timestep)
+        if self._scale != 1.0:
+            now = _unscaled(timestep, scheduler, self._scale)
         table = getattr(scheduler, "timesteps", None)
         # The table object is kept alive here, so an equal identity means the same table.
         new_run = self._previous is None or table is not self._table
@@ -117,6 +124,23 @@ def _number(timestep: Tensor | float | int) -> float:
     if isinstance(timestep, Tensor):
         return float(timestep.flatten()[0].item())
     return float(timestep)
+
+
+def _unscaled(timestep: Tensor | float, scheduler: object, scale: float) -> float:
+    """The listed timestep of which this one is the part that the denoiser got.
+
+    The pipeline rounds to the latents' type and divides, which in half precision makes neighbours
+    equal; which of them is meant only the scheduler knows.
+    """
+    table = getattr(scheduler, "timesteps", None)
+    if isinstance(table, Tensor) and isinstance(timestep, Tensor):
+        parts = table.detach().to(device=timestep.device, dtype=timestep.dtype) / scale
+        places = (parts == timestep.flatten()[0]).nonzero().flatten().tolist()
+        if places:
+            told = getattr(scheduler, "step_index", None)
+            told = getattr(scheduler, "begin_index", None) if told is None else told
+            return float(table[told if told in places else places[0]])
+    return _number(timestep) * scale
 
 
 def _starts(listed: list[float], scheduler: object) -> tuple[int, ...]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import (
     FusedAttnProcessor2_0,
+    FusedJointAttnProcessor2_0,
     PAGCFGIdentitySelfAttnProcessor2_0,
+    PAGCFGJointAttnProcessor2_0,
     PAGIdentitySelfAttnProcessor2_0,
+    PAGJointAttnProcessor2_0,
 )
+from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import nn
 
 from masactrl.attention.layers import Site, unwrap
+from masactrl.attention.networks import network_of
 from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -20,54 +25,56 @@ if TYPE_CHECKING:
 
 __all__ = ["check_layers", "denoiser_of"]
 
-_OFFERED = "Stable Diffusion 1.x, 2.x and XL pipelines, also with ControlNet or T2I-Adapter"
+_PERTURBED = (
+    PAGIdentitySelfAttnProcessor2_0,
+    PAGCFGIdentitySelfAttnProcessor2_0,
+    PAGJointAttnProcessor2_0,
+    PAGCFGJointAttnProcessor2_0,
+)
 
 
 def denoiser_of(pipeline: DiffusionPipeline) -> nn.Module:
-    """The U-Net of a pipeline, possibly wrapped by `torch.compile`.
+    """The U-Net of a pipeline, possibly wrapped by `torch.compile`, for what needs one.
 
     Raises `UnsupportedPipeline` for pipelines without one.
     """
-    kind = type(pipeline).__name__
-    unet = getattr(pipeline, "unet", None)
-    transformer = getattr(pipeline, "transformer", None)
-    if unet is None and transformer is not None:
+    family, network = network_of(pipeline)
+    if family.joint:
         raise UnsupportedPipeline(
-            f"{kind} denoises with a transformer ({type(transformer).__name__}), whose "
-            f"attention mixes text and image and is not supported yet. Use one of {_OFFERED}."
+            f"{type(pipeline).__name__} denoises with a transformer "
+            f"({type(unwrap(network)).__name__}), whose attention mixes text and picture; this "
+            "needs a U-Net, as in Stable Diffusion 1.x, 2.x and XL. Mutual self-attention "
+            "(MasaCtrl) works with both."
         )
-    if not isinstance(unet, nn.Module) or getattr(pipeline, "scheduler", None) is None:
-        raise UnsupportedPipeline(
-            f"{kind} has no U-Net with a scheduler to control. Attach to a diffusers pipeline: "
-            f"{_OFFERED}."
-        )
-    if not isinstance(unwrap(unet), UNet2DConditionModel):
-        raise UnsupportedPipeline(
-            f"{kind} denoises with a {type(unwrap(unet)).__name__}; accepted is diffusers' "
-            f"UNet2DConditionModel, as in {_OFFERED}."
-        )
-    return unet
+    return network
 
 
 def check_layers(sites: Iterable[Site]) -> None:
     """Refuse layers on which "keys and values from other hidden states" would not be exact."""
     for site in sites:
-        processor = site.module.processor
-        if isinstance(processor, FusedAttnProcessor2_0):
+        for module in site.parts:
+            _check(site, module)
+
+
+def _check(site: Site, module: Any) -> None:
+    processor = module.processor
+    if isinstance(processor, (FusedAttnProcessor2_0, FusedJointAttnProcessor2_0)) or (
+        # The other classes keep the flag when they are unfused.
+        isinstance(module, FluxAttention) and module.fused_projections
+    ):
+        owner = "pipeline" if site.cross is not None else "pipeline.transformer"
+        raise UnsupportedPipeline(
+            f"The projections of {site.name} are fused, so its keys and values cannot be read "
+            f"from another image. Call {owner}.unfuse_qkv_projections() before attaching."
+        )
+    if isinstance(processor, _PERTURBED):
+        raise UnsupportedPipeline(
+            f"Perturbed-attention guidance replaces the self-attention of {site.name}, which "
+            "the schedule wants to control. Choose other pag_applied_layers or other layers."
+        )
+    for part in ("group_norm", "spatial_norm", "norm_cross"):
+        if getattr(module, part, None) is not None:
             raise UnsupportedPipeline(
-                f"The projections of {site.name} are fused, so its keys and values cannot be read "
-                "from another image. Call pipeline.unfuse_qkv_projections() before attaching."
+                f"{site.name} normalises its input inside the attention ({part}), so other "
+                "hidden states would not give the same keys. Leave this layer out."
             )
-        if isinstance(
-            processor, (PAGIdentitySelfAttnProcessor2_0, PAGCFGIdentitySelfAttnProcessor2_0)
-        ):
-            raise UnsupportedPipeline(
-                f"Perturbed-attention guidance replaces the self-attention of {site.name}, which "
-                "the schedule wants to control. Choose other pag_applied_layers or other layers."
-            )
-        for part in ("group_norm", "spatial_norm", "norm_cross"):
-            if getattr(site.module, part, None) is not None:
-                raise UnsupportedPipeline(
-                    f"{site.name} normalises its input inside the attention ({part}), so other "
-                    "hidden states would not give the same keys. Leave this layer out."
-                )

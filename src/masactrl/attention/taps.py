@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from diffusers.hooks.hooks import ModelHook
 
 from masactrl.attention.hooks import DenoiserHook, install
+from masactrl.attention.networks import network_of
 from masactrl.attention.report import Attached, RunReport
 from masactrl.attention.steps import Clock, Tick
 from masactrl.attention.support import denoiser_of
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     import torch
     from diffusers import DiffusionPipeline
-    from torch import Tensor, nn
+    from torch import nn
 
+    from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import BatchRows, Rows
 
 __all__ = ["Moment", "PlainHook", "Steps", "Tap", "TapSession", "tapped"]
@@ -95,9 +97,10 @@ class TapSession:
         for tap in taps:
             tap.moment = self.moment
 
-    def before(self, sample: Tensor, timestep: Tensor | float) -> None:
+    def before(self, call: DenoiserCall) -> None:
         """Set the moment for the denoiser call that is about to run."""
-        tick = self._clock.tick(timestep, getattr(self._pipeline, "scheduler", None))
+        sample = call.sample
+        tick = self._clock.tick(call.timestep, getattr(self._pipeline, "scheduler", None))
         self._rows.branches(sample.shape[0])
         moment = self.moment
         if tick.new_run or moment.tick is None:
@@ -110,7 +113,7 @@ class TapSession:
         if key not in self._layouts:
             self._layouts[key] = self._rows.on_batch(*key)
         moment.tick, moment.rows = tick, self._layouts[key]
-        moment.latent = (sample.shape[-2], sample.shape[-1])
+        moment.latent = call.size()
         moment.acting = tick.step in self._window and bool(self._rows.targets)
         for tap in self._taps:
             tap.seen = False
@@ -166,7 +169,8 @@ def tapped(
     with ExitStack() as stack:
         for module, hook in hooks:
             stack.callback(install(module, hook, name).remove)
-        clock = DenoiserHook(session.before, session.after)
-        stack.callback(install(denoiser_of(pipeline), clock, name).remove)
+        unet = denoiser_of(pipeline)
+        clock = DenoiserHook(session.before, session.after, network_of(pipeline)[0].read)
+        stack.callback(install(unet, clock, name).remove)
         yield session.attached
         session.conclude()

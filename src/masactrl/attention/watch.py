@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
-from masactrl.attention.layers import Site, check_tokens, find_sites
+from masactrl.attention.layers import Site, check_tokens
+from masactrl.attention.networks import DenoiserCall, find_sites, network_of
 from masactrl.attention.steps import Clock, Tick
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.view import Seen, Views, listed
@@ -65,7 +66,7 @@ def watch(
             see = partial(watcher.see, site)
             handle = site.module.register_forward_hook(see, with_kwargs=True)
             stack.callback(handle.remove)
-        clock = DenoiserHook(watcher.before, watcher.after)
+        clock = DenoiserHook(watcher.before, watcher.after, network_of(pipeline)[0].read)
         stack.callback(install(unet, clock, f"masactrl-view-{uuid.uuid4().hex}").remove)
         yield views
         _conclude(views, steps, layers)
@@ -89,12 +90,12 @@ class _Watcher:
         self._tick: Tick | None = None
         self._latent = (0, 0)
 
-    def before(self, sample: Tensor, timestep: Tensor | float) -> None:
+    def before(self, call: DenoiserCall) -> None:
         """Note the step and the latents' size of the denoiser call that is about to run."""
-        tick = self._clock.tick(timestep, getattr(self._pipeline, "scheduler", None))
+        tick = self._clock.tick(call.timestep, getattr(self._pipeline, "scheduler", None))
         if tick.new_run:
             self._views.clear()
-        self._tick, self._latent = tick, (sample.shape[-2], sample.shape[-1])
+        self._tick, self._latent = tick, call.size()
 
     def after(self) -> None:
         """Note that it is over."""

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.call import LayerCall
-from masactrl.attention.layers import find_sites
+from masactrl.attention.networks import find_sites
 from masactrl.attention.rows import Rows
 from masactrl.attention.schedule import Schedule
 from masactrl.bench.explicit_attention import Explicit

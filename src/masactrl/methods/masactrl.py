@@ -73,6 +73,11 @@ class MasaCtrl:
         """Targets start from the noise of their source."""
         return
 
+    @property
+    def _simple(self) -> bool:
+        """Whether targets only ever read as many keys as they have, all of them."""
+        return self.form == "replace" and self.strength in (0.0, 1.0) and self.masks is None
+
     def __call__(self, call: LayerCall) -> Tensor:
         """The controlled output of one layer call."""
         return mutual_self_attention(call, form=self.form, strength=self.strength)
@@ -103,6 +108,7 @@ class MasaCtrl:
             masks=self.masks,
             source=source,
             on_untouched=self.on_untouched,
+            own_attention=not self._simple,
         ) as attached:
             yield attached
 

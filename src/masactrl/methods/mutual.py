@@ -61,7 +61,9 @@ def _part(call: LayerCall, part: Part, form: Form, strength: float) -> Tensor:
     if not part.sources:
         return call.layer(queries)
     read = (*part.sources, part.own) if form == "union" else part.sources
-    context = torch.cat([call.bank[index] for index in read], dim=1)
+    contexts = [call.read(part, k) for k in range(len(part.sources))]
+    contexts += [call.bank[part.own]] if form == "union" else []
+    context = torch.cat(contexts, dim=1)
     if call.masks is None:
         edited = call.layer(queries, context)
     else:

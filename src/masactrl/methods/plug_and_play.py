@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention.attachment import attach
-from masactrl.attention.layers import find_sites, unwrap
+from masactrl.attention.layers import unwrap
+from masactrl.attention.networks import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import Tap, TapSession, tapped

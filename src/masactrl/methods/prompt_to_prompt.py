@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from masactrl.attention.attachment import attach
-from masactrl.attention.layers import find_sites
+from masactrl.attention.networks import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import TapSession, tapped

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.hooks import install
-from masactrl.attention.layers import find_sites
+from masactrl.attention.networks import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import PlainHook

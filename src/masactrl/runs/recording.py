@@ -60,9 +60,11 @@ class SharedBranch(SourceCache):
         self._recorded, self._branches = recorded, branches
         self.images = recorded.images
 
-    def get(self, step: int, timestep: float, layer: int) -> Tensor:
+    def get(
+        self, step: int, timestep: float, layer: int, *, part: int = 0, call: int = 0
+    ) -> Tensor:
         """The hidden states (branches, images, tokens, channels) for one layer call."""
-        kept = self._recorded.get(step, timestep, layer)
+        kept = self._recorded.get(step, timestep, layer, part=part, call=call)
         if kept.shape[0] == 1:
             return kept.expand(self._branches, *kept.shape[1:])
         return kept[-self._branches :]
