@@ -1,13 +1,23 @@
 """The mathematics of a run: noise levels, steps down and up, guidance, trajectories, the loop."""
 
 from masactrl.diffusion.ddim import Walk, mean_down, spread, step_down, step_up
+from masactrl.diffusion.flow import FlowRule, flow_step
 from masactrl.diffusion.guidance import guided
-from masactrl.diffusion.noise import NoiseSchedule, Prediction, Spacing, timestep_grid
+from masactrl.diffusion.noise import (
+    NoiseKind,
+    NoiseSchedule,
+    Prediction,
+    Spacing,
+    flow_schedule,
+    timestep_grid,
+)
 from masactrl.diffusion.sampling import Adjust, OnStep, Predict, Steer, denoise, put_back
 from masactrl.diffusion.trajectory import Trajectory
 
 __all__ = [
     "Adjust",
+    "FlowRule",
+    "NoiseKind",
     "NoiseSchedule",
     "OnStep",
     "Predict",
@@ -17,6 +27,8 @@ __all__ = [
     "Trajectory",
     "Walk",
     "denoise",
+    "flow_schedule",
+    "flow_step",
     "guided",
     "mean_down",
     "put_back",

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Walk", "mean_down", "spread", "step_down", "step_up"]
 
-Walk = Literal["ddim", "ddpm", "consistency"]
+Walk = Literal["ddim", "ddpm", "consistency", "euler", "midpoint", "fireflow"]
 """How much fresh noise a step takes: none (DDIM), the posterior's (DDPM, eta = 1), or only fresh
-noise (sigma^2 = 1 - a': every step is a new guess of the picture, noised anew; InfEdit's DDCM)."""
+noise (sigma^2 = 1 - a': every step is a new guess of the picture, noised anew; InfEdit's DDCM). The
+last three are rules of flows, see `masactrl.diffusion.flow`, and take none."""
 
 
 def spread(walk: Walk, a: float, a_next: float) -> float:

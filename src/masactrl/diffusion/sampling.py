@@ -8,11 +8,13 @@ official code leaves out, so that the source ends exactly where its path does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
 from masactrl.diffusion.ddim import Walk, step_down
+from masactrl.diffusion.flow import FlowRule, flow_step
+from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Adjust", "OnStep", "Predict", "Steer", "denoise", "put_back"]
 
-Predict = Callable[["Tensor", int], "Tensor"]
-"""(latents (n, c, h, w), step) to the network's output of the same shape, guidance applied."""
+Predict = Callable[["Tensor", float], "Tensor"]
+"""(latents (n, c, h, w), step) to the network's output of the same shape, guidance applied.
+
+Flows ask in the middle of a step too, as 2.5.
+"""
 
 Steer = Callable[[int, "Tensor", "Tensor"], "Tensor"]
 """(step, latents, eps) to the eps that is used."""
@@ -30,7 +35,7 @@ Steer = Callable[[int, "Tensor", "Tensor"], "Tensor"]
 Adjust = Callable[[int, "Tensor"], "Tensor"]
 """(level 1 to N, latents at that level) to the latents that are used."""
 
-OnStep = Callable[[int, int], None]
+OnStep = Callable[[int, float], None]
 """(step, timestep) after every step."""
 
 
@@ -55,24 +60,40 @@ def denoise(
         walk: see `Walk`.
         noise: fresh noise of each step (steps, 1, c, h, w), for walks that take some.
         path: of row 0, the latents at all levels (steps + 1, 1, c, h, w); None lets it go free.
-        steer: changes the predicted noise.
+        steer: changes the predicted noise; flows predict none and refuse it.
         adjust: changes the latents that a step has made.
         on_step: told about every finished step.
     """
-    z = start
+    rule = _rule(schedule, walk, steer)
+    z, carried = start, None
     for step, timestep in enumerate(schedule.timesteps):
         z = put_back(z, path, step)
-        eps = schedule.noise_in(predict(z, step), z, step)
-        if steer is not None:
-            eps = steer(step, z, eps)
-        w = None if noise is None else noise[step].to(z)
-        a, a_next = schedule.alpha_bar[step : step + 2]
-        z = put_back(step_down(z, eps, a, a_next, walk=walk, w=w), path, step + 1)
+        if rule is not None:
+            z, carried = flow_step(predict, z, step, step + 1, schedule, rule, carried)
+        else:
+            eps = schedule.noise_in(predict(z, step), z, step)
+            if steer is not None:
+                eps = steer(step, z, eps)
+            w = None if noise is None else noise[step].to(z)
+            a, a_next = schedule.alpha_bar[step : step + 2]
+            z = step_down(z, eps, a, a_next, walk=walk, w=w)
+        z = put_back(z, path, step + 1)
         if adjust is not None:
             z = adjust(step + 1, z)
         if on_step is not None:
             on_step(step, timestep)
     return z
+
+
+def _rule(schedule: NoiseSchedule, walk: Walk, steer: Steer | None) -> FlowRule | None:
+    """The rule of a flow; None for diffusion."""
+    rule: FlowRule | None = next((one for one in get_args(FlowRule) if one == walk), None)
+    if (rule is None) != (schedule.kind == "diffusion") or (rule and steer):
+        raise ConfigError(
+            f"The walk {walk!r} does not fit noise levels of the kind {schedule.kind}; flows are "
+            f"walked by {', '.join(get_args(FlowRule))} and corrected by nothing."
+        )
+    return rule
 
 
 def put_back(z: Tensor, path: Tensor | None, level: int) -> Tensor:

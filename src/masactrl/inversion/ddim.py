@@ -9,6 +9,8 @@ makes the gap between the two lines too wide to come back. The gap is widest at 
 steps, where a latent holds hardly any noise to find; `fresh_steps` skips them: those levels are
 reached by adding noise (z = sqrt(a) z_0 + sqrt(1 - a) eps), and only the way above them is
 inverted. The source then needs replay to come back; its targets start from livelier noise.
+
+Flows have no DDIM; direct inversion of SD3 and FLUX takes the steps of `uni_inv`.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
-from masactrl.diffusion import Trajectory, step_up
+from masactrl.diffusion import NoiseKind, Trajectory, step_up
 from masactrl.errors import ConfigError
+from masactrl.inversion.task import climb
+from masactrl.inversion.uni_inv import corrected_up
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from masactrl.inversion.task import InversionTask
 
-__all__ = ["DDIM", "climb"]
+__all__ = ["DDIM"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class DDIM:
 
     fresh_steps: int = 0
     name: ClassVar[str] = "ddim"
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
     replay: ClassVar[bool] = False
     spacing: ClassVar[None] = None
 
@@ -60,47 +63,26 @@ class DDIM:
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
-        predict, schedule = task.source(), task.schedule
-
-        def up(z_next: Tensor, level: int) -> Tensor:
-            eps = schedule.noise_in(predict(z_next, level), z_next, level)
-            return step_up(z_next, eps, schedule.alpha_bar[level + 1], schedule.alpha_bar[level])
-
+        flow = task.schedule.kind == "flow"
+        up = corrected_up(task, known=False) if flow else _up(task)
         return Trajectory(
             latents=climb(task, up, self.fresh_steps),
-            schedule=schedule,
+            schedule=task.schedule,
             method=self.name,
             prompt=task.prompt,
             guidance=task.guidance,
             replay=self.replay,
+            walk="euler" if flow else "ddim",
             options=self.settings() | ({"seed": task.seed} if self.fresh_steps else {}),
         )
 
 
-def climb(task: InversionTask, up: Callable[[Tensor, int], Tensor], fresh_steps: int = 0) -> Tensor:
-    """Return the latents at all levels (steps + 1, 1, c, h, w), noisiest first.
+def _up(task: InversionTask) -> Callable[[Tensor, int], Tensor]:
+    """The step up of the head of this file."""
+    predict, schedule = task.source(), task.schedule
 
-    Args:
-        task: whose picture.
-        up: (latents at level i + 1, i) to the latents at level i.
-        fresh_steps: how many of the cleanest levels are reached by adding noise instead.
+    def up(z_next: Tensor, level: int) -> Tensor:
+        eps = schedule.noise_in(predict(z_next, level), z_next, level)
+        return step_up(z_next, eps, schedule.alpha_bar[level + 1], schedule.alpha_bar[level])
 
-    Raises:
-        ConfigError: no step would be left to invert.
-    """
-    steps = task.schedule.steps
-    if fresh_steps >= steps:
-        raise ConfigError(
-            f"fresh_steps={fresh_steps} was given for a run of {steps} steps; accepted is 0 to "
-            f"{steps - 1}."
-        )
-    path = [task.latents]
-    eps = task.draw(1)[0] if fresh_steps else None
-    with torch.no_grad():
-        for level in reversed(range(steps)):
-            if eps is not None and level >= steps - fresh_steps:
-                path.append(task.schedule.noised(task.latents, eps, level))
-            else:
-                path.append(up(path[-1], level))
-            task.done(level)
-    return torch.stack(path[::-1])
+    return up

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from masactrl.diffusion import NoiseKind
 from masactrl.inversion.ddim import DDIM
 
 __all__ = ["Direct"]
@@ -18,7 +19,8 @@ __all__ = ["Direct"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Direct(DDIM):
-    """DDIM inversion with replay."""
+    """DDIM inversion, of flows Uni-Inv, with replay."""
 
     name: ClassVar[str] = "direct"
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from masactrl.diffusion import Trajectory, mean_down, spread
+from masactrl.diffusion import NoiseKind, Trajectory, mean_down, spread
 
 if TYPE_CHECKING:
     from masactrl.inversion.task import InversionTask
@@ -27,6 +27,7 @@ class EditFriendly:
     """Independent noise at every level, and the DDPM steps between them."""
 
     name: ClassVar[str] = "edit-friendly"
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
     replay: ClassVar[bool] = False
     spacing: ClassVar[None] = None
 

@@ -5,7 +5,8 @@ r"""DDIM inversion that solves every step instead of guessing it.
 
 The first round is plain DDIM inversion. A round that moves the latents further than the one before
 it (the iteration does not contract there) ends the step, and the closest answer is kept. The idea
-is that of AIDI (arXiv 2309.04907) and SPDInv (2403.11105).
+is that of AIDI (arXiv 2309.04907) and SPDInv (2403.11105). Of a flow it is Euler's step that is
+solved, z = z_{i+1} + (s_i - s_{i+1}) v(z, s_i).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from masactrl.diffusion import Trajectory, step_up
+from masactrl.diffusion import NoiseKind, Trajectory, step_up
 from masactrl.errors import ConfigError
-from masactrl.inversion.ddim import climb
+from masactrl.inversion.task import climb
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class FixedPoint:
     iterations: int = 5
     tolerance: float = 1e-4
     name: ClassVar[str] = "fixed-point"
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = False
     spacing: ClassVar[None] = None
 
@@ -59,13 +61,18 @@ class FixedPoint:
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
         predict, schedule = task.source(), task.schedule
+        flow = schedule.kind == "flow"
 
         def up(z_next: Tensor, level: int) -> Tensor:
             z, moved = z_next, float("inf")
             for _ in range(self.iterations):
-                eps = schedule.noise_in(predict(z, level), z, level)
-                a_next, a = schedule.alpha_bar[level + 1], schedule.alpha_bar[level]
-                better = step_up(z_next, eps, a_next, a)
+                output = predict(z, level)
+                if flow:
+                    better = z_next + (schedule.sigma[level] - schedule.sigma[level + 1]) * output
+                else:
+                    eps = schedule.noise_in(output, z, level)
+                    a_next, a = schedule.alpha_bar[level + 1], schedule.alpha_bar[level]
+                    better = step_up(z_next, eps, a_next, a)
                 change = float((better - z).norm() / better.norm())
                 if change > moved:
                     break
@@ -81,5 +88,6 @@ class FixedPoint:
             prompt=task.prompt,
             guidance=task.guidance,
             replay=self.replay,
+            walk="euler" if flow else "ddim",
             options=self.settings(),
         )

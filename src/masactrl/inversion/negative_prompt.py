@@ -15,7 +15,7 @@ from masactrl.errors import PromptError
 from masactrl.inversion.ddim import DDIM
 
 if TYPE_CHECKING:
-    from masactrl.diffusion import Trajectory
+    from masactrl.diffusion import NoiseKind, Trajectory
     from masactrl.inversion.task import InversionTask
 
 __all__ = ["NegativePrompt"]
@@ -26,6 +26,7 @@ class NegativePrompt:
     """DDIM inversion with the source prompt in both guidance branches; needs a source prompt."""
 
     name: ClassVar[str] = "negative-prompt"
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
     replay: ClassVar[bool] = False
     spacing: ClassVar[None] = None
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from masactrl.diffusion import Trajectory, guided, step_down
+from masactrl.diffusion import NoiseKind, Trajectory, guided, step_down
 from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion.ddim import DDIM
 from masactrl.settings.checks import settle
@@ -43,6 +43,7 @@ class NullText:
     rate: float = 1e-2
     tolerance: float = 1e-5
     name: ClassVar[str] = "null-text"
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
     replay: ClassVar[bool] = False
     spacing: ClassVar[None] = None
 
@@ -105,7 +106,7 @@ class NullText:
             def down(
                 u: Tensor,
                 here: Tensor = here,
-                timestep: int = timestep,
+                timestep: float = timestep,
                 said: Tensor = said,
                 step: int = step,
                 levels: tuple[float, float] = (a, a_next),

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from masactrl.errors import ConfigError
 from masactrl.models.guided import Condition, Guided
 
 if TYPE_CHECKING:
-    from masactrl.diffusion import NoiseSchedule, OnStep, Spacing, Trajectory
+    from collections.abc import Callable
+
+    from masactrl.diffusion import NoiseKind, NoiseSchedule, OnStep, Spacing, Trajectory
     from masactrl.models.denoiser import Denoiser
 
-__all__ = ["Inversion", "InversionTask"]
+__all__ = ["Inversion", "InversionTask", "climb"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,6 +75,11 @@ class Inversion(Protocol):
         ...
 
     @property
+    def kinds(self) -> tuple[NoiseKind, ...]:
+        """Of which models: "diffusion" (U-Nets), "flow" (SD3, FLUX)."""
+        ...
+
+    @property
     def replay(self) -> bool:
         """Whether the source is put back on its trajectory at every step, unless asked otherwise.
 
@@ -95,3 +103,32 @@ class Inversion(Protocol):
     def __call__(self, task: InversionTask) -> Trajectory:
         """Invert."""
         ...
+
+
+def climb(task: InversionTask, up: Callable[[Tensor, int], Tensor], fresh_steps: int = 0) -> Tensor:
+    """Return the latents at all levels (steps + 1, 1, c, h, w), noisiest first.
+
+    Args:
+        task: whose picture.
+        up: (latents at level i + 1, i) to the latents at level i.
+        fresh_steps: how many of the cleanest levels are reached by adding noise instead.
+
+    Raises:
+        ConfigError: no step would be left to invert.
+    """
+    steps = task.schedule.steps
+    if fresh_steps >= steps:
+        raise ConfigError(
+            f"fresh_steps={fresh_steps} was given for a run of {steps} steps; accepted is 0 to "
+            f"{steps - 1}."
+        )
+    path = [task.latents]
+    eps = task.draw(1)[0] if fresh_steps else None
+    with torch.no_grad():
+        for level in reversed(range(steps)):
+            if eps is not None and level >= steps - fresh_steps:
+                path.append(task.schedule.noised(task.latents, eps, level))
+            else:
+                path.append(up(path[-1], level))
+            task.done(level)
+    return torch.stack(path[::-1])

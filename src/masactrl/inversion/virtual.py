@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from masactrl.diffusion import Spacing, Trajectory
+from masactrl.diffusion import NoiseKind, Spacing, Trajectory
 
 if TYPE_CHECKING:
     from masactrl.inversion.task import InversionTask
@@ -30,6 +30,7 @@ class Virtual:
     """The source's path is drawn, not computed."""
 
     name: ClassVar[str] = "virtual"
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
     replay: ClassVar[bool] = True
     spacing: ClassVar[Spacing] = "trailing"
 

@@ -188,7 +188,7 @@ class Denoiser:
         return decoded
 
     def predict(
-        self, z: Tensor, timestep: int, text: Text, *, scale: Tensor | None = None
+        self, z: Tensor, timestep: float, text: Text, *, scale: Tensor | None = None
     ) -> Tensor:
         """Return what the U-Net says about latents (rows, c, h, w), float32, of their shape.
 

@@ -89,10 +89,10 @@ class Guided:
         """Rows of the batch."""
         return len(self._plan)
 
-    def __call__(self, z: Tensor, step: int) -> Tensor:
+    def __call__(self, z: Tensor, step: float) -> Tensor:
         """Return the guided output (images, c, h, w) for latents of that shape."""
-        timestep = self._schedule.timesteps[step]
-        text = self._text_at(step)
+        timestep = self._schedule.timestep(step)
+        text = self._text_at(int(step))
         scale = self._scale[self._image]
         output = self._denoiser.predict(z[self._image], timestep, text, scale=scale)
         c = output[self._c]

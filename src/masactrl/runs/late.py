@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from masactrl.diffusion import NoiseSchedule, denoise
+from masactrl.diffusion import denoise
 from masactrl.methods import Parts
 from masactrl.methods.starts import FromSource, of_source
 from masactrl.runs.batch import alone_layout, source_layout
@@ -124,16 +124,11 @@ def _mask(run: EditRun, z_0: Tensor) -> Tensor | None:
 
 def _rest(trajectory: Trajectory, first: int) -> Trajectory:
     """The trajectory from a step on."""
-    whole = trajectory.schedule
     unconditional = trajectory.unconditional
     return replace(
         trajectory,
         latents=trajectory.latents[first:],
-        schedule=NoiseSchedule(
-            timesteps=whole.timesteps[first:],
-            alpha_bar=whole.alpha_bar[first:],
-            prediction=whole.prediction,
-        ),
+        schedule=trajectory.schedule.rest(first),
         unconditional=None if unconditional is None else unconditional[first:],
         noise=None if trajectory.noise is None else trajectory.noise[first:],
     )

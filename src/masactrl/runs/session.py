@@ -274,7 +274,7 @@ def tell_steps(on_step: Callable[[StepRecord], None] | None, steps: int) -> OnSt
     if on_step is None:
         return None
 
-    def tell(step: int, timestep: int) -> None:
+    def tell(step: int, timestep: float) -> None:
         on_step(StepRecord(step=step, steps=steps, timestep=timestep))
 
     return tell

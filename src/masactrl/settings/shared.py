@@ -42,7 +42,17 @@ Fit = Literal["auto", "keep"]
 """What happens to a picture that is not of the model's size; see `masactrl.pictures.input`."""
 
 InversionName = Literal[
-    "direct", "ddim", "fixed-point", "negative-prompt", "null-text", "edit-friendly", "virtual"
+    "direct",
+    "ddim",
+    "fixed-point",
+    "negative-prompt",
+    "null-text",
+    "edit-friendly",
+    "virtual",
+    "euler",
+    "rf-solver",
+    "fireflow",
+    "uni-inv",
 ]
 """The names in `masactrl.inversion.INVERSIONS`, likewise."""
 
