@@ -13,6 +13,7 @@ from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError, Schedule
 from masactrl.methods import MasaCtrl
 from masactrl.models import LoadedModel, default_preset
 from masactrl.pictures.images import tensor_to_images
+from masactrl.rerun.generate import request_of
 from masactrl.runs.generate import StepRecord, rows_of, start_noise
 
 SOURCE, FIRST, SECOND = "a cat standing", "a cat running", "a dog sitting in snow"
@@ -226,3 +227,30 @@ def test_sdxl_is_served_alike() -> None:
 def test_a_model_is_a_value(model: LoadedModel) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         model.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("method", ["masactrl", "sdedit"])
+def test_results_offer_the_latents_of_every_picture(model: LoadedModel, method: str) -> None:
+    own = {} if method == "masactrl" else {"start_step": None}
+    result = generate(model, request(target_prompts=(FIRST, SECOND), method=method, **own))
+    pictures, scale = result.pictures(), model.pipeline.vae.config.scaling_factor
+    assert result.latents.keys() == pictures.keys()
+    for name, latents in result.latents.items():
+        with torch.no_grad():
+            decoded = model.pipeline.vae.decode(latents[None] / scale).sample
+        (again,) = tensor_to_images(decoded / 2 + 0.5, signed=False)
+        assert apart(again, pictures[name]) <= 1, name
+
+
+def test_the_start_noise_may_be_given(model: LoadedModel) -> None:
+    drawn = generate(model, request())
+    noise = start_noise(model, drawn.request)
+    given = generate(model, request(seed=5), noise=noise)
+    assert given.source.tobytes() == drawn.source.tobytes()
+    assert given.targets[0].controlled.tobytes() == drawn.targets[0].controlled.tobytes()
+    with pytest.raises(ConfigError, match="start noise that was given as an object"):
+        request_of(given.recipe("source").request)
+    with pytest.raises(ConfigError, match=r"32x32 need \(1, 4, 4, 4\)"):
+        generate(model, request(), noise=noise[..., :2])
+    with pytest.raises(ConfigError, match="all of it numbers"):
+        generate(model, request(), noise=noise * torch.nan)

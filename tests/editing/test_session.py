@@ -54,6 +54,8 @@ def test_a_result_carries_everything(session: EditSession, tmp_path: Path) -> No
     pictures = result.pictures()
     assert all(picture.size == (WIDTH, HEIGHT) for picture in pictures.values())
     assert {*pictures, "sheet"} == {*edit_names(2, compare=True, masks=True)}
+    assert {*result.latents} == {n for n in pictures if "mask" not in n and n != "input"}
+    assert torch.equal(result.latents["reconstruction"], session.trajectory.latents[-1][0])
     mask = np.asarray(pictures["mask"]) > 127
     assert (mask == (half_mask("left") > 0)).all()
     again = session.edit(request)

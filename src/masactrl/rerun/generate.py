@@ -79,10 +79,15 @@ def request_again(values: Mapping[str, Any], given: Given) -> GenerateRequest:
 
 
 def refuse_object(values: Mapping[str, Any]) -> None:
-    """Refuse what was made by a control that was an object; `ConfigError`."""
+    """Refuse what was made by a control or from noise that was an object; `ConfigError`."""
     if control := values.get("control"):
         raise ConfigError(
             f"The picture was made with a control given as an object ({control}), which no recipe "
+            "holds; make it again with the script that made it."
+        )
+    if values.get("noise"):
+        raise ConfigError(
+            "The picture was made from start noise that was given as an object, which no recipe "
             "holds; make it again with the script that made it."
         )
 

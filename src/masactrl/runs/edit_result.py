@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from masactrl.pictures.images import Tile, contact_sheet, png_bytes
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image
+    from torch import Tensor
 
     from masactrl.runs.edit_request import Features, ResolvedEdit
     from masactrl.runs.inversion_request import InversionRequest
@@ -65,6 +66,8 @@ class EditResult:
         warnings: sentences about what was probably not meant, see `masactrl.runs.prompts`.
         stated: what recipes say of the model; None says its name only.
         inputs: name and hash of the input, where it was a file.
+        latents: name of a picture, reconstruction included -> its final latents (c, h / 8, w / 8),
+            float32 on the CPU, as large as the framed picture.
     """
 
     picture: Image.Image
@@ -85,6 +88,7 @@ class EditResult:
     warnings: tuple[str, ...] = ()
     stated: ModelStated | None = None
     inputs: tuple[InputStated, ...] = ()
+    latents: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def features(self) -> Features:

@@ -70,6 +70,7 @@ def generate(
     request: GenerateRequest,
     *,
     method: Method | None = None,
+    noise: Tensor | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> GenerateResult:
     """Make the source, and every target with and without control.
@@ -81,24 +82,27 @@ def generate(
         model: what `load_pipeline` returns.
         request: what to make; what it leaves open comes from the model's preset.
         method: who controls the targets, instead of the method that the request names.
+        noise: start noise (1, c, h / 8, w / 8) of all pictures, instead of that of the seed.
         on_step: called after each denoising step; an exception raised there ends the run.
 
     Raises:
         ScheduleError: S or L is beyond the steps of the run or the layers of the model.
         UnsupportedPipeline: the model cannot be controlled.
+        ConfigError: the noise is of another shape, or holds NaN.
         MasaCtrlError: the model made no numbers, as some do in float16.
 
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
     with running(model, request):
-        return _generated(model, request, method, on_step)
+        return _generated(model, request, method, noise, on_step)
 
 
 def _generated(
     model: LoadedModel,
     request: GenerateRequest,
     method: Method | None,
+    noise: Tensor | None,
     on_step: Callable[[StepRecord], None] | None,
 ) -> GenerateResult:
     from masactrl.models.drawing import exact_ddim, first_level_warning
@@ -126,7 +130,8 @@ def _generated(
     led = leading(model, settings)((0, *numbers, *numbers))
     # Before anything is attached, also to the scheduler.
     with exact_ddim(model.pipeline), led:
-        pictures = _pictures(model, settings, control, _reporter(on_step))
+        z_T = start_noise(model, settings) if noise is None else _checked(model, settings, noise)
+        pictures, latents = _pictures(model, settings, control, z_T, _reporter(on_step))
     seconds = time.perf_counter() - started
     check_numbers(model, pictures)
     source, *others = tensor_to_images(pictures, signed=False)
@@ -146,7 +151,29 @@ def _generated(
         warnings=notes,
         stated=stated_model(model),
         control=own,
+        noise_given=noise is not None,
+        latents=dict(zip(_order(len(targets)), latents.float().cpu(), strict=True)),
     )
+
+
+def _order(targets: int) -> tuple[str, ...]:
+    """The names of a run's pictures in the order of its rows."""
+    numbers = range(1, targets + 1)
+    kinds = (
+        f"target{number}-{kind}" for kind in ("controlled", "uncontrolled") for number in numbers
+    )
+    return ("source", *kinds)
+
+
+def _checked(model: LoadedModel, settings: ResolvedRequest, noise: Tensor) -> Tensor:
+    """Noise of somebody's own, where the model computes."""
+    own = start_noise(model, settings)
+    if noise.shape != own.shape or not bool(noise.isfinite().all()):
+        raise ConfigError(
+            f"The noise is of the shape {tuple(noise.shape)}; pictures of {settings.width}x"
+            f"{settings.height} need {tuple(own.shape)}, all of it numbers."
+        )
+    return noise.to(own)
 
 
 def leading(
@@ -222,16 +249,16 @@ def _pictures(
     model: LoadedModel,
     settings: ResolvedRequest,
     method: Method,
+    noise: Tensor,
     report: Callable[..., dict[str, Any]] | None,
-) -> Tensor:
-    """Return source, targets with and targets without control: n 3 h w in [0, 1]."""
+) -> tuple[Tensor, Tensor]:
+    """Return source, targets with and targets without control, n 3 h w in [0, 1], and latents."""
     import torch
 
     from masactrl.methods.starts import beginning
     from masactrl.models.drawing import draw
 
     pipeline, targets = model.pipeline, settings.target_prompts
-    noise = start_noise(model, settings)  # 1 c h w
     final: list[Tensor] = []  # the latents after the last step
 
     def tell(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -252,20 +279,24 @@ def _pictures(
         prompts += targets
         # An attachment counts tokens, of which weights have none.
         with method.attach(pipeline, rows, prompts=[without_weights(prompt) for prompt in prompts]):
-            return call(prompts, noise.repeat(rows.images, 1, 1, 1))
+            return call(prompts, noise.repeat(rows.images, 1, 1, 1)), final[-1]
     plain = call(prompts, noise.repeat(len(prompts), 1, 1, 1))
+    z_0 = final[-1]
     each = (len(targets), 1, 1, 1)
     with beginning(
         pipeline,
         method,
         prompts=targets,
-        z_0=final[-1][:1].repeat(each),
+        z_0=z_0[:1].repeat(each),
         noise=noise.repeat(each),
         steps=settings.steps,
         seed=settings.seed,
     ) as z_t:
         edited = call(list(targets), z_t)
-    return torch.cat([plain[:1], edited, plain[1:]])
+    return (
+        torch.cat([plain[:1], edited, plain[1:]]),
+        torch.cat([z_0[:1], final[-1], z_0[1:]]),
+    )
 
 
 def check_numbers(model: LoadedModel, pictures: Tensor) -> None:

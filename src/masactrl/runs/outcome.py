@@ -31,3 +31,11 @@ class Outcome:
     masks: tuple[Image.Image, ...] | None
     passes: int
     seconds: float
+
+    def latents(self) -> dict[str, Tensor]:
+        """Return the final latents (c, h, w) by the name of their picture, float32 on the CPU."""
+        rows = {"reconstruction": self.source[0]}
+        for kind, made in (("controlled", self.controlled), ("uncontrolled", self.uncontrolled)):
+            each = () if made is None else made
+            rows |= {f"target{number}-{kind}": one for number, one in enumerate(each, start=1)}
+        return {name: one.float().cpu() for name, one in rows.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from masactrl.errors import OutputError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image
+    from torch import Tensor
 
     from masactrl.runs.request import ResolvedRequest
 
@@ -68,6 +69,8 @@ class GenerateResult:
         stated: what recipes say of the model; None says its name only.
         control: the kind of control, where it was an object that no request can describe; such a
             run cannot be made again from its recipe, and the recipe says so.
+        noise_given: whether the start noise was given instead of drawn from the seed; likewise.
+        latents: name of a picture -> its final latents (c, h / 8, w / 8), float32 on the CPU.
     """
 
     source: Image.Image
@@ -80,6 +83,8 @@ class GenerateResult:
     warnings: tuple[str, ...] = ()
     stated: ModelStated | None = None
     control: str | None = None
+    noise_given: bool = False
+    latents: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def to_sheet(self) -> Image.Image:
         """Return one picture: per target a row of source, without control, with control."""
@@ -113,13 +118,14 @@ class GenerateResult:
 
     def recipe(self, picture: str) -> Recipe:
         """Return how the picture of that name was made."""
+        objects = {"control": self.control, "noise": "given" if self.noise_given else None}
         return Recipe(
             kind="generate",
             picture=picture,
             model=self.stated or ModelStated(name=self.model),
             device=self.device,
             dtype=self.dtype,
-            request=self.request.recipe() | ({"control": self.control} if self.control else {}),
+            request=self.request.recipe() | {name: one for name, one in objects.items() if one},
             inputs=stated_files(self.request.layouts),
         )
 

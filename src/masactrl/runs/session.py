@@ -173,6 +173,7 @@ class EditSession:
             warnings=notes,
             stated=stated_model(self.model),
             inputs=self.stated,
+            latents=outcome.latents(),
         )
 
     def plan(self, request: EditRequest, *, method: Method | str | None = None) -> EditPlan:
