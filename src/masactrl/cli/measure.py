@@ -68,7 +68,7 @@ def measure(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
     count: CountOption = 200,
-    steps: StepsOption = 25,
+    steps: StepsOption = 20,
     cfg: Annotated[
         float | None,
         typer.Option(min=1, help="Guidance scale; 1 is off.", show_default="the model's"),

@@ -2,7 +2,7 @@
 
 A folder may carry its own in a file `masactrl.json`, as the embedded model does:
 
-    {"family": "puppets", "steps": 25, "guidance_scale": 4.0, "start_step": 2, "start_layer": 10,
+    {"family": "puppets", "steps": 20, "guidance_scale": 4.0, "start_step": 2, "start_layer": 10,
      "height": 256, "width": 256, "scheduler": "ddim"}
 
 Any other model gets the settings of its family.
