@@ -24,6 +24,7 @@ from masactrl.studies.sweep import (
     sweep_generate,
     sweep_names,
 )
+from masactrl.studies.sweep_grids import check_others, grid_name, with_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,13 +65,35 @@ def test_axes(words: list[str], steps: tuple[int, ...], layers: tuple[int, ...])
     assert (axes.start_steps, axes.start_layers) == (steps, layers)
 
 
+def test_any_other_setting_makes_grids_of_their_own() -> None:
+    axes = parse_axes(["cfg=2,7.5", "start-step=1-2", "form=replace,union"])
+    assert axes.grid == Axes(start_steps=(1, 2))
+    assert [dict(one) for one in axes.runs()] == [
+        {"cfg": cfg, "form": form} for cfg in (2.0, 7.5) for form in ("replace", "union")
+    ]
+    assert [grid_name(one) for one in axes.runs()][:2] == ["cfg-2_form-replace", "cfg-2_form-union"]
+    request = GenerateRequest(source_prompt="a cat", target_prompts=("a dog",))
+    assert with_values(request, {"cfg": 2.0, "keep-background": True}).guidance_scale == 2
+    with pytest.raises(ConfigError, match=r"cfg makes a grid for each of its values"):
+        axes.filled(1, 2)
+    with pytest.raises(ConfigError, match=r"fit is no setting of this kind of source; accepted"):
+        check_others(parse_axes(["fit=auto,keep"]), GenerateRequest)
+    with pytest.raises(ConfigError, match=r"guidance_scale=0.5 was given"):
+        with_values(request, {"cfg": 0.5})
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ([], "needs an axis, for example start-step"),
         (["start-step"], "is no axis; accepted are start-step and start-layer, for example"),
         (["start-stp=2"], "did you mean start-step"),
-        (["strength=2"], "accepted are start-step and start-layer"),
+        (["prompt=a"], "any other setting that is a number or a choice: cfg, "),
+        (["method=sdedit"], "is no axis"),
+        (["form=both"], "form=both is none of replace, union"),
+        (["cfg=2,x"], "cfg=2,x has values that are none; write numbers like 4,7.5"),
+        (["keep-background=on"], "write yes,no"),
+        (["seed=0-99", "steps=1-9"], "make 900 cells; accepted are up to 400"),
         (["start-step=a"], "a part 'a' that is no value; write values like 8,10,12 or 2-8"),
         (["start-step=1,,2"], "a part '' that is no value"),
         (["start-step="], "a part '' that is no value"),

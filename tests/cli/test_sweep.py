@@ -54,6 +54,30 @@ def test_a_prompt(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixtur
     assert list((tmp_path / "out").glob("*.json")) == []
 
 
+def test_other_settings(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--source", "a cat sitting", "--size", "24x16", "cfg=1,4", "seed=1,2"]
+    assert main([*words, *more, "--plan", "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)["plans"]
+    assert [(one["cfg"], one["seed"], one["cells"]) for one in plans][:2] == [(1, 1, 1), (1, 2, 1)]
+    assert main([*words, *more]) == 0
+    out = tmp_path / "out"
+    assert {one.name for one in out.iterdir() if one.is_dir()} == {
+        f"cfg-{cfg}_seed-{seed}" for cfg in (1, 4) for seed in (1, 2)
+    }
+    assert Path(capsys.readouterr().out.splitlines()[-1]) == out / "sweep.png"
+    (cell,) = (out / "cfg-1_seed-2").glob("target1-*.png")
+    recipe = read_recipe(cell)
+    assert recipe is not None
+    assert (recipe["request"]["run"]["guidance_scale"], recipe["request"]["run"]["seed"]) == (1, 2)
+    with Image.open(out / "sweep.png") as all_, Image.open(cell.parent / "sweep.png") as one:
+        assert all_.height > 3 * one.height
+    assert main([*words, *more, "--seed", "3"]) == 2
+    assert "--seed and the axis seed are both given" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "photo.png"), "size=2"]) == 2
+
+
 def test_an_interrupt_keeps_the_cells_that_are_done(
     words: list[str],
     tmp_path: Path,

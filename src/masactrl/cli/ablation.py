@@ -21,6 +21,7 @@ from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder
+from masactrl.settings.shared import RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 @takes(
     only(EditRequest, "target_prompts"),
     only(InversionRequest, "prompt"),
-    only(GenerateRequest, "seed", "steps", "guidance_scale", "start_step", "start_layer"),
+    only(GenerateRequest, "seed"),
+    RunSettings,
+    only(GenerateRequest, "guidance_scale", "start_step", "start_layer"),
     LayoutWords,
     only(ModelSpec, "model", "loras", "device", "dtype"),
     only(Output, "out", "overwrite"),

@@ -13,24 +13,27 @@ from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import PlanOption, SizeOption
 from masactrl.cli.output import Output
-from masactrl.cli.parsing import parse_size
+from masactrl.cli.parsing import parse_photo, parse_size
+from masactrl.errors import ConfigError
 from masactrl.pictures.files import write_text
-from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.inversion_request import InversionRequest, draws_noise
 from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder, write_pictures
-from masactrl.settings.shared import CONTROL, parse_options
+from masactrl.settings.shared import CONTROL, RunSettings, parse_options
 from masactrl.studies.compare import COMPARED, COMPARISON
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @takes(
     only(InversionRequest, "prompt", "method"),
-    only(GenerateRequest, "seed", "steps", "guidance_scale", "negative_prompt"),
-    only(GenerateRequest, "start_step", "start_layer"),
+    only(GenerateRequest, "seed"),
+    RunSettings,
+    only(GenerateRequest, "guidance_scale", "negative_prompt", "start_step", "start_layer"),
     LayoutWords,
     ModelSpec,
     Output,
@@ -78,21 +81,15 @@ def compare(
     del config  # was read before the other options
     with quiet_libraries():
         layouts = given.build(LayoutWords).layouts()
+    own = {"target_prompts": (to,), "method": "masactrl", "method_options": (), "layouts": layouts}
     asked = Asked(
         source=source,
-        prompt=given["from"],
-        target=to,
-        inversion=given["inversion"],
-        seed=given["seed"],
-        steps=given["steps"],
-        cfg=given["cfg"],
-        negative=given["negative"] or "",
-        size=None if size is None else parse_size(size),
-        start_step=given["start-step"],
-        start_layer=given["start-layer"],
+        request=_photo(given, own, size)
+        if parse_photo(source)
+        else _words(given, source, own, size),
+        seed=given["seed"] or 0,
         methods=None if method is None else tuple(method),
         options=_by_method(method_option or ()),
-        layouts=layouts,
     )
     asked.check()
     spec, written = given.build(ModelSpec), given.build(Output)
@@ -114,6 +111,25 @@ def compare(
     if stopped:
         count = len(result.methods())
         interrupted(f"{count} of {count + len(result.unmade)} methods are done")
+
+
+def _words(given: Given, source: str, own: Mapping[str, Any], size: str | None) -> GenerateRequest:
+    if given["from"] or given["inversion"] != "direct":
+        raise ConfigError(
+            "--from and --inversion belong to a picture, and SOURCE is taken for a prompt; leave "
+            "them out, or give the file of a picture."
+        )
+    width, height = (None, None) if size is None else parse_size(size)
+    return given.build(GenerateRequest, source_prompt=source, width=width, height=height, **own)
+
+
+def _photo(
+    given: Given, own: Mapping[str, Any], size: str | None
+) -> tuple[InversionRequest, EditRequest]:
+    if size is not None:
+        raise ConfigError("--size belongs to a prompt; a picture has its own.")
+    seed = given["seed"] if draws_noise(given["inversion"]) else None
+    return given.build(InversionRequest, seed=seed), given.build(EditRequest, **own)
 
 
 def _by_method(words: Sequence[str]) -> dict[str, dict[str, Any]]:

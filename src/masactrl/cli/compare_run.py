@@ -14,9 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from masactrl.cli.console import finishing, output, progress
-from masactrl.cli.parsing import parse_photo
 from masactrl.cli.plan import show_lines
-from masactrl.errors import ConfigError
 from masactrl.runs.request import GenerateRequest
 from masactrl.studies.compare import COMPARED, COMPARISON, check_compared
 
@@ -25,66 +23,53 @@ if TYPE_CHECKING:
 
     from masactrl.models import LoadedModel
     from masactrl.runs.invert import EditRequest, InversionRequest
-    from masactrl.runs.layout import Layout
     from masactrl.runs.recipe import Recipe
     from masactrl.studies.compare import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The words of the command; fields as its options, `prompt` is --from, None the model's own."""
+    """What is compared.
+
+    Attributes:
+        source: as it was given, a prompt or the path of a picture.
+        request: of the pictures from words; of a picture how it is inverted, and its edit.
+        seed: of methods that draw noise.
+        methods, options: see `masactrl.studies.compare.compare_generated`.
+    """
 
     source: str
-    prompt: str
-    target: str
-    inversion: str
-    seed: int | None
-    steps: int | None
-    cfg: float | None
-    negative: str
-    size: tuple[int, int] | None
-    start_step: int | None
-    start_layer: int | None
+    request: GenerateRequest | tuple[InversionRequest, EditRequest]
+    seed: int
     methods: tuple[str, ...] | None
     options: Mapping[str, Mapping[str, Any]]
-    layouts: tuple[Layout, ...]
 
     @property
-    def photo(self) -> Path | None:
-        """The picture that SOURCE names; None for a prompt."""
-        return parse_photo(self.source)
+    def asked(self) -> GenerateRequest | EditRequest:
+        """The request that says the target."""
+        return self.request[1] if isinstance(self.request, tuple) else self.request
 
     def check(self) -> None:
         """Refuse what cannot be, before a model is loaded; `ConfigError`."""
         for name in self.methods or COMPARED:
             GenerateRequest(source_prompt="-", target_prompts=("-",), method=name)
-        if self.photo is None:
-            if self.prompt or self.inversion != "direct":
-                raise ConfigError(
-                    "--from and --inversion belong to a picture, and SOURCE is taken for a prompt; "
-                    "leave them out, or give the file of a picture."
-                )
-            check_compared(self._words(), self.methods or COMPARED, self.options)
-            return
-        if self.size is not None:
-            raise ConfigError("--size belongs to a prompt; a picture has its own.")
-        check_compared(self._picture()[1], self.methods or COMPARED, self.options)
-        from masactrl.pictures.input import read_picture
+        check_compared(self.asked, self.methods or COMPARED, self.options)
+        if isinstance(self.request, tuple):
+            from masactrl.pictures.input import read_picture
 
-        read_picture(self.photo)
+            read_picture(self.source)
 
     def names(self) -> list[str]:
         """Return the names of the pictures that will be written."""
         names = [COMPARISON, "source", "fixed-seed", *(self.methods or COMPARED)]
-        return names if self.photo is None else [*names, "reconstruction"]
+        return [*names, "reconstruction"] if isinstance(self.request, tuple) else names
 
     def run(self, model: LoadedModel) -> tuple[Comparison, Recipe, bool]:
         """Make the comparison; also say how it was made, and whether somebody interrupted it."""
         with finishing(Console(stderr=True)) as stopping:
-            made = self._from_words if self.photo is None else self._from_photo
-            return *made(model, stopping), stopping()
+            return *self._made(model, stopping), stopping()
 
-    def _made(self, result: Comparison) -> dict[str, Any]:
+    def _told(self, result: Comparison) -> dict[str, Any]:
         """Return the methods that were made and their options, for the recipe."""
         methods = result.methods()
         options = {name: one for name, one in self.options.items() if name in methods}
@@ -95,76 +80,32 @@ class Asked:
         from masactrl.runs.invert import plan
         from masactrl.studies.compare_edited import compared_calls
 
-        if self.photo is None:
-            return self._words().resolve(model.preset).steps * len(self.methods or COMPARED)
-        inversion, request = self._picture()
+        if not isinstance(self.request, tuple):
+            return self.request.resolve(model.preset).steps * len(self.methods or COMPARED)
+        inversion, request = self.request
         ask = partial(plan, model, self.source, inversion)
         calls = compared_calls(ask, request, methods=self.methods, options=self.options)
         return (inversion.steps or model.preset.steps) + calls
 
-    def _words(self) -> GenerateRequest:
-        width, height = self.size or (None, None)
-        return GenerateRequest(
-            source_prompt=self.source,
-            target_prompts=(self.target,),
-            seed=self.seed or 0,
-            steps=self.steps,
-            guidance_scale=self.cfg,
-            negative_prompt=self.negative,
-            start_step=self.start_step,
-            start_layer=self.start_layer,
-            height=height,
-            width=width,
-            layouts=self.layouts,
-        )
-
-    def _picture(self) -> tuple[InversionRequest, EditRequest]:
-        from masactrl.runs.inversion_request import draws_noise
-        from masactrl.runs.invert import EditRequest, InversionRequest
-
-        inversion = InversionRequest(
-            prompt=self.prompt,
-            method=self.inversion,
-            steps=self.steps,
-            seed=self.seed if draws_noise(self.inversion) else None,
-        )
-        request = EditRequest(
-            target_prompts=(self.target,),
-            guidance_scale=self.cfg,
-            negative_prompt=self.negative or None,
-            start_step=self.start_step,
-            start_layer=self.start_layer,
-            layouts=self.layouts,
-        )
-        return inversion, request
-
-    def _from_words(
-        self, model: LoadedModel, stop: Callable[[], bool]
-    ) -> tuple[Comparison, Recipe]:
-        from masactrl.studies.compare import compare_generated, comparison_recipe
-
-        request, names = self._words(), self.methods or COMPARED
-        with progress(Console(stderr=True), "Denoising", self.calls(model)) as on_step:
-            result = compare_generated(
-                model, request, methods=names, options=self.options, on_step=on_step, stop=stop
-            )
-        return result, comparison_recipe(model, request, **self._made(result))
-
-    def _from_photo(
-        self, model: LoadedModel, stop: Callable[[], bool]
-    ) -> tuple[Comparison, Recipe]:
+    def _made(self, model: LoadedModel, stop: Callable[[], bool]) -> tuple[Comparison, Recipe]:
         from masactrl.runs.invert import invert
+        from masactrl.studies.compare import compare_generated, comparison_recipe
         from masactrl.studies.compare_edited import compare_edited, edited_recipe
 
-        inversion, request = self._picture()
-        chosen: dict[str, Any] = {"methods": self.methods, "options": self.options}
+        shared: dict[str, Any] = {"options": self.options, "stop": stop}
         with progress(Console(stderr=True), "Denoising", self.calls(model)) as on_step:
+            if not isinstance(self.request, tuple):
+                methods = self.methods or COMPARED
+                result = compare_generated(
+                    model, self.request, methods=methods, on_step=on_step, **shared
+                )
+                return result, comparison_recipe(model, self.request, **self._told(result))
+            inversion, request = self.request
             session = invert(model, self.source, inversion, on_step=on_step)
-            seed = self.seed or 0
             result = compare_edited(
-                session, request, **chosen, seed=seed, on_step=on_step, stop=stop
+                session, request, methods=self.methods, seed=self.seed, on_step=on_step, **shared
             )
-        return result, edited_recipe(session, request, **self._made(result), seed=seed)
+        return result, edited_recipe(session, request, **self._told(result), seed=self.seed)
 
 
 def show_compare_plan(asked: Asked, model: LoadedModel, out: Path, *, as_json: bool) -> None:
@@ -172,7 +113,7 @@ def show_compare_plan(asked: Asked, model: LoadedModel, out: Path, *, as_json: b
     told = {
         "model": model.name,
         "source": asked.source,
-        "target": asked.target,
+        "target": asked.asked.target_prompts[0],
         "methods": list(asked.methods or COMPARED),
         "steps_in_all": asked.calls(model),
         "folder": str(out),

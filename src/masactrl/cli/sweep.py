@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from masactrl.cli.console import quiet_libraries
-from masactrl.cli.declared import Given, only, takes, without
+from masactrl.cli.declared import Given, only, parameter_of, takes, without
 from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import PlanOption, SizeOption
 from masactrl.cli.output import Output
 from masactrl.cli.parsing import parse_size
-from masactrl.cli.sweep_run import run_sweep, show_sweep_plan, tell_sweep
+from masactrl.cli.sweep_run import SweepRun, run_sweeps, show_sweep_plans
 from masactrl.errors import ConfigError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
@@ -23,7 +23,10 @@ from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from masactrl.cli.sweep_run import Asked
+    from masactrl.studies.axes import Axes
 
 _OF_PICTURES = {
     "shown": "--from",
@@ -52,7 +55,9 @@ def sweep(
         typer.Argument(
             metavar="[PICTURE] AXIS=VALUES...",
             help="The picture (none with --source), and the axes: start-step (S) and start-layer "
-            "(L), with values like 8,10,12 or 2-8(+2), which is 2,4,6,8; up to 400 cells.",
+            "(L), with values like 8,10,12 or 2-8(+2), which is 2,4,6,8; up to 400 cells. Any "
+            "other setting that is a number or a choice, such as cfg=4,7.5, makes a grid for each "
+            "value, in a folder of its own.",
         ),
     ],
     source: Annotated[
@@ -83,7 +88,7 @@ def sweep(
     config: ConfigOption = None,
     plan: PlanOption = False,
 ) -> None:
-    """Make the same edit with every S and L, and show them as one figure.
+    """Make the same edit with every S and L, or other settings, and show them as one figure.
 
     An axis that is left out has the model's value. The source is recorded once for all cells.
 
@@ -94,16 +99,20 @@ def sweep(
 
     Example: masactrl sweep start-step=5,10,20 --source "a cat sitting in the snow"
     --to "a cat running in the snow" -o out
+
+    Example: masactrl sweep cfg=2,4,8 clip-skip=0,1 --source "a cat sitting in the snow"
+    --to "a cat running in the snow" -o out
     """
     del config  # was read before the other options
     from masactrl.studies.axes import parse_axes
-    from masactrl.studies.sweep_result import sweep_names
+    from masactrl.studies.sweep_grids import grid_name
+    from masactrl.studies.sweep_result import SWEEP, sweep_names
 
     picture, axes = _picture(words), parse_axes([word for word in words if _is_axis(word)])
     _check_source(context, picture, source, size)
     spec, written = given.build(ModelSpec), given.build(Output)
     with quiet_libraries():
-        asked: GenerateRequest | tuple[Path, InversionRequest, EditRequest]
+        asked: Asked
         if picture is None:
             asked = _generated(given, source or "", seed, negative, size)
         else:
@@ -114,17 +123,43 @@ def sweep(
             layouts = given.build(LayoutWords).layouts()
             request = given.build(EditRequest, negative_prompt=negative, layouts=layouts)
             asked = (picture, inversion, request)
+        kinds = [type(one) for one in asked[1:]] if isinstance(asked, tuple) else [type(asked)]
+        _check_others(context, axes, *kinds)
+        runs = [
+            SweepRun(values=one, asked=_with(asked, one), out=written.out / grid_name(one))
+            for one in axes.runs()
+        ]
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.
         if not plan:
             count = len(given["to"])
-            prepare_folder(written.out, sweep_names(count, axes), overwrite=written.overwrite)
+            prepare_folder(written.out, [SWEEP], overwrite=written.overwrite)
+            for run in runs:
+                prepare_folder(run.out, sweep_names(count, axes), overwrite=written.overwrite)
         loaded = spec.load()
         if plan:
-            show_sweep_plan(loaded, asked, axes, written.out, as_json=written.as_json)
+            show_sweep_plans(loaded, runs, axes.grid, as_json=written.as_json)
             return
-        result, stopped = run_sweep(loaded, asked, axes)
-    paths = result.save(written.out, overwrite=written.overwrite, metadata=written.metadata)
-    tell_sweep(result, paths, stopped=stopped, as_json=written.as_json)
+        run_sweeps(loaded, runs, axes.grid, written)
+
+
+def _check_others(context: typer.Context, axes: Axes, *requests: type) -> None:
+    """Refuse axes that this kind of source has no setting for, or that an option says, too."""
+    from masactrl.studies.sweep_grids import check_others
+
+    check_others(axes, *requests)
+    for name, _ in axes.others:
+        said = context.get_parameter_source(parameter_of(name))
+        if said is not None and said.name != "DEFAULT":
+            raise ConfigError(f"--{name} and the axis {name} are both given; give one of them.")
+
+
+def _with(asked: Asked, values: Mapping[str, Any]) -> Asked:
+    from masactrl.studies.sweep_grids import with_values
+
+    if not isinstance(asked, tuple):
+        return with_values(asked, values)
+    picture, inversion, edit = asked
+    return picture, with_values(inversion, values), with_values(edit, values)
 
 
 def _check_source(

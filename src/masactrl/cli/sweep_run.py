@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 from rich.console import Console
 
 from masactrl.cli.console import finishing, interrupted, output, progress
 from masactrl.cli.plan import show_lines
+from masactrl.studies.sweep_result import SWEEP
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from masactrl.cli.output import Output
     from masactrl.models import LoadedModel
     from masactrl.runs.invert import EditRequest, InversionRequest
     from masactrl.runs.request import GenerateRequest
@@ -25,14 +28,32 @@ if TYPE_CHECKING:
 Asked: TypeAlias = "GenerateRequest | tuple[Path, InversionRequest, EditRequest]"
 
 
-def show_sweep_plan(
-    model: LoadedModel, asked: Asked, axes: Axes, out: Path, *, as_json: bool
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRun:
+    """One grid of S and L: values of the other axes, what is asked with them, its folder."""
+
+    values: Mapping[str, Any]
+    asked: Asked
+    out: Path
+
+
+def show_sweep_plans(
+    model: LoadedModel, runs: Sequence[SweepRun], axes: Axes, *, as_json: bool
 ) -> None:
-    """Print what a sweep would make and cost; nothing is run.
+    """Print what the grids would make and cost; nothing is run.
 
     Raises:
         ScheduleError: an S or L is beyond the steps of the run or the layers of the model.
     """
+    told = [_plan(model, run.asked, axes, run.out) | dict(run.values) for run in runs]
+    if as_json:
+        typer.echo(json.dumps({"plans": told} if len(told) > 1 else {"plan": told[0]}, indent=2))
+        return
+    for one in told:
+        show_lines(one)
+
+
+def _plan(model: LoadedModel, asked: Asked, axes: Axes, out: Path) -> dict[str, Any]:
     from masactrl.runs.invert import plan
     from masactrl.studies.sweep_plan import check_axes, generated_calls, planned_calls
     from masactrl.studies.sweep_result import sweep_names
@@ -50,7 +71,7 @@ def show_sweep_plan(
         ask = partial(plan, model, picture, inverted)
         calls = planned_calls(ask, request, axes, preset=model.preset, steps=steps)
         axes = axes.filled(usual.start_step, usual.start_layer)
-    told = {
+    return {
         "model": model.name,
         "start_step": list(axes.start_steps),
         "start_layer": list(axes.start_layers),
@@ -61,13 +82,42 @@ def show_sweep_plan(
         "folder": str(out),
         "pictures": [f"{name}.png" for name in sweep_names(targets, axes)],
     }
-    if as_json:
-        typer.echo(json.dumps({"plan": told}, indent=2))
-    else:
-        show_lines(told)
 
 
-def run_sweep(model: LoadedModel, asked: Asked, axes: Axes) -> tuple[SweepResult, bool]:
+def run_sweeps(model: LoadedModel, runs: Sequence[SweepRun], axes: Axes, written: Output) -> None:
+    """Make every grid and keep it, then the figure of all where there are several.
+
+    Raises:
+        typer.Exit: somebody interrupted; it says so.
+    """
+    made: list[tuple[Mapping[str, Any], SweepResult]] = []
+    told: list[dict[str, Any]] = []
+    for run in runs:
+        result, stopped = _run(model, run.asked, axes)
+        paths = result.save(run.out, overwrite=written.overwrite, metadata=written.metadata)
+        made.append((run.values, result))
+        told.append(_told(result, paths, as_json=written.as_json) | dict(run.values))
+        if stopped:
+            break
+    whole = len(made) == len(runs) and all(result.whole for _, result in made)
+    figure: str | None = None
+    if len(runs) > 1 and whole:
+        from masactrl.studies.sweep_grids import grids_figure
+
+        figure = str(grids_figure(made).save(runs[0].out.parent / SWEEP)[0])
+    if written.as_json:
+        several = {"grids": told, "figure": figure}
+        typer.echo(json.dumps(several if len(runs) > 1 else told[0], indent=2))
+    elif figure is not None:
+        output().print(figure, highlight=False, soft_wrap=True, markup=False)
+    if stopped:
+        done = sum(len(result.targets[0].cells) for _, result in made)
+        missing = "" if whole else "; there is no figure"
+        cells = len(runs) * len(made[0][1].axes.cells())
+        interrupted(f"{done} of {cells} cells are done{missing}")
+
+
+def _run(model: LoadedModel, asked: Asked, axes: Axes) -> tuple[SweepResult, bool]:
     """Make the source and all cells, or as many as there are when somebody interrupts.
 
     Also says whether somebody did.
@@ -92,17 +142,10 @@ def run_sweep(model: LoadedModel, asked: Asked, axes: Axes) -> tuple[SweepResult
         return sweep_edit(session, request, axes, on_step=on_step, stop=stopping), stopping()
 
 
-def tell_sweep(result: SweepResult, paths: Sequence[Path], *, stopped: bool, as_json: bool) -> None:
-    """Print what was made and where it is.
-
-    Raises:
-        typer.Exit: the sweep was interrupted; it says so.
-    """
-    done, cells = len(result.targets[0].cells), len(result.axes.cells())
-    if as_json:
-        figure = str(paths[0]) if result.whole else None
-        typer.echo(json.dumps({**result.to_json(), "figure": figure}, indent=2))
-    else:
+def _told(result: SweepResult, paths: Sequence[Path], *, as_json: bool) -> dict[str, Any]:
+    """Return what was made as values that JSON knows; print it for people, unless ``as_json``."""
+    if not as_json:
+        done = len(result.targets[0].cells)
         recipe, axes = result.recipe, result.axes
         lines = [
             f"{recipe.model.name} on {recipe.device} ({recipe.dtype}): {done} cells, "
@@ -113,9 +156,7 @@ def tell_sweep(result: SweepResult, paths: Sequence[Path], *, stopped: bool, as_
         ]
         for line in lines:
             output().print(line, highlight=False, soft_wrap=True, markup=False)
-    if stopped:
-        missing = "" if result.whole else "; there is no figure"
-        interrupted(f"{done} of {cells} cells are done{missing}")
+    return {**result.to_json(), "figure": str(paths[0]) if result.whole else None}
 
 
 def _listed(values: Sequence[int]) -> str:

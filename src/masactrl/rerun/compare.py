@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
 from masactrl.rerun.edit import edit_of, edit_options, input_names
-from masactrl.rerun.generate import layout_words, request_again, request_of
+from masactrl.rerun.generate import layout_words, request_again, request_of, run_options
 from masactrl.settings.shared import json_word
 from masactrl.studies.compare import compare_generated
 
@@ -87,16 +87,8 @@ def compare_words(recipe: Recipe) -> list[str]:
         return _photo_words(recipe)
     request, _, _ = comparison_of(recipe)
     words = [("to", request.target_prompts[0]), *_method_words(recipe)]
-    words.append(("seed", str(request.seed)))
-    words += [("size", f"{request.width}x{request.height}")] if request.width else []
-    for name, value in (
-        ("steps", request.steps),
-        ("cfg", request.guidance_scale),
-        ("start_step", request.start_step),
-        ("start_layer", request.start_layer),
-        ("negative", request.negative_prompt or None),
-    ):
-        words += [] if value is None else [(name, str(value))]
+    # S and L are masactrl's, which is one of the methods.
+    words += [one for one in run_options(request) if one[0] != "to"]
     words += layout_words(recipe)
     return command_words("compare", [request.source_prompt], words)
 
