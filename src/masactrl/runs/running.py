@@ -24,6 +24,7 @@ def running(model: LoadedModel, settings: RunSettings) -> Iterator[None]:
         model: that runs.
         settings: of the run; of an edit those of its inversion.
     """
-    del model, settings  # none of today's settings changes the model
-    with torch_defaults():
+    from masactrl.models.clip_skip import clip_skip
+
+    with torch_defaults(), clip_skip(model.pipeline, settings.clip_skip):
         yield

@@ -145,6 +145,16 @@ Steps = Annotated[
         usual=OF_MODEL,
     ),
 ]
+ClipSkip = Annotated[
+    int,
+    Setting(
+        help="Last layers of the text encoder that are left out, 0 to 4; web UIs count one more. "
+        "Stable Diffusion 1.x and 2.x.",
+        label="CLIP skip",
+        low=0,
+        high=4,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,9 +165,11 @@ class RunSettings:
 
     Attributes:
         steps: denoising steps, 1 to 1000.
+        clip_skip: last layers of the text encoder that are left out, 0 to 4.
     """
 
     steps: Steps = None
+    clip_skip: ClipSkip = 0
 
 
 GuidanceScale = Annotated[
