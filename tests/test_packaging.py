@@ -37,6 +37,7 @@ FLOORS = (
     ("runs",),
     ("studies",),
     ("rerun",),
+    ("batch",),
     ("bench",),
     ("app",),
     ("cli", "__main__", "__init__"),

@@ -35,6 +35,8 @@ from masactrl.settings.on_demand import on_demand
 
 if TYPE_CHECKING:
     from masactrl.attention import Rows, Schedule
+    from masactrl.batch.options import BatchOptions
+    from masactrl.batch.run import BatchOutcome, run_batch
     from masactrl.methods import MasaCtrl
     from masactrl.models import LoadedModel, ModelPreset, load_pipeline
     from masactrl.runs.edit_request import EditMasks, EditRequest
@@ -59,6 +61,8 @@ __all__ = [
     "Animation",
     "AutoResult",
     "Axes",
+    "BatchOptions",
+    "BatchOutcome",
     "Comparison",
     "ConfigError",
     "ControlNotApplied",
@@ -96,6 +100,7 @@ __all__ = [
     "load_scorer",
     "load_session",
     "parse_axes",
+    "run_batch",
     "sweep_edit",
     "sweep_generate",
 ]
@@ -104,6 +109,8 @@ _HOMES = {
     "Animation": "masactrl.studies.animate",
     "AutoResult": "masactrl.studies.auto",
     "Axes": "masactrl.studies.axes",
+    "BatchOptions": "masactrl.batch.options",
+    "BatchOutcome": "masactrl.batch.run",
     "Comparison": "masactrl.studies.compare",
     "EditMasks": "masactrl.runs.edit_request",
     "EditRequest": "masactrl.runs.edit_request",
@@ -128,6 +135,7 @@ _HOMES = {
     "load_scorer": "masactrl.studies.scoring",
     "load_session": "masactrl.runs.session_file",
     "parse_axes": "masactrl.studies.axes",
+    "run_batch": "masactrl.batch.run",
     "sweep_edit": "masactrl.studies.sweep",
     "sweep_generate": "masactrl.studies.sweep",
 }

@@ -14,8 +14,8 @@ from PIL import Image
 
 pytest.importorskip("torchmetrics")
 
+from masactrl.batch.pie_data import read_pie
 from masactrl.bench import pie_metrics
-from masactrl.bench.pie_data import read_pie
 from masactrl.bench.pie_editors import pie_editors
 from masactrl.bench.pie_run import cropped, run_pie, scored_folder
 from masactrl.bench.pie_table import PUBLISHED, table_text

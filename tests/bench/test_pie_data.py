@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pie_parts import PART
 
-from masactrl.bench.pie_data import decode_mask, read_pie
+from masactrl.batch.pie_data import decode_mask, read_pie
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 from PIL import Image
 
-from masactrl.bench.pie_data import PieItem
+from masactrl.batch.pie_data import PieItem
 from masactrl.bench.pie_editors import pie_editors, published_scheduler
 from masactrl.errors import ConfigError, PromptError
 from masactrl.runs.invert import EditRequest, InversionRequest, invert

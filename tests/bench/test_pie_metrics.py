@@ -13,7 +13,7 @@ from pie_parts import PART, WHOLE, Processor, lpips, picture
 
 pytest.importorskip("torchmetrics")
 
-from masactrl.bench.pie_data import decode_mask
+from masactrl.batch.pie_data import decode_mask
 from masactrl.bench.pie_metrics import METRICS, PieMetrics, key_similarity, load_pie_metrics
 from masactrl.errors import MasaCtrlError
 

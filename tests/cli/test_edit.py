@@ -153,6 +153,7 @@ def test_the_defaults_that_are_shown_are_those_of_the_package() -> None:
     from masactrl.pictures.input import PIXEL_LIMIT
     from masactrl.runs.edit_request import EditMasks
     from masactrl.runs.inversion_request import InversionRequest
+    from masactrl.runs.mask_words import MaskWords
     from masactrl.settings.declare import settings_of
     from masactrl.studies import scoring
 
@@ -162,7 +163,8 @@ def test_the_defaults_that_are_shown_are_those_of_the_package() -> None:
 
     assert shown(options.JudgeClipOption) == scoring.CLIP
     assert shown(options.JudgeDinoOption) == scoring.DINO
-    assert shown(options.ThresholdOption) == str(EditMasks(source="a", targets="a").threshold)
+    threshold = settings_of(MaskWords)["mask_threshold"].setting.usual
+    assert threshold == str(EditMasks(source="a", targets="a").threshold)
     assert shown(options.PixelOption) == f"{PIXEL_LIMIT // 10**6} million"
     rounds = [INVERSIONS[name]().iterations for name in ("fixed-point", "null-text")]
     declared = settings_of(InversionRequest)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from masactrl.bench.pie_data import PieItem
+    from masactrl.batch.pie_data import PieItem
     from masactrl.bench.pie_run import Editor
     from masactrl.models import LoadedModel
 

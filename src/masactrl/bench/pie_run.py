@@ -18,8 +18,8 @@ from typing import Any
 
 from PIL import Image
 
-from masactrl.bench.ledger import Ledger
-from masactrl.bench.pie_data import IMAGES, SIDE, PieData, PieItem, PieProblem
+from masactrl.batch.ledger import ITEMS, Ledger
+from masactrl.batch.pie_data import IMAGES, SIDE, PieData, PieItem, PieProblem
 from masactrl.bench.pie_metrics import METRICS, PieMetrics
 from masactrl.bench.pie_table import TableRow, summarise_pie, table_text
 from masactrl.bench.plots import Point, preservation_plot
@@ -76,7 +76,7 @@ def run_pie(
         OutputError: it cannot be written to.
     """
     facts = {"benchmark": "pie-1", **(settings or {})}
-    ledger = Ledger(out, facts, ("key", "label"))
+    ledger = Ledger(out / ITEMS, ("key", "label"), settings=facts)
     problems = list(data.problems)
     total, count = len(data.items) * len(editors), 0
     for item in data.items:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from masactrl.bench.pie_data import TYPES
+from masactrl.batch.pie_data import TYPES
 
 __all__ = ["COLUMNS", "PUBLISHED", "PublishedRow", "TableRow", "summarise_pie", "table_text"]
 

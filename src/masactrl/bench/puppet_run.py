@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from masactrl.bench.ledger import Ledger
+from masactrl.batch.ledger import ITEMS, Ledger
+from masactrl.batch.processes import in_parallel
 from masactrl.bench.puppet_figures import BOUNDS, judge, right_answers
 from masactrl.bench.puppet_settings import (
     BASELINES,
@@ -25,7 +26,6 @@ from masactrl.bench.puppet_settings import (
     picture_path,
 )
 from masactrl.bench.puppet_sources import Batch, Edited, Item, Kitchen, Rendered, Synthesised
-from masactrl.bench.workers import in_parallel
 from masactrl.pictures.images import save_png, tensor_to_image
 from masactrl.puppets.judging import Shot
 from masactrl.runs.inversion_request import draws_noise
@@ -72,7 +72,7 @@ def run_puppets(
     kitchen = Kitchen(
         model=model, settings=settings, guidance=guidance, methods=methods, columns=columns
     )
-    ledger = Ledger(folder, _facts(kitchen, tasks), ("task", "seed", "column"))
+    ledger = Ledger(folder / ITEMS, ("task", "seed", "column"), settings=_facts(kitchen, tasks))
     bench = _Bench(kitchen, inspector, _shown(tasks, settings.pictures), folder)
     total = len(tasks) * settings.seeds
     jobs = []

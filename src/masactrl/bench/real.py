@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from masactrl.bench.ledger import Ledger
+from masactrl.batch.ledger import ITEMS, Ledger
+from masactrl.batch.processes import in_parallel
 from masactrl.bench.real_tasks import (
     BASELINES,
     NEEDS_PROMPT,
@@ -31,7 +32,6 @@ from masactrl.bench.real_tasks import (
     picture_path,
     real_tasks,
 )
-from masactrl.bench.workers import in_parallel
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.models.denoiser import Denoiser
 from masactrl.pictures.images import image_to_tensor, save_png, tensor_to_image
@@ -97,7 +97,7 @@ def measure_real(
         "start_layer": resolved.start_layer,
         "seed": settings.seed,
     }
-    ledger = Ledger(folder, facts, ("task", "row"))
+    ledger = Ledger(folder / ITEMS, ("task", "row"), settings=facts)
     bench = _Bench(
         model=model,
         inspector=inspector,

@@ -190,7 +190,7 @@ def pie(
     Example: masactrl bench pie PIE-Bench_v1 --model CompVis/stable-diffusion-v1-4 -o pie
     """
     with quiet_libraries():
-        from masactrl.bench.pie_data import read_pie
+        from masactrl.batch.pie_data import read_pie
         from masactrl.bench.pie_metrics import load_pie_metrics
         from masactrl.bench.pie_run import run_pie, scored_folder
         from masactrl.models.devices import choose_device

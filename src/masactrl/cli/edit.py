@@ -14,27 +14,22 @@ from masactrl.cli.edit_options import (
     EditPlanOption,
     JudgeClipOption,
     JudgeDinoOption,
-    MaskFileOption,
-    MaskWordOption,
     PictureArgument,
     PixelOption,
     SessionOption,
-    SourceMaskWordOption,
-    TargetMaskFileOption,
-    ThresholdOption,
 )
-from masactrl.cli.edit_run import check_session_place, masks_from, run_edit, show_plan, tell
+from masactrl.cli.edit_run import check_session_place, run_edit, show_plan, tell
 from masactrl.cli.job import ConfigOption
 from masactrl.cli.output import Output
-from masactrl.runs.edit_request import EditRequest
-from masactrl.runs.inversion_request import InversionRequest, draws_noise
+from masactrl.runs.edit_request import EditRequest, split_seed
+from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.layout import LayoutWords
+from masactrl.runs.mask_words import MaskWords
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.result import prepare_folder
-from masactrl.settings.shared import FROM_SOURCE
 
 
-@takes(InversionRequest, EditRequest, LayoutWords, ModelSpec, Output)
+@takes(InversionRequest, EditRequest, MaskWords, LayoutWords, ModelSpec, Output)
 def edit(
     given: Given,
     picture: PictureArgument,
@@ -43,11 +38,6 @@ def edit(
     auto: AutoOption = False,
     judge_clip: JudgeClipOption = None,
     judge_dino: JudgeDinoOption = None,
-    mask_file: MaskFileOption = None,
-    target_mask_file: TargetMaskFileOption = None,
-    mask_word: MaskWordOption = None,
-    source_mask_word: SourceMaskWordOption = None,
-    mask_threshold: ThresholdOption = None,
     config: ConfigOption = None,
     plan: EditPlanOption = False,
 ) -> None:
@@ -66,19 +56,16 @@ def edit(
         from masactrl.runs.edit_result import edit_names
 
         limit = PIXEL_LIMIT if pixel_limit is None else pixel_limit
-        seed, drawn = given["seed"], given["method"] in FROM_SOURCE  # which draw noise, too
-        own = drawn and not draws_noise(given["inversion"], given["fresh-steps"])
-        asked = given.build(InversionRequest, seed=None if own else seed)
-        masks = masks_from(
-            words=(source_mask_word, tuple(mask_word or ())),
-            files=(mask_file, tuple(target_mask_file or ())),
-            threshold=mask_threshold,
-            limit=limit,
+        seeds = split_seed(
+            given["seed"],
+            method=given["method"],
+            inversion=given["inversion"],
+            fresh_steps=given["fresh-steps"],
         )
+        asked = given.build(InversionRequest, seed=seeds[0])
+        masks = given.build(MaskWords).masks(limit=limit)
         layouts = given.build(LayoutWords).layouts()
-        request = given.build(
-            EditRequest, masks=masks, seed=seed if drawn else None, layouts=layouts
-        )
+        request = given.build(EditRequest, masks=masks, seed=seeds[1], layouts=layouts)
         spec, written = given.build(ModelSpec), given.build(Output)
         judges = judges_of(request, auto=auto, clip=judge_clip, dino=judge_dino)
         # Before the model is loaded: nobody should wait for pictures that cannot be kept.

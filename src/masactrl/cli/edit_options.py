@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from masactrl.cli.output import OUTPUT
-from masactrl.settings.shared import INVERSION, MASKS
+from masactrl.settings.shared import INVERSION
 
 JUDGES = "Choosing S and L"
 """Heading of --help."""
@@ -36,59 +36,6 @@ SessionOption = Annotated[
         help="A .safetensors that keeps the inversion: read when it is there, else written.",
         show_default="none",
         rich_help_panel=INVERSION,
-    ),
-]
-
-# Which part of the picture is the subject.
-
-MaskFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--mask-file",
-        metavar="FILE",
-        help="White where the subject of the picture is; subject and background are kept apart.",
-        show_default="none",
-        rich_help_panel=MASKS,
-    ),
-]
-TargetMaskFileOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--target-mask-file",
-        metavar="FILE",
-        help="The same for the targets: one for all, or one each.",
-        show_default="that of the picture",
-        rich_help_panel=MASKS,
-    ),
-]
-MaskWordOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--mask-word",
-        metavar="WORD",
-        help="The subject as the target prompts name it, in place of files: one for all, or one "
-        "each.",
-        show_default="none",
-        rich_help_panel=MASKS,
-    ),
-]
-SourceMaskWordOption = Annotated[
-    str | None,
-    typer.Option(
-        "--source-mask-word",
-        metavar="WORD",
-        help="The subject as --from names it.",
-        show_default="none",
-        rich_help_panel=MASKS,
-    ),
-]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(
-        "--mask-threshold",
-        help="Attention from which a place belongs to --mask-word; above 0, up to 1.",
-        show_default="0.1",
-        rich_help_panel=MASKS,
     ),
 ]
 

@@ -23,55 +23,12 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
     from masactrl.runs.cost import EditPlan
     from masactrl.runs.invert import (
-        EditMasks,
         EditRequest,
         EditResult,
         EditSession,
         InversionRequest,
     )
     from masactrl.studies.auto import AutoResult
-
-
-def masks_from(
-    *,
-    words: tuple[str | None, tuple[str, ...]],
-    files: tuple[Path | None, tuple[Path, ...]],
-    threshold: float | None,
-    limit: int,
-) -> EditMasks | None:
-    """Return the masks of an edit; None where neither words nor files say any.
-
-    Args:
-        words: of the source, and of the targets.
-        files: the same.
-        threshold: of words; None is the usual one.
-        limit: pixels above which a file is refused.
-
-    Raises:
-        ConfigError: both are given, or a threshold without words; a file cannot be read.
-    """
-    from masactrl.models.origin import file_hash
-    from masactrl.pictures.input import read_mask
-    from masactrl.runs.invert import EditMasks
-    from masactrl.runs.recipe import InputStated
-
-    (source, targets), (drawn, drawn_targets) = words, files
-    if (source or targets) and (drawn or drawn_targets):
-        raise ConfigError("Masks come from files or from words; give one of them.")
-    if source or targets:
-        named = EditMasks(source=source, targets=targets or None)
-        return named if threshold is None else replace(named, threshold=threshold)
-    if threshold is not None:
-        raise ConfigError("--mask-threshold belongs to --mask-word; name a word or leave it out.")
-    paths = [one for one in (drawn, *drawn_targets) if one is not None]
-    if not paths:
-        return None
-    pictures = {path: read_mask(path, limit=limit) for path in paths}
-    return EditMasks(
-        source=None if drawn is None else pictures[drawn],
-        targets=tuple(pictures[one] for one in drawn_targets) or None,
-        stated=tuple(InputStated(name=one.name, hash=file_hash(one)) for one in paths),
-    )
 
 
 def check_session_place(file: Path | None) -> None:

@@ -18,6 +18,7 @@ from masactrl._version import __version__
 from masactrl.cli import (
     animate,
     attention,
+    batch,
     bench,
     compare,
     demo,
@@ -55,6 +56,7 @@ app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
 app.command("animate")(animate.animate)
 app.command("edit")(edit.edit)
+app.command("batch")(batch.batch)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
 app.command("attention")(attention.attention)

@@ -223,10 +223,27 @@ def _wrap(words: str, font: Font, width: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    """Return the picture as a PNG, for notebooks."""
+def png_bytes(
+    image: Image.Image,
+    recipe: Mapping[str, Any] | None = None,
+    *,
+    text: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return the picture as a PNG with its recipe inside.
+
+    Args:
+        image: the picture.
+        recipe: how the picture was made, values that JSON knows; None writes no recipe.
+        text: further text chunks, name -> words in any script.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        # Escaped to ASCII, which every reader of PNG text chunks agrees on.
+        chunks.add_text(RECIPE_KEY, json.dumps(recipe, ensure_ascii=True))
+    for name, words in (text or {}).items():
+        chunks.add_itxt(name, words)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", pnginfo=chunks)
     return buffer.getvalue()
 
 
@@ -237,28 +254,23 @@ def save_png(
     *,
     text: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the picture, whole or not at all, with its recipe inside.
+    """Write what `png_bytes` returns, whole or not at all.
 
     The file is written under a temporary name in the same folder and then renamed, so that a
     reader never meets half a picture. An existing file is replaced.
 
     Args:
         path: where to; its folder must exist.
-        image: the picture.
-        recipe: how the picture was made, values that JSON knows; None writes no recipe.
-        text: further text chunks, name -> words in any script.
+        image: see `png_bytes`.
+        recipe: see there.
+        text: see there.
 
     Raises:
         OutputError: the file cannot be written there.
     """
-    chunks = PngImagePlugin.PngInfo()
-    if recipe is not None:
-        # Escaped to ASCII, which every reader of PNG text chunks agrees on.
-        chunks.add_text(RECIPE_KEY, json.dumps(recipe, ensure_ascii=True))
-    for name, words in (text or {}).items():
-        chunks.add_itxt(name, words)
+    content = png_bytes(image, recipe, text=text)
     with written_whole(path) as beside:
-        image.save(beside, format="PNG", pnginfo=chunks)
+        beside.write_bytes(content)
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from masactrl.errors import ConfigError, MaskError, PromptError
+from masactrl.runs.inversion_request import draws_noise
 from masactrl.runs.layout import Layout, check_layouts
 from masactrl.runs.recipe import InputStated
 from masactrl.runs.request import check_method, left_open, sorted_pairs, values_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from masactrl.methods import Method
     from masactrl.models import ModelPreset
 
-__all__ = ["EditMasks", "EditRequest", "Features", "Keep", "Mode", "ResolvedEdit"]
+__all__ = ["EditMasks", "EditRequest", "Features", "Keep", "Mode", "ResolvedEdit", "split_seed"]
 
 Mode = Literal["cached", "joint"]
 """Source features recorded once and read by every edit, or source and targets in one batch."""
@@ -312,6 +313,15 @@ class ResolvedEdit(EditRequest):
             said["layouts"] = [layout.described() for layout in self.layouts]
         own = self.control
         return said if own is None else said | {"control": type(own).__qualname__}
+
+
+def split_seed(
+    seed: int | None, *, method: str, inversion: str, fresh_steps: int | None
+) -> tuple[int | None, int | None]:
+    """Return the seeds of inversion and edit where one was given for both; None is left out."""
+    drawn = method in FROM_SOURCE
+    own = drawn and not draws_noise(inversion, fresh_steps)
+    return None if own else seed, seed if drawn else None
 
 
 def _is_words(one: object) -> bool:

@@ -12,6 +12,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
@@ -24,7 +25,7 @@ from masactrl.runs.running import running
 from masactrl.settings.prompt_weights import without_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from PIL import Image
@@ -44,7 +45,9 @@ __all__ = [
     "generate",
     "leading",
     "method_of",
+    "notes_of",
     "painter",
+    "result_of",
     "rows_of",
     "start_noise",
 ]
@@ -105,18 +108,13 @@ def _generated(
     noise: Tensor | None,
     on_step: Callable[[StepRecord], None] | None,
 ) -> GenerateResult:
-    from masactrl.models.drawing import exact_ddim, first_level_warning
+    from masactrl.models.drawing import exact_ddim
 
     settings, own = request.resolve(model.preset), None
     control = method_of(settings) if method is None else method
     if method is not None:
         settings, own = _described(model, settings, method)
-    targets = settings.target_prompts
-    prompts = [settings.source_prompt, *targets]
-    notes = (
-        *first_level_warning(model.pipeline.scheduler, settings.steps),
-        *prompt_warnings(model, [*prompts, settings.negative_prompt]),
-    )
+    notes = notes_of(model, settings)
     for note in notes:
         warnings.warn(note, ControlWarning, stacklevel=3)
 
@@ -126,14 +124,65 @@ def _generated(
             f"Targets of {control.name} are a run of their own, which takes no layout yet; leave "
             "the layout out, or take another method."
         )
-    numbers = range(1, len(targets) + 1)
+    numbers = range(1, len(settings.target_prompts) + 1)
     led = leading(model, settings)((0, *numbers, *numbers))
     # Before anything is attached, also to the scheduler.
     with exact_ddim(model.pipeline), led:
         z_T = start_noise(model, settings) if noise is None else _checked(model, settings, noise)
         pictures, latents = _pictures(model, settings, control, z_T, _reporter(on_step))
     seconds = time.perf_counter() - started
+    named = zip(_order(len(settings.target_prompts)), latents.float().cpu(), strict=True)
+    return result_of(
+        model,
+        settings,
+        pictures,
+        seconds=seconds,
+        notes=notes,
+        control=own,
+        noise_given=noise is not None,
+        latents=dict(named),
+    )
+
+
+def notes_of(model: LoadedModel, settings: ResolvedRequest) -> tuple[str, ...]:
+    """Return sentences about what is probably not meant."""
+    from masactrl.models.drawing import first_level_warning
+
+    said = [settings.source_prompt, *settings.target_prompts, settings.negative_prompt]
+    return (
+        *first_level_warning(model.pipeline.scheduler, settings.steps),
+        *prompt_warnings(model, said),
+    )
+
+
+def result_of(
+    model: LoadedModel,
+    settings: ResolvedRequest,
+    pictures: Tensor,
+    *,
+    seconds: float,
+    notes: tuple[str, ...],
+    control: str | None = None,
+    noise_given: bool = False,
+    latents: Mapping[str, Tensor] = MappingProxyType({}),
+) -> GenerateResult:
+    """Return the result of a run.
+
+    Args:
+        model: what made it.
+        settings: what was run.
+        pictures: source, targets with and targets without control: n 3 h w in [0, 1].
+        seconds: that it took.
+        notes: what was warned of.
+        control: see `GenerateResult`.
+        noise_given: see there.
+        latents: see there.
+
+    Raises:
+        MasaCtrlError: the pictures are no numbers.
+    """
     check_numbers(model, pictures)
+    targets = settings.target_prompts
     source, *others = tensor_to_images(pictures, signed=False)
     controlled, uncontrolled = others[: len(targets)], others[len(targets) :]
     return GenerateResult(
@@ -150,9 +199,9 @@ def _generated(
         dtype=model.dtype,
         warnings=notes,
         stated=stated_model(model),
-        control=own,
-        noise_given=noise is not None,
-        latents=dict(zip(_order(len(targets)), latents.float().cpu(), strict=True)),
+        control=control,
+        noise_given=noise_given,
+        latents=latents,
     )
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from masactrl.errors import OutputError
-from masactrl.pictures.files import write_text
-from masactrl.pictures.images import Tile, contact_sheet, png_bytes, save_png
+from masactrl.pictures.files import write_text, written_whole
+from masactrl.pictures.images import Tile, contact_sheet, png_bytes
 from masactrl.runs.layout import stated_files
 from masactrl.runs.recipe import PARAMETERS_KEY, ModelStated, Recipe, parameters_text
 
@@ -179,15 +179,28 @@ def write_pictures(
         OutputError: they cannot be written.
     """
     for name, picture in pictures.items():
-        own = None if recipe is None else recipe.of(name)
-        text = {}
-        if own is not None and prompts is not None and name in prompts:
-            text[PARAMETERS_KEY] = parameters_text(own, prompts[name])
-        save_png(folder / f"{name}.png", picture, None if own is None else own.to_json(), text=text)
+        content = encoded(name, picture, recipe, prompts)
+        with written_whole(folder / f"{name}.png") as beside:
+            beside.write_bytes(content)
     if recipe is not None:
         path = folder / f"{recipe.picture}.json"
         write_text(path, json.dumps(recipe.to_json(), indent=2) + "\n")
     return tuple(folder / f"{name}.png" for name in pictures)
+
+
+def encoded(
+    name: str,
+    picture: Image.Image,
+    recipe: Recipe | None,
+    prompts: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return a picture of a run as a PNG; arguments are those of `write_pictures`."""
+    if recipe is None:
+        return png_bytes(picture)
+    own, text = recipe.of(name), {}
+    if prompts is not None and name in prompts:
+        text[PARAMETERS_KEY] = parameters_text(own, prompts[name])
+    return png_bytes(picture, own.to_json(), text=text)
 
 
 def picture_names(targets: int) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from masactrl.batch.processes import in_parallel
 from masactrl.bench.real import RealSettings, measure_real
-from masactrl.bench.workers import in_parallel
 from masactrl.errors import ConfigError
 from masactrl.puppets.inspector import Inspector
 
@@ -89,7 +89,7 @@ def test_workers_leave_with_a_caller_that_was_killed(tmp_path: Path) -> None:
 
 CALLER = """
 import os
-from masactrl.bench.workers import in_parallel
+from masactrl.batch.processes import in_parallel
 
 def work(job):
     return os.getpid()
