@@ -229,8 +229,8 @@ class Maker:
 
     def _entry_of(self, row: Row, asked: Asked) -> Entry:
         from masactrl.attention import find_sites
+        from masactrl.attention.networks import network_of
         from masactrl.attention.schedule import Schedule
-        from masactrl.attention.support import network_of
         from masactrl.runs.generate import method_of
 
         request = asked.request
