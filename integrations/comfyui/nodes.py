@@ -449,7 +449,7 @@ class MasaCtrlLook:
         pictures = _pictures(images)
         point = SeenPoint(
             point=(x, y),
-            weights=seen.map.tolist(),
+            weights=seen.map.numpy(),
             captions=(f"target {target}", f"mean of steps {seen.steps[0]} to {seen.steps[-1]}"),
         )
         sources = len(pictures) - views.targets
