@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_mmdit
+import tiny_models
 import torch
 
-from masactrl.attention import Clock, Rows, Schedule
+from masactrl.attention import Rows, Schedule, WordMasks
+from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods import MasaCtrl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Tiny maps make masks without background now and then.
+pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
 PROMPTS = ["a cat sitting", "a cat running", "a dog jumping", "a red bird on snow"]
 PAIR = Rows.one_source(targets=1)
 SIZE = (8, 12)
@@ -105,6 +109,42 @@ def test_joint_is_cached(kind: str, form: str) -> None:
     assert later.touched == attached.touched
 
 
+@pytest.mark.parametrize("kind", ["sd3.5", "flux", "true cfg"])
+def test_joint_is_cached_with_words(kind: str) -> None:
+    prompts, words, pipe = PROMPTS[:3], ("cat", "cat", "dog"), pipeline(kind)
+    joint = MasaCtrl(
+        schedule=ACTIVE, masks=WordMasks(words=words, prompts=tuple(prompts), threshold=0.4)
+    )
+    apart = MasaCtrl(
+        schedule=ACTIVE,
+        masks=WordMasks(
+            words=words[1:],
+            prompts=tuple(prompts[1:]),
+            source_words=words[:1],
+            source_prompts=tuple(prompts[:1]),
+            threshold=0.4,
+        ),
+    )
+    with joint.attach(pipe, Rows.one_source(targets=2)):
+        together = run(kind, prompts)
+    with apart.record(pipe) as source:
+        run(kind, prompts[:1])
+    with apart.attach(pipe, Rows.from_cache(targets=2), source=source):
+        assert torch.allclose(run(kind, prompts[1:]), together[1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["none", "damped", "matched"])
+@pytest.mark.parametrize("kind", ["flux", "true cfg"])
+def test_joint_is_cached_at_other_positions(kind: str, policy: Any) -> None:
+    control, pipe = MasaCtrl(schedule=ACTIVE, positions=policy), pipeline(kind)
+    with control.attach(pipe, Rows.one_source(targets=2)):
+        together = run(kind, PROMPTS[:3])
+    with control.record(pipe) as source:
+        run(kind, PROMPTS[:1])
+    with control.attach(pipe, Rows.from_cache(targets=2), source=source):
+        assert torch.allclose(run(kind, PROMPTS[1:3]), together[1:], atol=1e-5)
+
+
 def test_an_exception_leaves_the_pipeline_untouched() -> None:
     class HaltError(Exception):
         pass
@@ -120,20 +160,69 @@ def test_an_exception_leaves_the_pipeline_untouched() -> None:
     assert torch.equal(run("flux", PROMPTS[:2]), original)
 
 
-@pytest.mark.parametrize("steps", [4, 50])
-def test_steps_of_flux_in_half_precision(steps: int) -> None:
-    """Timesteps arrive rounded and divided by 1000; neighbours may be equal then."""
+@pytest.mark.parametrize(
+    ("kind", "control", "sentence"),
+    [
+        ("sd3", {"positions": "none"}, "positions='none'.*learned positions.*accepted is 'same'"),
+        ("flux", {"schedule": Schedule(layers=(60,))}, "layer=60.*layers 0 to 5"),
+        ("flux", {"schedule": Schedule(places=("mid",))}, "'mid'.*has the places joint, single"),
+        (
+            "flux",
+            {
+                "schedule": Schedule(),
+                "masks": WordMasks(words=("cat", "cat"), prompts=tuple(PROMPTS[:2])),
+            },
+            "Step 0 is controlled.*begin at step 1",
+        ),
+        (
+            "flux",
+            {"masks": WordMasks(words=("cat", "dog"), prompts=tuple(PROMPTS[:2]))},
+            "'dog' is not in the prompt.*0 'a', 1 'cat', 2 'running'",
+        ),
+        ("sd3", {"masks": WordMasks(words=((400,), (1,)))}, "Token 400.*tokens 0 to 86"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence(
+    kind: str, control: dict[str, Any], sentence: str
+) -> None:
+    original, pipe = plain(kind), pipeline(kind)
+    chosen = MasaCtrl(**{"schedule": ACTIVE} | control)
+    with pytest.raises(ConfigError, match=sentence) as caught, chosen.attach(pipe, PAIR):
+        run(kind, PROMPTS[:2])
+    assert str(caught.value).endswith(".")
+    assert torch.equal(run(kind, PROMPTS[:2]), original)
 
-    scheduler = tiny_mmdit.flux().scheduler
-    scheduler.set_timesteps(steps, mu=1.15)
-    scheduler.set_begin_index(0)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        clock = Clock(1000.0)
-        scheduler._step_index = None
-        seen = []
-        for t in scheduler.timesteps:
-            tick = clock.tick(t.expand(2).to(dtype) / 1000, scheduler)
-            seen.append(tick.step)
-            assert tick.timestep == float(t)
-            scheduler._step_index = tick.step + 1
-        assert seen == list(range(steps))
+
+def test_positions_are_for_rotary_embeddings() -> None:
+    control = MasaCtrl(schedule=Schedule(start_layer=10), positions="damped")
+    with (
+        pytest.raises(ConfigError, match="no positions in its attention; accepted is 'same'"),
+        control.attach(tiny_models.sd(), PAIR),
+    ):
+        pass
+
+
+def test_a_control_that_touched_nothing() -> None:
+    def stop(pipe: Any, _step: int, _t: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = True
+        return kwargs
+
+    control = MasaCtrl(schedule=Schedule(start_step=2))
+    with (
+        pytest.raises(ControlNotApplied, match=r"ended at step 0 of 3 before the first.*\(2\)"),
+        control.attach(pipeline("flux"), PAIR),
+    ):
+        run("flux", PROMPTS[:2], callback_on_step_end=stop)
+
+
+def test_projections_that_cannot_be_fed() -> None:
+    for pipe in (tiny_mmdit.flux(), tiny_mmdit.sd3()):
+        pipe.transformer.fuse_qkv_projections()
+        with (
+            pytest.raises(UnsupportedPipeline, match=r"fused.*transformer.unfuse_qkv_projections"),
+            FORMS["replace"].attach(pipe, PAIR),
+        ):
+            pass
+        pipe.transformer.unfuse_qkv_projections()
+        with FORMS["replace"].attach(pipe, PAIR):
+            tiny_mmdit.run(pipe, PROMPTS[:2])

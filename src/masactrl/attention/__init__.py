@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         find_sites,
         network_of,
     )
+    from masactrl.attention.positions import Policy, Positions
     from masactrl.attention.report import Attached, RunReport
     from masactrl.attention.rows import BatchRows, Part, Rows
     from masactrl.attention.schedule import (
@@ -53,6 +54,8 @@ __all__ = [
     "Network",
     "Part",
     "Place",
+    "Policy",
+    "Positions",
     "Rows",
     "RunReport",
     "Schedule",
@@ -85,6 +88,8 @@ _HOMES = {
     "PRESETS": "masactrl.attention.schedule",
     "Part": "masactrl.attention.rows",
     "Place": "masactrl.attention.schedule",
+    "Policy": "masactrl.attention.positions",
+    "Positions": "masactrl.attention.positions",
     "Rows": "masactrl.attention.rows",
     "RunReport": "masactrl.attention.report",
     "SDXL_START_LAYERS": "masactrl.attention.schedule",

@@ -7,10 +7,15 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
-from masactrl.attention.joint import JointAttentionHook
+from masactrl.attention.joint import JointAttentionHook, Turn
+from masactrl.attention.joint_masking import JointWordMasker
+from masactrl.attention.layers import unwrap
 from masactrl.attention.masking import GivenMasker, Masker, WordMasker
 from masactrl.attention.masks import GivenMasks, WordMasks
+from masactrl.attention.matching import Matcher
 from masactrl.attention.networks import find_sites, network_of
+from masactrl.attention.positions import Positions, damping_of
+from masactrl.attention.schedule import Schedule
 from masactrl.attention.session import OnUntouched, Session
 from masactrl.attention.support import check_layers
 from masactrl.errors import ConfigError, RowsError
@@ -23,9 +28,9 @@ if TYPE_CHECKING:
 
     from masactrl.attention.call import Control
     from masactrl.attention.features import SourceCache
+    from masactrl.attention.networks import Network
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Rows
-    from masactrl.attention.schedule import Schedule
 
 __all__ = ["attach"]
 
@@ -42,6 +47,7 @@ def attach(
     record: SourceCache | None = None,
     on_untouched: OnUntouched = "raise",
     own_attention: bool = True,
+    positions: Positions | None = None,
 ) -> Iterator[Attached]:
     """Run `control` on the scheduled self-attention layers of `pipeline` inside the `with` block.
 
@@ -50,7 +56,8 @@ def attach(
     are. On leaving, also by an exception, every hook is taken out and the pipeline computes exactly
     what it did before. `own_attention` concerns joint attention (SD3, FLUX) alone: a control that
     only ever calls the layer once, on the whole batch and another context of the same length, does
-    not need it, and leaves processors with more than attention in them in place.
+    not need it, and leaves processors with more than attention in them in place. `positions` says
+    where keys that are read stand (rotary embeddings, FLUX).
 
     Raises `UnsupportedPipeline`, `ScheduleError`, `RowsError`, `MaskError`, `PromptError` or
     `ConfigError` before anything is changed, and `ControlNotApplied` when the latest run ended
@@ -61,9 +68,25 @@ def attach(
     sites = schedule.resolve_layers(everywhere)
     check_layers(sites)
     _check_cache(rows, source)
+    positions = _checked(positions, pipeline)
+    matcher: Matcher | None = None
+    if sites and positions.policy == "matched":
+        layer = len(everywhere) // 2 if positions.layer is None else positions.layer
+        (site,) = Schedule(layers=(layer,)).resolve_layers(everywhere)
+        matcher = Matcher(site, rows, source=source, record=record)
     masker: Masker | None = None
     if sites and isinstance(masks, GivenMasks) and record is None:
         masker = GivenMasker(masks, rows)
+    elif sites and isinstance(masks, WordMasks) and family.joint:
+        masker = JointWordMasker(
+            masks,
+            pipeline=pipeline,
+            family=family,
+            rows=rows,
+            sites=sites,
+            source=source,
+            record=record,
+        )
     elif sites and isinstance(masks, WordMasks):
         masker = WordMasker(
             masks,
@@ -84,6 +107,8 @@ def attach(
         source=source,
         record=record,
         own=own_attention or any(len(entry) > 1 for entry in rows.reads),
+        turn=_turn(positions, family, network, matcher),
+        matcher=matcher,
     )
     name = f"masactrl-{uuid.uuid4().hex}"
     with ExitStack() as stack:
@@ -93,12 +118,40 @@ def attach(
             inner = hook.companions if isinstance(hook, JointAttentionHook) else []
             for module, companion in ((site.parts[part], hook), *inner):
                 stack.callback(install(module, companion, name).remove)
+        if matcher is not None:
+            stack.callback(install(matcher.site.module, matcher.hook, f"{name}-match").remove)
         for module, reader in () if masker is None else masker.hooks():
-            stack.callback(install(module, reader, name).remove)
+            stack.callback(install(module, reader, f"{name}-words").remove)
         denoiser = DenoiserHook(session.before, session.after, family.read)
         stack.callback(install(network, denoiser, name).remove)
         yield session.attached
         session.conclude(on_untouched)
+
+
+def _checked(positions: Positions | None, pipeline: DiffusionPipeline) -> Positions:
+    """The policy, if the pipeline's family has it."""
+    chosen = positions or Positions()
+    family, _ = network_of(pipeline)
+    if chosen.policy not in family.policies:
+        why = (
+            "has learned positions, added once before its first layer"
+            if family.joint
+            else "has no positions in its attention"
+        )
+        raise ConfigError(
+            f"positions={chosen.policy!r} was asked for, but {type(pipeline).__name__} {why}; "
+            "accepted is 'same'. The other policies are for rotary embeddings, as in FLUX."
+        )
+    return chosen
+
+
+def _turn(
+    positions: Positions, family: Network, network: nn.Module, matcher: Matcher | None
+) -> Turn | None:
+    if positions.policy == "same" or family.rotary is None:
+        return None
+    theta, axes = family.rotary(unwrap(network))
+    return Turn(positions, damping_of(positions, axes, theta), matcher)
 
 
 def _refuse_second(name: str, attention: nn.Module) -> None:

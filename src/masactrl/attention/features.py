@@ -78,8 +78,13 @@ class SourceCache:
         kept = self._kept(hidden).reshape(-1, images, *hidden.shape[1:])
         self._hidden[step, call, layer, part] = kept
 
-    def put_map(self, step: int, layer: int, maps: Tensor) -> None:
-        """Keep the attention maps (images, tokens) of one cross-attention layer."""
+    def put_map(self, step: int, layer: int, maps: Tensor, timestep: float | None = None) -> None:
+        """Keep the attention maps (images, tokens) of one cross-attention layer.
+
+        `timestep` is needed at steps where nothing else is recorded.
+        """
+        if timestep is not None:
+            self._timesteps.setdefault((step, 0), timestep)
         self._maps[step, layer] = self._kept(maps)
 
     def get(

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from masactrl.attention.call import LayerCall
 from masactrl.attention.hooks import SelfAttentionHook, bank_of, split_call
-from masactrl.attention.layers import check_tokens
+from masactrl.attention.positions import Positions, Rotary, turned
 from masactrl.attention.taps import PlainHook
 from masactrl.errors import UnsupportedPipeline
 
@@ -38,12 +38,37 @@ if TYPE_CHECKING:
 
     from masactrl.attention.call import Control
     from masactrl.attention.layers import Site
-    from masactrl.attention.rows import BatchRows
+    from masactrl.attention.matching import Matcher
+    from masactrl.attention.rows import BatchRows, Part
 
-__all__ = ["JointAttentionHook", "check_own_attention"]
+__all__ = ["JointAttentionHook", "Turn", "check_own_attention"]
 
-Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines (tokens, d) of the rotary embedding, text first."""
+
+class Turn:
+    """A position policy at work; `factors` (d,) are those of `damping_of`."""
+
+    def __init__(
+        self, positions: Positions, factors: Tensor | None = None, matcher: Matcher | None = None
+    ) -> None:
+        self._positions, self._factors, self._matcher = positions, factors, matcher
+
+    def __call__(self, keys: Tensor, rotary: Rotary, images: Tensor, k: int) -> Tensor:
+        """Keys (rows, tokens, heads, d) that `images` (rows,) read of their k-th source."""
+        table = None if self._matcher is None else self._matcher.table
+        match = None if table is None else table[images, k]
+        return turned(keys, self._positions, rotary, factors=self._factors, match=match)
+
+
+class TurnHook(PlainHook):
+    """Turns keys (rows, tokens, heads, d) behind their norm, while `turn` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn: Callable[[Tensor], Tensor] | None = None
+
+    def post_forward(self, _module: nn.Module, output: Any) -> Any:
+        """The keys, turned."""
+        return output if self.turn is None else self.turn(output)
 
 
 class FeedHook(PlainHook):
@@ -66,14 +91,22 @@ class JointAttentionHook(SelfAttentionHook):
     """
 
     def __init__(
-        self, site: Site, module: nn.Module, control: Control | None, *, text_first: bool, own: bool
+        self,
+        site: Site,
+        module: nn.Module,
+        control: Control | None,
+        *,
+        text_first: bool,
+        own: bool,
+        turn: Turn | None = None,
     ) -> None:
         super().__init__(site.name, control)
         self.text = 0
         self._joined = site.place == "single"  # text and picture arrive as one
         self._text_first, self._own = text_first, own
         self._module: Any = module
-        self._keys, self._values = FeedHook(), FeedHook()
+        self._turn = turn
+        self._keys, self._values, self._turned = FeedHook(), FeedHook(), TurnHook()
         self._fed: Any = (self._module.to_k, self._module.to_v)
 
     @property
@@ -81,7 +114,11 @@ class JointAttentionHook(SelfAttentionHook):
         """Modules inside the layer and the hooks that belong on them."""
         if self._own or self.control is None:
             return []
-        return list(zip(self._fed, (self._keys, self._values), strict=True))
+        pairs: list[tuple[nn.Module, PlainHook]] = [
+            (self._fed[0], self._keys),
+            (self._fed[1], self._values),
+        ]
+        return pairs if self._turn is None else [*pairs, (self._module.norm_k, self._turned)]
 
     def check(self) -> None:
         """Refuse to go on when a projection was replaced since (by a LoRA, as a rule)."""
@@ -110,9 +147,10 @@ class JointAttentionHook(SelfAttentionHook):
             self.recorded = image
         if self.control is None or self.rows is None:
             return forward(*args, **kwargs)
+        rotary: Any = options.get("image_rotary_emb")
         if self._own:
-            rotary: Any = options.get("image_rotary_emb")
             return self._attended(module, hidden, states, rotary)
+        rows, turn = self.rows, self._turn
 
         def layer(
             queries: Tensor, context: Tensor | None = None, allowed: Tensor | None = None
@@ -121,10 +159,12 @@ class JointAttentionHook(SelfAttentionHook):
             if context is not None:
                 fed = torch.cat([hidden[:, :inside], context], dim=1) if inside else context
                 self._keys.fed = self._values.fed = fed
+                if turn is not None:
+                    self._turned.turn = lambda keys: _turned_rows(keys, turn, rotary, rows, inside)
             try:
                 made: Any = forward(*args, **kwargs)
             finally:
-                self._keys.fed = self._values.fed = None
+                self._keys.fed = self._values.fed = self._turned.turn = None
             outputs = made if isinstance(made, tuple) else (made,)
             sizes[:] = [one.shape[1] for one in outputs]
             return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
@@ -161,18 +201,28 @@ class JointAttentionHook(SelfAttentionHook):
                 rows=self.rows,
                 masks=masks,
                 name=self.layer,
+                turned=None if self._turn is None else layer.turning(self._turn, self.rows),
             )
         )
         return layer.finish(output, joined=self._joined, states=states)
 
-    def masks(self, rows: BatchRows, tokens: int) -> Tensor | None:
-        """The foregrounds (bank rows, tokens) that hold for this call, or None."""
-        if self.mask_at is None:
-            return None
-        self.used = self.mask_at()
-        masks = self.used.mask.flatten(1).repeat(rows.branches, 1)
-        check_tokens(self.layer, tokens, masks.shape[1], "masks need")
-        return masks
+
+def _turned_rows(keys: Tensor, turn: Turn, rotary: Rotary, rows: BatchRows, inside: int) -> Tensor:
+    """Keys (rows, tokens, heads, d) of a whole batch; those that read another are turned."""
+    image = keys[:, inside:]
+    numbers = torch.arange(keys.shape[0], device=keys.device)
+    reading = torch.zeros_like(numbers, dtype=torch.bool)
+    for part in rows.parts:
+        if part.sources:
+            reading[part.rows] = True
+    moved = turn(image, _of_image(rotary, image.shape[1]), numbers % rows.images, 0)
+    image = torch.where(reading[:, None, None, None], moved, image)
+    return torch.cat([keys[:, :inside], image], dim=1) if inside else image
+
+
+def _of_image(rotary: Rotary, image: int) -> Rotary:
+    """The places of the picture's tokens, which come last."""
+    return rotary[0][-image:], rotary[1][-image:]
 
 
 class Attention:
@@ -242,6 +292,20 @@ class Attention:
         seen = self._attend(q_image, k, v, keep[:, None, None, :])
         # Text has no place in the picture, so it reads all of it.
         return torch.cat([seen, self._attend(q_text, k, v)], dim=1) if text else seen
+
+    def turning(self, turn: Turn, rows: BatchRows) -> Callable[[Tensor, Part, int], Tensor]:
+        """`LayerCall.turned`: the same rows with the picture's keys at other positions."""
+        assert self._rotary is not None  # noqa: S101
+        rotary = _of_image(self._rotary, self._image)
+
+        def at(context: Tensor, part: Part, k: int) -> Tensor:
+            q, keys, v = (one.flatten(2) for one in self._split(context))
+            image = keys[:, : self._image].unflatten(-1, (self._module.heads, -1))
+            moved = turn(image, rotary, part.rows % rows.images, k).flatten(2)
+            keys = torch.cat([moved, keys[:, self._image :]], dim=1)
+            return torch.cat([q, keys, v], dim=-1)
+
+        return at
 
     def finish(self, output: Tensor, *, joined: bool, states: Tensor | None) -> object:
         """What the layer returns: (picture, text), the picture alone, or both in one."""

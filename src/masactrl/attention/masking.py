@@ -20,13 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from diffusers import DiffusionPipeline
+    from diffusers.hooks.hooks import ModelHook
 
     from masactrl.attention.features import SourceCache
     from masactrl.attention.layers import Site
+    from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import Rows
     from masactrl.attention.steps import Tick
 
-__all__ = ["GivenMasker", "MaskUse", "Masker", "WordMasker", "report_useless"]
+__all__ = [
+    "GivenMasker",
+    "MaskUse",
+    "Masker",
+    "WordMasker",
+    "branch_rows",
+    "check_count",
+    "report_useless",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +56,17 @@ class Masker(Protocol):
 
     on_empty: OnEmpty
 
-    def hooks(self) -> Sequence[tuple[nn.Module, CrossAttentionHook]]:
+    def hooks(self) -> Sequence[tuple[nn.Module, ModelHook]]:
         """Further hooks to install."""
         ...
 
-    def before(self, tick: Tick, sample: Tensor, active: bool) -> None:
-        """Get ready for a denoiser call on latents `sample` (rows, channels, height, width)."""
+    def before(
+        self, tick: Tick, call: DenoiserCall, *, active: bool, soon: bool, number: int
+    ) -> None:
+        """Get ready for a denoiser call, the `number`-th of its step.
+
+        `active` and `soon` say whether this and the next step are controlled.
+        """
         ...
 
     def at(self, site: Site) -> MaskUse:
@@ -69,8 +84,8 @@ class GivenMasker:
     def __init__(self, given: GivenMasks, rows: Rows) -> None:
         # Refused below, as given; one that vanishes at a coarse layer later is only said.
         self.on_empty: OnEmpty = "warn"
-        _check_count("masks", len(given.images), rows.images, "images of the run")
-        _check_count("source masks", len(given.sources), rows.cached, "recorded sources")
+        check_count("masks", len(given.images), rows.images, "images of the run")
+        check_count("source masks", len(given.sources), rows.cached, "recorded sources")
         involved = rows.involved
         masks: list[Tensor] = []
         for image, mask in enumerate((*given.images, *given.sources)):
@@ -83,24 +98,28 @@ class GivenMasker:
             masks.append(binary(chosen, given.threshold))
         report_useless({image: masks[image] for image in involved}, given.on_empty, "was given for")
         self._masks = masks
-        self._sample = torch.zeros(0)
+        self._size, self._device = (0, 0), torch.device("cpu")
         self._ready: dict[tuple[int, int, torch.device], MaskUse] = {}
 
-    def hooks(self) -> Sequence[tuple[nn.Module, CrossAttentionHook]]:
+    def hooks(self) -> Sequence[tuple[nn.Module, ModelHook]]:
         """None are needed."""
         return ()
 
-    def before(self, _tick: Tick, sample: Tensor, _active: bool) -> None:
+    def before(
+        self, _tick: Tick, call: DenoiserCall, *, active: bool, soon: bool, number: int
+    ) -> None:
         """Note the size of the latents."""
-        self._sample = sample
+        del soon, number
+        if active:
+            self._size, self._device = call.size(), call.sample.device
 
     def at(self, site: Site) -> MaskUse:
         """The masks at this layer's grid."""
-        height, width = site.grid(*self._sample.shape[-2:])
-        key = (height, width, self._sample.device)
+        height, width = site.grid(*self._size)
+        key = (height, width, self._device)
         if key not in self._ready:
             parts = [resized(mask[None], height, width) for mask in self._masks]
-            self._ready[key] = MaskUse(mask=torch.cat(parts).to(self._sample.device))
+            self._ready[key] = MaskUse(mask=torch.cat(parts).to(self._device))
         return self._ready[key]
 
     def after(self, _tick: Tick, _uses: Iterable[tuple[Site, MaskUse]]) -> None:
@@ -127,29 +146,27 @@ class WordMasker:
         self._tokens = _token_table(wanted, pipeline, rows, recording=record is not None)
         self._captures = [(site, CrossAttentionHook()) for site in _capture_sites(wanted, sites)]
         _check_order(self._captures[0][0], controlled)
-        self._sample = torch.zeros(0)
+        self._size = (0, 0)
         self._kept: list[Tensor | None] = []
         self._previous: dict[int, Tensor] = {}
 
-    def hooks(self) -> Sequence[tuple[nn.Module, CrossAttentionHook]]:
+    def hooks(self) -> Sequence[tuple[nn.Module, ModelHook]]:
         """The cross-attention layers whose maps are read."""
         return [(site.cross, hook) for site, hook in self._captures if site.cross is not None]
 
-    def before(self, tick: Tick, sample: Tensor, active: bool) -> None:
+    def before(
+        self, tick: Tick, call: DenoiserCall, *, active: bool, soon: bool, number: int
+    ) -> None:
         """Forget the last call's maps and choose the rows that carry the prompts."""
+        del soon, number
         if tick.new_run:
             self._previous = {}
-        self._sample = sample
-        branches = sample.shape[0] // self._rows.images
-        if not -branches <= self._wanted.branch < branches:
-            raise MaskError(
-                f"branch={self._wanted.branch} was asked for, but the run has {branches} guidance "
-                f"branches; accepted are 0 to {branches - 1}, or -1 for the last."
-            )
-        tokens = self._tokens.to(sample.device)
+        self._size = call.size()
+        first = branch_rows(self._wanted, call.sample.shape[0], self._rows)
+        tokens = self._tokens.to(call.sample.device)
         for _, hook in self._captures:
             hook.active, hook.map, hook.tokens = active, None, tokens
-            hook.first = self._wanted.branch % branches * self._rows.images
+            hook.first = first
         self._kept = [None] * len(self._captures)
         if active and self._source is not None:
             self._kept = [
@@ -163,7 +180,7 @@ class WordMasker:
         for (capture, hook), kept in zip(self._captures, self._kept, strict=True):
             if capture.index < site.index and hook.map is not None:
                 maps.append(hook.map if kept is None else torch.cat([hook.map, kept]))
-        height, width = self._sample.shape[-2:]
+        height, width = self._size
         capture = self._captures[0][0]
         rows, columns = capture.grid(height, width)
         for one in maps:
@@ -206,7 +223,19 @@ def report_useless(masks: dict[int, Tensor], on_empty: OnEmpty, where: str) -> l
     return useless
 
 
-def _check_count(what: str, given: int, wanted: int, of: str) -> None:
+def branch_rows(wanted: WordMasks, batch: int, rows: Rows) -> int:
+    """The batch row of image 0 in the guidance branch that carries the prompts."""
+    branches = batch // rows.images
+    if not -branches <= wanted.branch < branches:
+        raise MaskError(
+            f"branch={wanted.branch} was asked for, but the run has {branches} guidance "
+            f"branches; accepted are 0 to {branches - 1}, or -1 for the last."
+        )
+    return wanted.branch % branches * rows.images
+
+
+def check_count(what: str, given: int, wanted: int, of: str) -> None:
+    """Refuse another number of masks, words or prompts than there are images; `MaskError`."""
     if given != wanted:
         raise MaskError(
             f"{given} {what} were given for {wanted} {of}. Give one per image, in the order of "
@@ -228,9 +257,9 @@ def _token_table(
     convert = getattr(pipeline, "maybe_convert_prompt", None)
     words = wanted.source_words if recording else wanted.words
     prompts = wanted.source_prompts if recording else wanted.prompts
-    _check_count("entries of words", len(words), rows.images, "images of the run")
+    check_count("entries of words", len(words), rows.images, "images of the run")
     if prompts:
-        _check_count("prompts", len(prompts), rows.images, "images of the run")
+        check_count("prompts", len(prompts), rows.images, "images of the run")
     longest = int(tokenizer.model_max_length)
     table = torch.zeros(rows.images, longest, dtype=torch.float32, device="cpu")
     for image, entry in enumerate(words):

@@ -21,6 +21,8 @@ from masactrl.errors import UnsupportedPipeline
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from masactrl.attention.positions import Policy
+
 __all__ = ["FAMILIES", "DenoiserCall", "Network", "find_sites", "network_of"]
 
 
@@ -61,7 +63,8 @@ class Network:
         time_scale: the pipeline divides timesteps by this before the network gets them.
         channels: axis of the channels in the latents that the network gets.
         policies: position policies it has, the usual one first; see `masactrl.attention.positions`.
-        prompt_call: whether a step's calls differ in their text, that of the prompts being first.
+        rotary: of rotary embeddings (theta, channels of each axis), the first no place.
+        tokenizers: the pipeline's, of the texts that attend, in order.
     """
 
     name: Literal["unet", "sd3", "flux"]
@@ -74,8 +77,9 @@ class Network:
     noise: Literal["diffusion", "flow"] = "diffusion"
     time_scale: float = 1.0
     channels: int = 1
-    policies: tuple[str, ...] = ("same",)
-    prompt_call: bool = False
+    policies: tuple[Policy, ...] = ("same",)
+    rotary: Callable[[nn.Module], tuple[float, Sequence[int]]] | None = None
+    tokenizers: tuple[str, ...] = ("tokenizer",)
 
     def latents(self, network: nn.Module, sample: Tensor) -> Tensor:
         """The latents without channels of conditions, which pipelines put behind them."""
@@ -126,6 +130,11 @@ def _named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any])
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
+def _flux_rotary(network: nn.Module) -> tuple[float, Sequence[int]]:
+    embedding: Any = network.pos_embed
+    return float(embedding.theta), tuple(embedding.axes_dim)
+
+
 FAMILIES: tuple[Network, ...] = (
     Network(
         name="unet",
@@ -142,6 +151,7 @@ FAMILIES: tuple[Network, ...] = (
         read=_read_sd3,
         joint=True,
         noise="flow",
+        tokenizers=("tokenizer", "tokenizer_3"),
     ),
     Network(
         name="flux",
@@ -154,7 +164,9 @@ FAMILIES: tuple[Network, ...] = (
         noise="flow",
         time_scale=1000.0,
         channels=2,
-        prompt_call=True,
+        policies=("same", "none", "damped", "matched"),
+        rotary=_flux_rotary,
+        tokenizers=("tokenizer_2",),
     ),
 )
 """Every family that a control can be attached to."""

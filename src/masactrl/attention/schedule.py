@@ -83,7 +83,7 @@ class Schedule:
     - `places`: any of "encoder", "mid", "decoder", in SD3 and FLUX "joint" and "single";
     - `scales`: only layers whose grid is smaller than the latent by one of these factors
       (1, 2, 4, 8);
-    - `layers`: exactly these layers; stands alone.
+    - `layers`: exactly these layers, a list or a `range`; stands alone.
 
     `Schedule.never()` is the only empty schedule. Raises `ScheduleError` for values that contradict
     each other; whether steps and layers exist is checked against the run and the model.
@@ -159,6 +159,12 @@ class Schedule:
         if self.idle:
             return ()
         last = len(sites) - 1
+        known = list(dict.fromkeys(site.place for site in sites))
+        if self.places is not None and not set(self.places) & set(known):
+            raise ScheduleError(
+                f"The place {self.places[0]!r} was asked for, but this network has the places "
+                f"{', '.join(known)}; choose among them."
+            )
         for layer in self.layers or ():
             _check_exists("layer", layer, last, "this model has self-attention layers")
         if self.start_layer is not None:
@@ -254,7 +260,13 @@ def _check_exists(name: str, value: int, last: int, having: str) -> None:
 # Section 4 of the paper and its code: S=4 of 50 steps, L=10. Written as a part of the run so that
 # the same preset fits any number of steps. The SDXL script of the authors tries these three layers
 # and 34 is the first decoder layer; none of them is tuned.
+#
+# FLUX: the layers whose output depends least on position, all steps (FreeFlux, non-rigid edits at
+# guidance 3.5), and those that a picture needs most (Stable Flow). SD3: nothing was published;
+# these are the paper's steps and the second half of the layers, as in a U-Net, and not tuned.
 SDXL_START_LAYERS = (34, 44, 54, 64)
+FLUX_LAYERS = (0, 7, 8, 9, 10, 18, 25, 28, 37, 42, 45, 50, 56)
+FLUX_VITAL_LAYERS = (0, 1, 17, 18, 25, 28, 53, 54, 56)
 PRESETS = MappingProxyType(
     {
         "sd": Schedule(fraction=(0.08, 1.0), start_layer=10),
@@ -263,19 +275,25 @@ PRESETS = MappingProxyType(
             for layer in SDXL_START_LAYERS
         },
         "sdxl": Schedule(fraction=(0.08, 1.0), start_layer=44),
+        "sd3": Schedule(fraction=(0.08, 1.0), start_layer=12),
+        "sd3.5-large": Schedule(fraction=(0.08, 1.0), start_layer=19),
+        "flux": Schedule(layers=FLUX_LAYERS),
+        "flux-vital": Schedule(layers=FLUX_VITAL_LAYERS),
     }
 )
 
 
 def preset(sites: Sequence[LayerPlace]) -> Schedule:
-    """The preset that fits a model by its layers: "sd" for 16, "sdxl" for 70.
+    """The preset that fits a model by its layers: 16 are Stable Diffusion's, 70 XL's, 57 FLUX's.
 
-    Raises `ScheduleError` for other layouts, for which no published choice exists.
+    24 and 38 joint layers are SD3's and SD3.5 large's. Raises `ScheduleError` for other layouts.
     """
-    by_count = {16: "sd", 70: "sdxl"}
-    if len(sites) not in by_count:
+    joint = any(site.place == "joint" for site in sites)
+    known = {24: "sd3", 38: "sd3.5-large", 57: "flux"} if joint else {16: "sd", 70: "sdxl"}
+    if len(sites) not in known:
         raise ScheduleError(
             f"This model has {len(sites)} self-attention layers and there is no preset for it "
-            "(Stable Diffusion has 16, SDXL 70). Give a Schedule of your own."
+            "(Stable Diffusion has 16, SDXL 70, SD3 24, SD3.5 large 38, FLUX 57). Give a Schedule "
+            "of your own."
         )
-    return PRESETS[by_count[len(sites)]]
+    return PRESETS[known[len(sites)]]

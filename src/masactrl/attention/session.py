@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from masactrl.attention.hooks import SelfAttentionHook
-from masactrl.attention.joint import JointAttentionHook
+from masactrl.attention.joint import JointAttentionHook, Turn
 from masactrl.attention.masking import Masker, MaskUse, report_useless
 from masactrl.attention.networks import network_of
 from masactrl.attention.report import Attached, RunReport
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from masactrl.attention.call import Control
     from masactrl.attention.features import SourceCache
     from masactrl.attention.layers import Site
+    from masactrl.attention.matching import Matcher
     from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import BatchRows, Rows
     from masactrl.attention.schedule import Schedule
@@ -74,9 +75,12 @@ class Session:
         source: SourceCache | None,
         record: SourceCache | None,
         own: bool = False,
+        turn: Turn | None = None,
+        matcher: Matcher | None = None,
     ) -> None:
         self.attached = Attached()
         self._family, self._network = network_of(pipeline)
+        self._turn, self._matcher = turn, matcher
         self.hooks = [
             (site, part, self._hook(site, module, control, own=own))
             for site in sites
@@ -99,7 +103,7 @@ class Session:
         if not self._family.joint:
             return SelfAttentionHook(site.name, control)
         first = self._family.text_first
-        return JointAttentionHook(site, module, control, text_first=first, own=own)
+        return JointAttentionHook(site, module, control, text_first=first, own=own, turn=self._turn)
 
     def before(self, call: DenoiserCall) -> None:
         """Set every hook for the denoiser call that is about to run."""
@@ -115,9 +119,12 @@ class Session:
         run.call = run.call + 1 if run.called and tick.step == run.tick.step else 0
         run.tick, run.called = tick, True
         active = self._works and tick.step in run.steps
+        if self._matcher is not None:
+            self._matcher.before(tick, run.call, call.text, active)
         layout = self._layout(sample.shape[0], sample.device) if active else None
         if self._masker is not None:
-            self._masker.before(tick, sample, active)
+            soon = self._works and tick.step + 1 in run.steps
+            self._masker.before(tick, call, active=active, soon=soon, number=run.call)
         for site, part, hook in self.hooks:
             here = active and site.index not in call.skipped
             hook.prepare(active=here, rows=layout, recording=self._record is not None)
@@ -134,6 +141,8 @@ class Session:
         run = self._run
         if self._closed or run is None:
             return
+        if self._matcher is not None:
+            self._matcher.after(run.tick, run.call)
         uses: list[tuple[Site, MaskUse]] = []
         for site, part, hook in self.hooks:
             if hook.active:

@@ -64,14 +64,16 @@ def token_numbers(
 def _occurrences(tokenizer: Any, prompt: str, ids: tuple[int, ...], word: str) -> set[int]:
     wanted = tuple(int(i) for i in tokenizer(word, add_special_tokens=False).input_ids)
     last = len(ids) - 1  # the end token
+    first = 0 if getattr(tokenizer, "bos_token_id", None) is None else 1  # T5 has no begin token
     starts = [
         start
-        for start in range(1, last - len(wanted) + 1)
+        for start in range(first, last - len(wanted) + 1)
         if wanted and ids[start : start + len(wanted)] == wanted
     ]
     if not starts:
-        tokens = tokenizer.convert_ids_to_tokens(list(ids[1:last]))
-        shown = ", ".join(f"{n} {t.replace('</w>', '')!r}" for n, t in enumerate(tokens, start=1))
+        tokens = tokenizer.convert_ids_to_tokens(list(ids[first:last]))
+        bare = (token.replace("</w>", "").replace("▁", "") for token in tokens)
+        shown = ", ".join(f"{n} {token!r}" for n, token in enumerate(bare, start=first))
         raise PromptError(
             f"The word {word!r} is not in the prompt {prompt!r}. Its tokens are: "
             f"{shown or 'none'}. Name one of them, or give token numbers."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.features import SourceCache
+from masactrl.attention.positions import Policy, Positions
 from masactrl.attention.rows import Rows
 from masactrl.attention.schedule import Schedule
 from masactrl.errors import ConfigError
@@ -38,8 +39,10 @@ class MasaCtrl:
 
     `schedule` chooses steps and layers; `form` and `strength` are those of
     `mutual_self_attention`; `masks` switches to the mask-guided form (Eq. 6 to 8), with given masks
-    or with masks from named words; `on_untouched` says what happens when a run ends without the
-    control having acted. Raises `ConfigError` for values outside their range.
+    or with masks from named words; `positions` is where the keys that are read stand in networks
+    with rotary embeddings (FLUX): the name of a policy of `masactrl.attention.positions`, or one
+    with its values; `on_untouched` says what happens when a run ends without the control having
+    acted. Raises `ConfigError` for values outside their range.
 
         control = MasaCtrl(schedule=PRESETS["sd"])
         with control.attach(pipeline, Rows.one_source(targets=1)):
@@ -50,10 +53,12 @@ class MasaCtrl:
     form: Form = "replace"
     strength: float = 1.0
     masks: GivenMasks | WordMasks | None = None
+    positions: Positions | Policy | None = None
     on_untouched: OnUntouched = "raise"
 
     def __post_init__(self) -> None:
         settle(self)
+        Positions.of(self.positions)  # refuses a policy that is not known
         if self.form not in ("replace", "union"):
             raise ConfigError(f"form={self.form!r} was given; accepted are 'replace' and 'union'.")
         if not 0.0 <= self.strength <= 1.0:
@@ -109,6 +114,7 @@ class MasaCtrl:
             source=source,
             on_untouched=self.on_untouched,
             own_attention=not self._simple,
+            positions=Positions.of(self.positions),
         ) as attached:
             yield attached
 
@@ -140,5 +146,6 @@ class MasaCtrl:
             masks=self.masks,
             record=cache,
             on_untouched=self.on_untouched,
+            positions=Positions.of(self.positions),
         ):
             yield cache
