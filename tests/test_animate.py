@@ -13,16 +13,16 @@ from PIL import Image
 
 from masactrl import GenerateRequest, generate
 from masactrl.cli import main
-from masactrl.errors import ConfigError, MissingExtra
+from masactrl.errors import ConfigError, MissingExtra, OutputError
 from masactrl.models import LoadedModel, default_preset
-from masactrl.puppets.gaits import GAITS, gait_scenes, gait_skeletons
+from masactrl.puppets.gaits import GAITS, gait_scenes, gait_skeleton
 from masactrl.puppets.renderer import keypoints_of
 from masactrl.rerun.animate import animate_words
 from masactrl.rerun.kinds import Given, run_again
 from masactrl.runs.layout import Layout
 from masactrl.runs.motion import GAIT_NAMES, MotionWords
-from masactrl.studies import animate as module
-from masactrl.studies.animate import animate, animation_names, frame_name, write_mp4
+from masactrl.studies.animate import animate, frame_name, generated_run
+from masactrl.studies.animate_files import Film, film, write_film
 
 
 @pytest.fixture(scope="module")
@@ -95,30 +95,115 @@ def test_batches_are_made_alone_and_a_run_may_stop(tiny: tuple[LoadedModel, str]
     assert told == [0, 1, 2] * 4  # the source, and three batches
 
 
-def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    import av
+def filmed(tiny: tuple[LoadedModel, str], folder: Path, count: int = 3, **options: Any) -> Film:
+    """Draw an animation into a folder, `drawn` told of every batch that is really drawn."""
+    model, network = tiny
+    poses = Layout(kind="x", pictures=pictures(count), model=network)
+    own = {name: options.pop(name) for name in ("first_frame",) if name in options}
+    run = generated_run(model, REQUEST, poses, fps=8, batch=2, words="walk", **own)
+    drawn, draw = options.pop("drawn", []), run.frames.draw
 
+    def told(numbers: range) -> tuple[Image.Image, ...]:
+        drawn.append(list(numbers))
+        return draw(numbers)
+
+    run.frames.draw = told  # type: ignore[method-assign]
+    return film(run, folder, **options)
+
+
+def test_frames_are_there_as_they_are_made_and_a_second_run_goes_on(
+    tiny: tuple[LoadedModel, str], tmp_path: Path
+) -> None:
+    whole = filmed(tiny, tmp_path / "whole", 5)
+    assert (whole.frames, whole.kept) == (5, 0)
+    out, counts = tmp_path / "out", list[int]()
+
+    class Crash(Exception):
+        pass
+
+    def crash(done: int) -> None:
+        counts.append(done)
+        if done == 2:
+            raise Crash
+
+    with pytest.raises(Crash):
+        filmed(tiny, out, 5, on_frames=crash)
+    assert sorted(path.name for path in out.glob("frame*")) == ["frame0001.png", "frame0002.png"]
+    drawn: list[list[int]] = []
+    stopped = filmed(tiny, out, 5, drawn=drawn, stop=lambda: bool(drawn))
+    assert (stopped.frames, stopped.kept, drawn) == (4, 2, [[2, 3]])
+    assert len(stopped.films) == 1
+    last = filmed(tiny, out, 5, drawn=drawn, films=("webp",))
+    assert (last.frames, last.kept, drawn[1:]) == (5, 4, [[4]])
+    again = filmed(tiny, out, 5, drawn=drawn)
+    assert (again.kept, len(drawn)) == (5, 2)
+    for one, other in zip(whole.paths, again.paths, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_is_of_another_run_is_not_taken_for_this_one(
+    tiny: tuple[LoadedModel, str], tmp_path: Path
+) -> None:
+    filmed(tiny, tmp_path)
+    with pytest.raises(OutputError, match=r"frame0001\.png"):
+        filmed(tiny, tmp_path, 5)  # more poses, so other frames
+    drawn: list[list[int]] = []
+    (tmp_path / "frame0002.png").write_bytes(b"half a")
+    with pytest.raises(OutputError, match=r"holds frame0002\.png"):
+        filmed(tiny, tmp_path)
+    assert filmed(tiny, tmp_path, overwrite=True, drawn=drawn).kept == 0
+    assert drawn == [[0, 1], [2]]
+    other = tmp_path / "other"
+    filmed(tiny, other, metadata=False)
+    with pytest.raises(OutputError, match=r"holds source\.png"):
+        filmed(tiny, other, metadata=False)
+
+
+def test_films_and_a_sheet(tiny: tuple[LoadedModel, str], tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    made = filmed(tiny, tmp_path, films=("gif", "webp", "mp4"), sheet=True)
+    assert [path.name for path in made.films] == [f"animation.{k}" for k in ("gif", "webp", "mp4")]
+    assert (tmp_path / "animation.png").is_file()
+    with Image.open(tmp_path / "animation.gif") as gif:
+        assert (gif.n_frames, gif.info["duration"]) == (3, 120)  # hundredths of a second
+        told = [json.loads(gif.info["comment"])]
+    with Image.open(tmp_path / "animation.webp") as webp:
+        assert webp.n_frames == 3
+        told.append(json.loads(webp.getexif()[0x010E]))
+    with av.open(str(tmp_path / "animation.mp4")) as shown:
+        stream = shown.streams.video[0]
+        assert (stream.width, stream.height, float(stream.average_rate)) == (64, 64, 8.0)
+        assert sum(1 for _ in shown.decode(stream)) == 3
+        told.append(json.loads(shown.metadata["comment"]))
+    for one in told:
+        assert (one["kind"], one["picture"]) == ("animate", "animation")
+    with pytest.raises(ConfigError, match="'avi' is no film"):
+        filmed(tiny, tmp_path, films=("avi",))
+
+
+def test_frames_may_read_the_first_one_too(tiny: tuple[LoadedModel, str]) -> None:
+    plain, both = moved(tiny), moved(tiny, first_frame=True)
+    assert np.abs(pixels(plain.source) - pixels(both.source)).max() <= 2
+    # The first reads the source alone, as without; rounding of another batch apart.
+    assert np.abs(pixels(plain.frames[0]) - pixels(both.frames[0])).mean() < 0.5
+    for one, other in zip(plain.frames[1:], both.frames[1:], strict=True):
+        assert np.abs(pixels(one) - pixels(other)).mean() > 0.5
+    middle = moved(tiny, first_frame=True, only=[1])
+    assert [f.tobytes() for f in middle.frames] == [f.tobytes() for f in both.frames[2:4]]
+
+
+def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path: Path) -> None:
     model, network = tiny
     folder = tmp_path / "poses"
     folder.mkdir()
     for number, picture in enumerate(pictures(3)):
         picture.save(folder / f"{number}.png")
-    words = MotionWords(poses=str(folder), kind="x", layout_model=network, batch=2)
+    words = MotionWords(poses=str(folder), kind="x", layout_model=(f"x={network}",), batch=2)
     poses = words.layout("a cat", 64)
-    result = animate(model, REQUEST, poses, fps=8, batch=2, words=words.poses)
-    paths = result.save(tmp_path / "out")
-    names = {path.name for path in paths}
-    assert names == {*(f"{n}.png" for n in animation_names(3)), "animation.gif", "animation.mp4"}
-    with Image.open(tmp_path / "out" / "animation.gif") as gif:
-        assert (gif.n_frames, gif.info["duration"]) == (3, 120)  # hundredths of a second
-    with av.open(str(tmp_path / "out" / "animation.mp4")) as film:
-        stream = film.streams.video[0]
-        assert (stream.width, stream.height, float(stream.average_rate)) == (64, 64, 8.0)
-        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
-    assert len(shown) == 3
+    run = generated_run(model, REQUEST, poses, fps=8, batch=2, first_frame=True, words=words.poses)
+    film(run, tmp_path / "out")
     made = Image.open(tmp_path / "out" / "frame0003.png")
-    recipe = result.recipe("frame0003")
+    recipe = run.recipe("frame0003")
     assert json.loads(made.info["masactrl"]) == json.loads(json.dumps(recipe.to_json()))
     inputs = tuple(sorted(folder.iterdir()))
     networks = {"x": network}
@@ -126,11 +211,41 @@ def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path
     assert again.tobytes() == made.convert("RGB").tobytes()
     line = animate_words(recipe)
     assert line[:2] == ["animate", "a cat standing"]
-    for part in ("--poses", "--layout-model", "--fps", "--batch"):
+    for part in ("--poses", "--layout-model", "--fps", "--batch", "--first-frame"):
         assert part in line
     with pytest.raises(ConfigError, match="3 pictures of poses"):
         run_again(model, recipe, Given(inputs=inputs[:2], networks=networks))
     assert str(tmp_path) not in str(recipe.to_json())
+    with pytest.raises(ConfigError, match="no --kind edges was given"):
+        MotionWords(poses=str(folder), layout_model=("edges=x",)).layout("a cat", 64)
+
+
+def test_a_picture_is_inverted_and_moves(
+    tiny: tuple[LoadedModel, str],
+    tmp_path: Path,
+    model_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pictures(1)[0].save(tmp_path / "photo.png")
+    (tmp_path / "poses").mkdir()
+    for number, picture in enumerate(pictures(3)):
+        picture.save(tmp_path / "poses" / f"{number}.png")
+    own = ["--model", str(model_folder), "--layout-model", f"x={tiny[1]}"]
+    words = [
+        *("animate", str(tmp_path / "photo.png"), "--to", "a cat running", "--kind", "x"),
+        *("--poses", str(tmp_path / "poses"), "--steps", "3", "--batch", "2", *own),
+    ]
+    assert main([*words, "-o", str(tmp_path / "out"), "--film", "gif"]) == 0
+    made = tmp_path / "out" / "frame0003.png"
+    inputs = [tmp_path / "photo.png", *sorted((tmp_path / "poses").iterdir())]
+    given = [word for path in inputs for word in ("--input", str(path))]
+    capsys.readouterr()
+    assert main(["rerun", str(made), *own, *given]) == 0
+    assert "same to the bit" in capsys.readouterr().out
+    assert main(["info", str(made), "--cli"]) == 0
+    assert "masactrl animate photo.png --to 'a cat running'" in capsys.readouterr().out
+    assert main([*words, "-o", str(tmp_path / "out2"), "--first-frame"]) == 2
+    assert "--first-frame belongs to a source from a prompt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -162,7 +277,7 @@ def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtra, match=r"masactrl\[video\]"):
-        write_mp4(tmp_path / "a.mp4", pictures(2), 12)
+        write_film(tmp_path / "a.mp4", [], 12)
 
 
 def test_gaits_move_without_jumps_and_cycles_close() -> None:
@@ -178,7 +293,8 @@ def test_gaits_move_without_jumps_and_cycles_close() -> None:
             assert ahead.max() < 1.5 * steps.max()
         if gait == "jump":
             assert (joints[0] - joints[-1]).norm(dim=-1).max() < 0.1
-    assert len(gait_skeletons("sit", 3, species="cat", facing="right", size=64)) == 3
+    drawn = gait_skeleton("sit", 3, 2, species="cat", facing="right", size=64)
+    assert drawn.size == (64, 64)
     with pytest.raises(ConfigError, match="no gait"):
         gait_scenes("fly", 4, species="cat", facing="left")
     with pytest.raises(ConfigError, match="at least 2"):
@@ -213,7 +329,7 @@ def test_the_command_makes_frames_of_the_embedded_model(
     assert (tmp_path / "animation.gif").is_file()
     assert main(["rerun", str(tmp_path / f"{frame_name(2)}.png")]) == 0
     assert "same to the bit" in capsys.readouterr().out
-    assert main(["info", str(tmp_path / "animation.png"), "--cli"]) == 0
+    assert main(["info", str(tmp_path / "frame0001.png"), "--cli"]) == 0
     assert "--poses jump" in capsys.readouterr().out
 
 
@@ -230,4 +346,5 @@ def test_an_mp4_that_cannot_be_written_is_left_out_and_said(
     assert main(words) == 0
     assert "needs the extra 'video'" in capsys.readouterr().err
     assert not (tmp_path / "animation.mp4").exists()
-    assert module.ANIMATION == "animation"
+    assert main([*words[:-1], str(tmp_path / "other"), "--film", "mp4"]) == 1
+    assert not (tmp_path / "other").exists()

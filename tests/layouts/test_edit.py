@@ -16,7 +16,8 @@ from masactrl.errors import ConfigError
 from masactrl.models import LoadedModel, default_preset
 from masactrl.rerun.edit import edit_words
 from masactrl.rerun.kinds import Given, run_again
-from masactrl.runs.layout import AskedLayout, Layout, LayoutWords
+from masactrl.rerun.layouts import AskedLayout
+from masactrl.runs.layout import Layout, LayoutWords
 
 pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
 

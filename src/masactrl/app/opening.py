@@ -13,8 +13,8 @@ from masactrl.rerun.auto import chosen_run
 from masactrl.rerun.compare import comparison_of, edit_in
 from masactrl.rerun.edit import edit_of
 from masactrl.rerun.kinds import request_of
+from masactrl.rerun.layouts import layouts_of
 from masactrl.rerun.sweep import axes_of, plain_recipe
-from masactrl.runs.layout import layouts_of
 from masactrl.settings.shared import MethodName
 from masactrl.studies.sweep_result import SWEEP
 

@@ -23,7 +23,7 @@ from masactrl.puppets.scene import (
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["GAITS", "gait_scenes", "gait_skeletons"]
+__all__ = ["GAITS", "gait_scenes", "gait_skeleton"]
 
 GAITS: Final = ("walk", "run", "jump", "sit")
 _LEGS: Final = (1, 2, 3, 4)  # near hind, far hind, near front, far front, see `scene.Pose`
@@ -90,9 +90,10 @@ def _swung(turn: float, lags: tuple[float, ...], most: float) -> tuple[float, ..
     return tuple(jitter)
 
 
-def gait_skeletons(
-    gait: str, frames: int, *, species: str, facing: str, size: int
-) -> tuple[Image.Image, ...]:
-    """The skeletons of a gait as pictures of ``size`` pixels a side; see `gait_scenes`."""
-    scenes = gait_scenes(gait, frames, species=species, facing=facing)
-    return tensor_to_images(draw_skeletons(keypoints_of(scenes, size), size), signed=False)
+def gait_skeleton(
+    gait: str, frames: int, number: int, *, species: str, facing: str, size: int
+) -> Image.Image:
+    """The skeleton of frame ``number``, from 0, of ``size`` pixels a side; see `gait_scenes`."""
+    scene = gait_scenes(gait, frames, species=species, facing=facing)[number]
+    (drawn,) = tensor_to_images(draw_skeletons(keypoints_of([scene], size), size), signed=False)
+    return drawn

@@ -1,35 +1,40 @@
 """Recipes of the kind "animate": the command, and a frame or all of them again.
 
-    {"run": {...}, "poses": "walk", "layout": {...}, "fps": 12.0, "batch": 4}
+    {"of": "generate", "run": {...}, "poses": "walk", "layout": {...}, "fps": 12.0, "batch": 4,
+     "first_frame": false}
 
-A frame is made again with those of its batch, so to the bit; the others are left alone.
+A frame is made again with those of its batch, so to the bit; the others are left alone. Of a
+picture that was inverted ("of" is "edit") the first input is the picture, the others are poses.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
-from masactrl.rerun.command_line import command_words, declared_options
+from masactrl.rerun.command_line import command_words, declared_flags, declared_options
+from masactrl.rerun.edit import edit_of, edit_options
 from masactrl.rerun.generate import request_of, run_options
-from masactrl.runs.layout import AskedLayout, Layout
+from masactrl.rerun.layouts import AskedLayout
 from masactrl.runs.motion import GAIT_NAMES, MotionWords
 from masactrl.runs.recipe import STRICT, Recipe, checked
-from masactrl.studies.animate import ANIMATION, animate, frame_name
+from masactrl.studies.animate import ANIMATION, animate, animate_edited, frame_name
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
     from masactrl.models import LoadedModel
     from masactrl.rerun.kinds import Given
-    from masactrl.runs.request import GenerateRequest
+    from masactrl.runs.layout import Layout
 
-__all__ = ["animate_again", "animate_steps", "animate_words"]
+__all__ = ["animate_again", "animate_steps", "animate_words", "plain_animation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,16 @@ class _Asked:
     layout: AskedLayout
     fps: float
     batch: int
+    of: Literal["generate", "edit"] = "generate"
+    first_frame: bool = False
+
+    @property
+    def prompt(self) -> str:
+        """What every frame shows."""
+        prompts = self.run.get("target_prompts")
+        if not isinstance(prompts, list) or len(prompts) != 1 or not isinstance(prompts[0], str):
+            raise ConfigError("The recipe cannot be used: an animation has one target prompt.")
+        return prompts[0]
 
     def words(self, network: str | None) -> MotionWords:
         """Return what the command line would be told; ``network`` is what reads the poses."""
@@ -52,45 +67,55 @@ class _Asked:
             fps=self.fps,
             batch=self.batch,
             kind=self.layout.kind,
-            layout_model=network,
+            first_frame=self.first_frame,
+            layout_model=() if network is None else (f"{self.layout.kind}={network}",),
             layout_scale=self.layout.scale,
             layout_until=self.layout.end,
         )
 
+    def drawn(self, files: tuple[Path, ...], networks: Mapping[str, str]) -> Layout:
+        """Return the layouts of the frames: those of a gait again, or the pictures of files."""
+        if self.poses in GAIT_NAMES and not files:
+            words = self.words(self.layout.network(networks))
+            return words.layout(self.prompt, self.run.get("height") or 256)
+        if len(files) != self.layout.files:
+            raise ConfigError(
+                f"The animation was made from {self.layout.files} pictures of poses; give all of "
+                "them."
+            )
+        return self.layout.drawn(files, networks)
 
-def _asked(recipe: Recipe) -> tuple[_Asked, GenerateRequest]:
+
+def plain_animation(recipe: Recipe) -> tuple[Recipe, MotionWords]:
+    """Return the recipe of the plain run that every frame is, and what is said of the frames."""
     asked = checked(_Asked, dict(recipe.request))
-    return asked, request_of(asked.run)
-
-
-def _drawn(asked: _Asked, request: GenerateRequest, given: Given) -> Layout:
-    if asked.poses in GAIT_NAMES and not given.inputs:
-        words = asked.words(asked.layout.network(given.networks))
-        return words.layout(request.target_prompts[0], request.height or 256)
-    if len(given.inputs) != asked.layout.files:
-        raise ConfigError(
-            f"The animation was made from {asked.layout.files} pictures of poses; give all of them."
-        )
-    return asked.layout.drawn(given.inputs, given.networks)
+    own = recipe.inputs[: 1 if asked.of == "edit" else 0]
+    plain = replace(
+        recipe, kind=asked.of, picture="target1-controlled", request=asked.run, inputs=own
+    )
+    return plain, asked.words(asked.layout.model)
 
 
 def animate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
     """Make the source and the frames again that the recipe's picture needs, by name."""
-    asked, request = _asked(recipe)
+    asked = checked(_Asked, dict(recipe.request))
     frame = re.fullmatch(r"frame(\d{4,})", recipe.picture)
     chosen = None if recipe.picture == ANIMATION else [0]
     if frame is not None:
         chosen = [(int(frame[1]) - 1) // asked.batch]
-    result = animate(
-        model,
-        request,
-        _drawn(asked, request, given),
-        fps=asked.fps,
-        batch=asked.batch,
-        words=asked.poses,
-        only=chosen,
-        on_step=given.on_step,
-    )
+    own: dict[str, Any] = {"fps": asked.fps, "batch": asked.batch, "words": asked.poses}
+    own |= {"only": chosen, "on_step": given.on_step}
+    if asked.of == "edit":
+        from masactrl.runs.invert import invert
+
+        picture, *files = given.inputs
+        inversion, edit, _ = edit_of(plain_animation(recipe)[0])
+        session = invert(model, picture, inversion, on_step=given.on_step)
+        result = animate_edited(session, edit, asked.drawn(tuple(files), given.networks), **own)
+    else:
+        poses = asked.drawn(given.inputs, given.networks)
+        request = request_of(asked.run)
+        result = animate(model, request, poses, first_frame=asked.first_frame, **own)
     first = 1 if chosen is None else chosen[0] * asked.batch + 1
     frames = {frame_name(first + k): one for k, one in enumerate(result.frames)}
     return MappingProxyType({"source": result.source, **frames, ANIMATION: result.to_sheet()})
@@ -98,13 +123,34 @@ def animate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[s
 
 def animate_steps(recipe: Recipe) -> int:
     """Return the denoising steps of what is made again, at most."""
-    asked, request = _asked(recipe)
+    asked = checked(_Asked, dict(recipe.request))
     batches = -(-asked.layout.files // asked.batch) if recipe.picture == ANIMATION else 1
-    return (request.steps or 1) * (1 + batches)
+    steps = asked.run.get("steps")
+    before = 2 if asked.of == "edit" else 1  # inversion and recording, or the source
+    return (steps if isinstance(steps, int) else 1) * (before + batches)
 
 
 def animate_words(recipe: Recipe) -> list[str]:
     """Return the words of `masactrl animate`."""
-    asked, request = _asked(recipe)
-    options = [*run_options(request), *declared_options(asked.words(asked.layout.model))]
-    return command_words("animate", [request.source_prompt], options)
+    plain, motion = plain_animation(recipe)
+    flags, options = declared_flags(motion), declared_options(motion)
+    if plain.kind == "generate":
+        request = request_of(plain.request)
+        source, run = request.source_prompt, run_options(request)
+    else:
+        inversion, _, _ = edit_of(plain)
+        source = PurePath(plain.inputs[0].name).name or "picture"
+        run = edit_options(plain)
+        foreign = [*declared_flags(inversion), *(name for name, _ in run if name in _FOREIGN)]
+        if foreign:
+            raise ConfigError(
+                f"The animation was made with {foreign[0]}, for which `masactrl animate` has no "
+                "option; `masactrl rerun` makes the picture again."
+            )
+    words = command_words("animate", [source], [*run, *options])
+    at = words.index("--") if "--" in words else len(words)
+    return [*words[:at], *flags, *words[at:]]
+
+
+_FOREIGN = ("source_cfg", "iterations", "fresh_steps", "keep", "fit", "mode")
+"""Options of edits that `masactrl animate` does not have."""

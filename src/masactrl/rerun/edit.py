@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags, declared_options
 from masactrl.rerun.generate import refuse_object
+from masactrl.rerun.layouts import AskedLayout, layout_options, layouts_drawn
 from masactrl.runs.edit_request import Mode, ResolvedEdit
-from masactrl.runs.layout import AskedLayout, layout_options, layouts_drawn
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.runs.result import SHEET
 from masactrl.settings.shared import FROM_SOURCE

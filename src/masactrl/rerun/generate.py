@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_options
+from masactrl.rerun.layouts import layout_options, layouts_drawn, layouts_of
 from masactrl.runs.generate import GenerateRequest, generate
-from masactrl.runs.layout import layout_options, layouts_drawn, layouts_of
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.runs.result import SHEET
 

@@ -9,14 +9,13 @@ self-attention its content. The source gets none unless it is asked for.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from masactrl.errors import ConfigError
-from masactrl.runs.recipe import STRICT, InputStated, checked
+from masactrl.runs.recipe import InputStated
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
 from masactrl.settings.shared import FROM_SOURCE
@@ -29,23 +28,44 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAYOUT",
-    "AskedLayout",
     "Layout",
+    "LayoutModels",
     "LayoutScale",
     "LayoutUntil",
     "LayoutWords",
+    "PicturesWhenWanted",
     "check_layouts",
     "guides_of",
     "layout_of_files",
-    "layout_options",
-    "layouts_drawn",
-    "layouts_of",
+    "networks_of",
+    "stated_file",
     "stated_files",
 ]
 
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LAYOUT: Final = "Layout"
 """Heading of --help."""
+
+
+class PicturesWhenWanted(Sequence["Image.Image"]):
+    """Pictures that are read or drawn each time that one is asked for, and not kept.
+
+    Args:
+        count: how many there are.
+        make: number, from 0 -> picture.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Image.Image]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> Any:
+        """Return a picture, or, for a slice, a tuple of them."""
+        places = range(self._count)[number]
+        if isinstance(places, range):
+            return tuple(self._make(place) for place in places)
+        return self._make(places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +76,8 @@ class Layout:
         kind: "pose", for which the embedded model has a network, or any word for the network of
             ``model``.
         pictures: one for all targets or one each, of the run's proportions; what the network reads:
-            coloured limbs or white lines on black, for example.
+            coloured limbs or white lines on black, for example. `PicturesWhenWanted` makes them
+            one by one.
         source: the source's own; None gives it none, as the paper does.
         scale: weight of what the network says, 0 and more.
         begin, end: the part of the steps at which it leads, 0 <= begin < end <= 1.
@@ -70,7 +91,7 @@ class Layout:
     """
 
     kind: str
-    pictures: tuple[Image.Image, ...]
+    pictures: Sequence[Image.Image]
     source: Image.Image | None = None
     scale: float = 1.0
     begin: float = 0.0
@@ -80,7 +101,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         settle(self)
-        object.__setattr__(self, "pictures", tuple(self.pictures))
+        if not isinstance(self.pictures, PicturesWhenWanted):
+            object.__setattr__(self, "pictures", tuple(self.pictures))
         if not self.kind.strip():
             raise ConfigError("A layout has a kind, such as pose or edges.")
         if not self.pictures:
@@ -125,55 +147,16 @@ class Layout:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedLayout:
-    """A layout as a recipe tells it; ``files`` of the recipe's inputs are its pictures."""
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
-
-    kind: str
-    scale: float
-    begin: float
-    end: float
-    model: str | None
-    files: int
-    source: bool
-    local: bool = False
-
-    def network(self, networks: Mapping[str, str]) -> str | None:
-        """Return what reads it; what is local is taken from ``networks`` (by kind) alone.
-
-        Raises:
-            ConfigError: it is not there, or the recipe's is no Hub id.
-        """
-        if self.model is None:
-            return None
-        if self.local:
-            if self.kind not in networks:
-                raise ConfigError(
-                    f"The layout {self.kind} was read by {self.model!r}, a network of its maker; "
-                    f"say where it is with --layout-model {self.kind}=PATH."
-                )
-            return networks[self.kind]
-        if not _HUB_ID.fullmatch(self.model) or Path(self.model).expanduser().exists():
-            raise ConfigError(f"The recipe cannot be used: {self.model!r} is no Hub id.")
-        return self.model
-
-    def drawn(self, files: Sequence[Path], networks: Mapping[str, str]) -> Layout:
-        """Return it with the pictures of these files, the source's last; see `network`."""
-        made = layout_of_files(self.kind, files, self.network(networks))
-        pictures = made.pictures[: self.files]
-        own = made.pictures[self.files] if self.source else None
-        return replace(
-            made,
-            pictures=pictures,
-            source=own,
-            scale=self.scale,
-            begin=self.begin,
-            end=self.end,
-        )
-
-
+LayoutModels = Annotated[
+    tuple[str, ...],
+    Setting(
+        help="The ControlNet or T2I-Adapter of a kind: a folder, a .safetensors file or a Hub "
+        "id; the embedded model has its own for pose.",
+        metavar="KIND=MODEL",
+        usual="none",
+        panel=LAYOUT,
+    ),
+]
 LayoutScale = Annotated[
     float, Setting(help="Weight of the layout, 0 and more.", low=0, panel=LAYOUT)
 ]
@@ -202,16 +185,7 @@ class LayoutWords:
             panel=LAYOUT,
         ),
     ] = ()
-    layout_model: Annotated[
-        tuple[str, ...],
-        Setting(
-            help="The ControlNet or T2I-Adapter of a kind: a folder, a .safetensors file or a Hub "
-            "id; the embedded model has its own for pose.",
-            metavar="KIND=MODEL",
-            usual="none",
-            panel=LAYOUT,
-        ),
-    ] = ()
+    layout_model: LayoutModels = ()
     layout_scale: LayoutScale = 1.0
     layout_until: LayoutUntil = 1.0
 
@@ -229,19 +203,32 @@ class LayoutWords:
         files: dict[str, list[Path]] = {}
         for kind, name in (_pair(word, "run.png") for word in self.layout):
             files.setdefault(kind, []).append(Path(name))
-        models = self.networks()
-        for kind in models:
-            if kind not in files:
-                raise ConfigError(
-                    f"--layout-model names a network for {kind}, and no --layout {kind}=FILE was "
-                    "given."
-                )
+        models = networks_of(self.layout_model, files, "--layout KIND=FILE")
         made = [layout_of_files(kind, paths, models.get(kind)) for kind, paths in files.items()]
         return tuple(replace(one, scale=self.layout_scale, end=self.layout_until) for one in made)
 
     def networks(self) -> dict[str, str]:
         """Return the networks by kind; `ConfigError` where a word is not written KIND=MODEL."""
-        return dict(_pair(word, "FOLDER") for word in self.layout_model)
+        return networks_of(self.layout_model)
+
+
+def networks_of(
+    words: Sequence[str], kinds: Container[str] | None = None, flag: str = ""
+) -> dict[str, str]:
+    """Return what is written KIND=MODEL, by kind.
+
+    Raises:
+        ConfigError: a word is not written so, or its kind is none of ``kinds``, those that
+            ``flag`` gave a picture of.
+    """
+    found = dict(_pair(word, "FOLDER") for word in words)
+    for kind in found:
+        if kinds is not None and kind not in kinds:
+            raise ConfigError(
+                f"--layout-model names a network for {kind}, and no {flag.replace('KIND', kind)} "
+                "was given."
+            )
+    return found
 
 
 def _pair(word: str, example: str) -> tuple[str, str]:
@@ -257,12 +244,17 @@ def layout_of_files(kind: str, files: Sequence[Path], model: str | None = None) 
     Raises:
         ConfigError: one cannot be read.
     """
-    from masactrl.models.origin import file_hash
     from masactrl.pictures.input import read_picture
 
     pictures = tuple(read_picture(path) for path in files)
-    stated = tuple(InputStated(name=path.name, hash=file_hash(path)) for path in files)
-    return Layout(kind=kind, pictures=pictures, model=model, stated=stated)
+    return Layout(kind=kind, pictures=pictures, model=model, stated=tuple(map(stated_file, files)))
+
+
+def stated_file(path: Path) -> InputStated:
+    """Return name and hash of a file, for recipes."""
+    from masactrl.models.origin import file_hash
+
+    return InputStated(name=path.name, hash=file_hash(path))
 
 
 def check_layouts(request: LayoutsAsked) -> None:
@@ -302,52 +294,6 @@ class LayoutsAsked(Protocol):
         ...
 
 
-def layouts_drawn(
-    values: Mapping[str, Any], files: Sequence[Path], networks: Mapping[str, str]
-) -> tuple[Layout, ...]:
-    """Return the layouts that a recipe tells of, with the pictures of these files."""
-    left, made = list(files), []
-    for asked in layouts_of(values):
-        count = asked.files + asked.source
-        made.append(asked.drawn(left[:count], networks))
-        del left[:count]
-    return tuple(made)
-
-
-def layouts_of(values: Mapping[str, Any]) -> tuple[AskedLayout, ...]:
-    """Return the layouts that a recipe tells of."""
-    return tuple(checked(AskedLayout, one) for one in values.get("layouts", ()))
-
-
-def layout_options(asked: Sequence[AskedLayout], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the options of the command line that ask for these layouts, as pairs.
-
-    Args:
-        asked: what a recipe tells.
-        names: of their files, in order.
-
-    Raises:
-        ConfigError: the command line has no words for it.
-    """
-    if not asked:
-        return []
-    told = {(one.scale, one.begin, one.end) for one in asked}
-    if len(told) > 1 or any(one.begin or one.source for one in asked):
-        raise ConfigError(
-            "The layouts differ in scale or in the part of the run at which they lead, begin late, "
-            "or lead the source, too, for which the command line has no word; `masactrl rerun` "
-            "makes the picture again."
-        )
-    left, options = list(names), []
-    for one in asked:
-        options += [("layout", f"{one.kind}={name}") for name in left[: one.files]]
-        options += [("layout_model", f"{one.kind}={one.model}")] if one.model else []
-        del left[: one.files]
-    ((scale, _, end),) = told
-    options += [] if scale == 1 else [("layout_scale", repr(scale))]
-    return options + ([] if end == 1 else [("layout_until", repr(end))])
-
-
 def guides_of(
     model: LoadedModel,
     layouts: Sequence[Layout],
@@ -356,6 +302,7 @@ def guides_of(
     images: Sequence[int],
     targets: int,
     padded: tuple[int, int] | None = None,
+    networks: MutableMapping[tuple[str, str | None], Any] | None = None,
 ) -> list[Guide]:
     """Return what leads the U-Net, its networks loaded.
 
@@ -366,6 +313,7 @@ def guides_of(
         images: of every row of a guidance branch: 0 the source, k target k.
         targets: how many there are.
         padded: height and width that the model sees, where lower and right edges are repeated.
+        networks: loaded ones by kind and source; what is missing is added. None loads all anew.
 
     Raises:
         ConfigError: a picture has other proportions than the run, or their number does not fit.
@@ -376,11 +324,12 @@ def guides_of(
     from masactrl.layouts.networks import load_network
     from masactrl.layouts.pictures import layout_tensor
 
-    guides = []
+    guides, loaded = [], {} if networks is None else networks
     for layout in layouts:
-        network = load_network(model, layout.kind, layout.model)
-        of: dict[int, Image.Image | None] = {0: layout.source}
-        of |= {k: layout.of_target(k, targets) for k in range(1, targets + 1)}
+        if (key := (layout.kind, layout.model)) not in loaded:
+            loaded[key] = load_network(model, *key)
+        network = loaded[key]
+        of = {k: layout.of_target(k, targets) if k else layout.source for k in set(images)}
         drawn = {
             k: None if one is None else layout_tensor(one, network, size, layout.kind, padded)
             for k, one in of.items()

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 from masactrl.errors import ConfigError
-from masactrl.runs.layout import LAYOUT, Layout, LayoutScale, LayoutUntil, layout_of_files
+from masactrl.runs.layout import (
+    LAYOUT,
+    Layout,
+    LayoutModels,
+    LayoutScale,
+    LayoutUntil,
+    PicturesWhenWanted,
+    networks_of,
+    stated_file,
+)
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
 
-__all__ = ["GAIT_NAMES", "MotionWords"]
+__all__ = ["FILMS", "GAIT_NAMES", "MotionWords"]
+
+FILMS: Final = ("gif", "mp4", "webp")
+"""Kinds of films."""
 
 GAIT_NAMES: Final = ("walk", "run", "jump", "sit")
 """Those of `masactrl.puppets.gaits.GAITS`, known without importing torch."""
@@ -46,15 +59,25 @@ class MotionWords:
     kind: Annotated[
         str, Setting(help="What the pictures of a folder are, such as pose.", panel=LAYOUT)
     ] = "pose"
-    layout_model: Annotated[
-        str | None,
+    first_frame: Annotated[
+        bool,
         Setting(
-            help="The ControlNet or T2I-Adapter that reads them: a folder, a .safetensors file or "
-            "a Hub id.",
-            usual="the embedded model's own",
-            panel=LAYOUT,
+            help="Frames read the first frame, too, beside the source; of a source from a prompt.",
+            label="Read the first frame, too",
         ),
-    ] = None
+    ] = False
+    films: Annotated[
+        tuple[str, ...],
+        Setting(
+            help=f"Kind of film to write, {', '.join(FILMS)}; repeat it for several. Frames are "
+            "written as PNG in any case.",
+            flag="film",
+            metavar="KIND",
+            usual="gif, and mp4 with the extra video",
+        ),
+    ] = ()
+    sheet: Annotated[bool, Setting(help="Write a sheet of all frames, too.")] = False
+    layout_model: LayoutModels = ()
     layout_scale: LayoutScale = 1.0
     layout_until: LayoutUntil = 1.0
 
@@ -73,14 +96,17 @@ class MotionWords:
             ConfigError: there is no such gait and no such folder, a picture cannot be read, or the
                 prompt names no animal.
         """
-        made = self._gait(prompt, size) if self.poses in GAIT_NAMES else self._folder()
+        gait = self.poses in GAIT_NAMES
+        kind = "pose" if gait else self.kind
+        networks = networks_of(self.layout_model, [kind], "--kind KIND")
+        made = self._gait(prompt, size) if gait else self._folder()
         return replace(
-            made, model=self.layout_model, scale=self.layout_scale, end=self.layout_until
+            made, model=networks.get(kind), scale=self.layout_scale, end=self.layout_until
         )
 
     def _gait(self, prompt: str, size: int) -> Layout:
         from masactrl.puppets.captions import parse
-        from masactrl.puppets.gaits import gait_skeletons
+        from masactrl.puppets.gaits import gait_skeleton
 
         said = parse(prompt)
         if said.species is None:
@@ -88,16 +114,19 @@ class MotionWords:
                 f"The gaits are those of the embedded world's animals, and {prompt!r} names none; "
                 "name one, or give a folder of poses."
             )
-        drawn = gait_skeletons(
+        draw = partial(
+            gait_skeleton,
             self.poses,
             self.frames,
             species=said.species,
             facing=said.facing or "left",
             size=size,
         )
-        return Layout(kind="pose", pictures=drawn)
+        return Layout(kind="pose", pictures=PicturesWhenWanted(self.frames, draw))
 
     def _folder(self) -> Layout:
+        from masactrl.pictures.input import read_picture
+
         folder = Path(self.poses)
         if not folder.is_dir():
             raise ConfigError(
@@ -106,4 +135,9 @@ class MotionWords:
         files = sorted(one for one in folder.iterdir() if one.suffix.lower() in _PICTURES)
         if len(files) < 2:
             raise ConfigError(f"{folder} holds {len(files)} pictures; an animation has at least 2.")
-        return layout_of_files(self.kind, files)
+        # One is read at a time, here to see that all of them can be, later when it is its turn.
+        return Layout(
+            kind=self.kind,
+            pictures=PicturesWhenWanted(len(files), lambda number: read_picture(files[number])),
+            stated=tuple(stated_file(one) for one in files if read_picture(one)),
+        )

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -49,7 +49,8 @@ __all__ = ["EditSession", "tell_steps"]
 class EditSession:
     """One picture, inverted; what it was made from and how does not change any more.
 
-    Recorded source features are kept for later edits that can use them; `forget` lets them go.
+    Recorded source features are kept for later edits that can use them, as are the networks of
+    layouts; `forget` lets them go.
 
     Attributes:
         model: what inverted it and edits it.
@@ -71,6 +72,7 @@ class EditSession:
     passes: int = 0
     seconds: float = 0.0
     _recordings: list[Recording] = field(default_factory=list, repr=False)
+    _networks: dict[tuple[str, str | None], Any] = field(default_factory=dict, repr=False)
 
     def edit(
         self,
@@ -195,6 +197,7 @@ class EditSession:
     def forget(self) -> None:
         """Let recorded source features go; the next cached edit records them anew."""
         self._recordings.clear()
+        self._networks.clear()
 
     def save(self, path: Path, *, overwrite: bool = False) -> Path:
         """Write the session, without recorded features, as one `.safetensors`; return its path.
@@ -215,6 +218,7 @@ class EditSession:
             padded=(high, wide),
             images=images,
             targets=len(settings.target_prompts),
+            networks=self._networks,
         )
 
     def _notes(self, settings: ResolvedEdit) -> tuple[str, ...]:

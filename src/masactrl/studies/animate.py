@@ -2,22 +2,25 @@
 
 Every frame starts from the source's noise and reads the source, which is run and recorded once; so
 a frame costs what a plain picture costs, and memory does not grow with their number. Frames go
-through in batches, each led by its own layout.
+through in batches, each led by its own layout. With ``first_frame`` they read the first of them,
+too, as Eq. 5 of the paper with the keys and values of two images side by side.
+
+    animate(model, request, poses)              in memory
+    animate_edited(session, request, poses)     of a picture that was inverted
+    studies.animate_files.film(run, folder)     onto the disk as they are made
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-import numpy as np
-
-from masactrl.attention import Rows, Schedule
-from masactrl.errors import ConfigError, ControlWarning, MissingExtra
+from masactrl.attention import Rows, Schedule, SourceCache, attach
+from masactrl.errors import ConfigError, ControlWarning
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
 from masactrl.models.drawing import first_level_warning
@@ -26,70 +29,101 @@ from masactrl.runs.generate import painter
 from masactrl.runs.layout import guides_of
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import Recipe, stated_model
-from masactrl.runs.result import prepare_folder, write_pictures
-from masactrl.settings.torch_defaults import torch_defaults
+from masactrl.runs.running import running
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
     from masactrl.models import LoadedModel
+    from masactrl.runs.edit_request import EditRequest
     from masactrl.runs.generate import StepRecord
     from masactrl.runs.layout import Layout
-    from masactrl.runs.recipe import ModelStated
+    from masactrl.runs.recipe import InputStated, ModelStated
     from masactrl.runs.request import GenerateRequest, ResolvedRequest
+    from masactrl.runs.session import EditSession
 
-__all__ = ["ANIMATION", "Animation", "animate", "animation_names", "frame_name", "write_mp4"]
+__all__ = [
+    "ANIMATION",
+    "Animation",
+    "AnimationRun",
+    "Frames",
+    "animate",
+    "animate_edited",
+    "edited_run",
+    "frame_name",
+    "frame_sheet",
+    "generated_run",
+]
 
 ANIMATION: Final = "animation"
 """Name of the moving picture's files, and of the sheet's."""
 
 _COLUMNS: Final = 8  # of the sheet of frames
+_HIGHEST: Final = 8192  # pixels of that sheet
+
+
+class Frames(Protocol):
+    """What draws an animation, a few frames at once."""
+
+    def source(self) -> Image.Image:
+        """Return the source; called once, before any frame."""
+        ...
+
+    def draw(self, numbers: range) -> tuple[Image.Image, ...]:
+        """Return the frames of these numbers, from 0, which are one batch."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Animation:
-    """What an animation made.
+class AnimationRun:
+    """An animation before it is drawn: what it will be, and who draws it.
 
     Attributes:
-        source: the picture that all frames agree with.
-        frames: in order; fewer than asked for, where somebody stopped the run.
-        fps: frames a second.
-        request: what was run, nothing left open; its target prompt is that of every frame.
+        of: whether the source is made from a prompt, or a picture that was inverted.
+        request: the plain run of a frame as values that JSON knows.
         poses: the layouts of the frames.
-        words: what the command line calls them: a gait, or a folder's name.
+        fps: frames a second.
         batch: frames at once.
-        seconds: that the run took.
-        model: what made it, for recipes.
+        first_frame: whether frames read the first one, too.
+        words: what the command line calls the poses: a gait, or a folder's name.
+        model: what makes it, for recipes.
         device, dtype: where and in which precision.
+        inputs: files beside those of the poses.
+        frames: draws them.
     """
 
-    source: Image.Image
-    frames: tuple[Image.Image, ...]
-    fps: float
-    request: ResolvedRequest
+    of: Literal["generate", "edit"]
+    request: Mapping[str, Any]
     poses: Layout
-    words: str
+    fps: float
     batch: int
-    seconds: float
+    first_frame: bool
+    words: str
     model: ModelStated
     device: str
     dtype: str
+    frames: Frames
+    inputs: tuple[InputStated, ...] = ()
 
-    def pictures(self) -> dict[str, Image.Image]:
-        """Return the source and every frame under the name that `save` gives it."""
-        return {"source": self.source} | {
-            frame_name(number): frame for number, frame in enumerate(self.frames, start=1)
-        }
+    def __post_init__(self) -> None:
+        if self.batch < 1 or not 0 < self.fps <= 120:
+            raise ConfigError(
+                f"batch={self.batch} and fps={self.fps:g} were given; accepted are 1 and more, and "
+                "above 0 to 120."
+            )
 
-    def to_sheet(self) -> Image.Image:
-        """Return all frames on one sheet, row by row."""
-        tiles = [Tile(image=frame) for frame in self.frames]
-        return contact_sheet([tiles[k : k + _COLUMNS] for k in range(0, len(tiles), _COLUMNS)])
+    @property
+    def count(self) -> int:
+        """How many frames there are."""
+        return len(self.poses.pictures)
+
+    def batches(self) -> tuple[range, ...]:
+        """Return the numbers, from 0, of the frames that are made at once."""
+        starts = range(0, self.count, self.batch)
+        return tuple(range(at, min(at + self.batch, self.count)) for at in starts)
 
     def recipe(self, picture: str) -> Recipe:
-        """Return how the picture of that name was made."""
+        """Return how the picture of that name is made."""
         return Recipe(
             kind="animate",
             picture=picture,
@@ -97,41 +131,50 @@ class Animation:
             device=self.device,
             dtype=self.dtype,
             request={
-                "run": self.request.recipe(),
+                "of": self.of,
+                "run": dict(self.request),
                 "poses": PurePath(self.words).name,  # a recipe tells nobody's folders
                 "layout": self.poses.described(),
                 "fps": self.fps,
                 "batch": self.batch,
+                "first_frame": self.first_frame,
             },
-            inputs=self.poses.stated,
+            inputs=(*self.inputs, *self.poses.stated),
         )
 
-    def save(
-        self, folder: Path, *, overwrite: bool = False, metadata: bool = True, mp4: bool = True
-    ) -> tuple[Path, ...]:
-        """Write source, frames, sheet, GIF and MP4; return their paths.
 
-        Args:
-            folder: made if it does not exist.
-            overwrite: whether files of these names may be replaced.
-            metadata: whether pictures carry their recipe.
-            mp4: whether the MP4 is written, which needs the extra video.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Animation:
+    """What an animation made.
 
-        Raises:
-            OutputError: it cannot be written, or would replace a file.
-            MissingExtra: PyAV is not installed.
-        """
-        prepare_folder(folder, animation_names(len(self.frames)), overwrite=overwrite)
-        made = {**self.pictures(), ANIMATION: self.to_sheet()}
-        paths = write_pictures(folder, made, self.recipe(ANIMATION) if metadata else None)
-        gif = folder / f"{ANIMATION}.gif"
-        first, *others = self.frames
-        first.save(
-            gif, save_all=True, append_images=others, duration=round(1000 / self.fps), loop=0
-        )
-        if not mp4:
-            return (*paths, gif)
-        return (*paths, gif, write_mp4(folder / f"{ANIMATION}.mp4", self.frames, self.fps))
+    Attributes:
+        run: what was asked for.
+        source: the picture that all frames agree with.
+        frames: in order; fewer than asked for, where somebody stopped the run.
+        seconds: that the run took.
+    """
+
+    run: AnimationRun
+    source: Image.Image
+    frames: tuple[Image.Image, ...]
+    seconds: float
+
+    def to_sheet(self) -> Image.Image:
+        """Return all frames on one sheet, row by row."""
+        return frame_sheet(self.frames, len(self.frames))
+
+
+def frame_sheet(frames: Iterator[Image.Image] | Sequence[Image.Image], count: int) -> Image.Image:
+    """Return so many frames on one sheet, row by row; made smaller where it would be very high."""
+    rows = -(-count // _COLUMNS)
+    tiles = [Tile(image=_lower(frame, _HIGHEST // rows)) for frame in frames]
+    return contact_sheet([tiles[k : k + _COLUMNS] for k in range(0, len(tiles), _COLUMNS)])
+
+
+def _lower(frame: Image.Image, height: int) -> Image.Image:
+    if frame.height <= height:
+        return frame
+    return frame.resize((max(1, frame.width * height // frame.height), height))
 
 
 def frame_name(number: int) -> str:
@@ -139,12 +182,6 @@ def frame_name(number: int) -> str:
     return f"frame{number:04d}"
 
 
-def animation_names(frames: int) -> tuple[str, ...]:
-    """Return the names of the pictures that `Animation.save` writes."""
-    return ("source", *(frame_name(k) for k in range(1, frames + 1)), ANIMATION)
-
-
-@torch_defaults()
 def animate(
     model: LoadedModel,
     request: GenerateRequest,
@@ -152,6 +189,7 @@ def animate(
     *,
     fps: float = 12.0,
     batch: int = 4,
+    first_frame: bool = False,
     words: str = "",
     only: Sequence[int] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
@@ -165,6 +203,7 @@ def animate(
         poses: a layout with as many pictures as there are frames.
         fps: frames a second.
         batch: frames at once, at least 1.
+        first_frame: whether frames read the first one, too, beside the source.
         words: what the command line calls the poses, for recipes.
         only: numbers of the batches that are made, from 0; None makes all.
         on_step: called after each denoising step.
@@ -179,86 +218,225 @@ def animate(
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
-    if len(request.target_prompts) != 1:
-        raise ConfigError("An animation has one target prompt, that of every frame.")
-    if request.method != "masactrl" or request.layouts:
-        raise ConfigError("An animation is by masactrl, and its layouts are the poses.")
-    if batch < 1 or not 0 < fps <= 120:
-        raise ConfigError(
-            f"batch={batch} and fps={fps:g} were given; accepted are 1 and more, and above 0 to "
-            "120."
-        )
+    run = generated_run(
+        model,
+        request,
+        poses,
+        fps=fps,
+        batch=batch,
+        first_frame=first_frame,
+        words=words,
+        on_step=on_step,
+    )
+    return _collected(run, only, stop)
+
+
+def animate_edited(
+    session: EditSession,
+    request: EditRequest,
+    poses: Layout,
+    *,
+    fps: float = 12.0,
+    batch: int = 4,
+    words: str = "",
+    only: Sequence[int] | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Animation:
+    """Make a frame for every picture of the poses, of the subject of an inverted picture.
+
+    Arguments, errors and warnings are those of `animate`; the request is of the cached mode and
+    has no masks. Frames read the picture alone.
+    """
+    run = edited_run(session, request, poses, fps=fps, batch=batch, words=words, on_step=on_step)
+    return _collected(run, only, stop)
+
+
+def _collected(
+    run: AnimationRun, only: Sequence[int] | None, stop: Callable[[], bool] | None
+) -> Animation:
+    started = time.perf_counter()
+    source = run.frames.source()
+    frames: list[Image.Image] = []
+    for number, numbers in enumerate(run.batches()):
+        if only is not None and number not in only:
+            continue
+        if frames and stop is not None and stop():
+            break
+        frames += run.frames.draw(numbers)
+    seconds = time.perf_counter() - started
+    return Animation(run=run, source=source, frames=tuple(frames), seconds=seconds)
+
+
+def generated_run(
+    model: LoadedModel,
+    request: GenerateRequest,
+    poses: Layout,
+    *,
+    fps: float,
+    batch: int,
+    first_frame: bool = False,
+    words: str = "",
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> AnimationRun:
+    """Return an animation whose source is made from its prompt; see `animate`."""
+    _check(request)
     settings = request.resolve(model.preset)
     for note in (
         *first_level_warning(model.pipeline.scheduler, settings.steps),
         *prompt_warnings(model, [settings.source_prompt, *settings.target_prompts]),
     ):
         warnings.warn(note, ControlWarning, stacklevel=3)
-    started, count = time.perf_counter(), len(poses.pictures)
-    (guide,) = guides_of(
-        model,
-        [poses],
-        size=(settings.height, settings.width),
-        images=range(1, count + 1),
-        targets=count,
-    )
-    control = MasaCtrl(
-        schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
-        form=settings.form,
-        strength=settings.strength,
-    )
-    pictures = painter(model, settings, on_step)
-    with control.record(model.pipeline, device="cpu") as recorded:
-        (source,) = pictures([settings.source_prompt])
-    frames: list[Image.Image] = []
-    for number, at in enumerate(range(0, count, batch)):
-        if only is not None and number not in only:
-            continue
-        if frames and stop is not None and stop():
-            break
-        shown = guide.pictures[at : at + batch]
-        rows = Rows.from_cache(targets=len(shown))
-        part = replace(guide, pictures=shown)
-        with (
-            attach_layouts(model.pipeline, [part], images=len(shown)),
-            control.attach(model.pipeline, rows, source=recorded),
-        ):
-            frames += pictures(list(settings.target_prompts) * len(shown))
-    return Animation(
-        source=source,
-        frames=tuple(frames),
-        fps=fps,
-        request=settings,
+    return AnimationRun(
+        of="generate",
+        request=settings.recipe(),
         poses=poses,
-        words=words,
+        fps=fps,
         batch=batch,
-        seconds=time.perf_counter() - started,
+        first_frame=first_frame,
+        words=words,
         model=stated_model(model),
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
+        frames=_FromWords(model, settings, poses, first_frame, on_step),
     )
 
 
-def write_mp4(path: Path, frames: Sequence[Image.Image], fps: float) -> Path:
-    """Write frames as an MP4 (H.264), sides made even; return its path.
+def edited_run(
+    session: EditSession,
+    request: EditRequest,
+    poses: Layout,
+    *,
+    fps: float,
+    batch: int,
+    words: str = "",
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> AnimationRun:
+    """Return an animation of the subject of an inverted picture; see `animate_edited`."""
+    _check(request)
+    if request.mode != "cached" or request.masks is not None:
+        raise ConfigError("An animation records its source once, and has no masks.")
+    model, steps = session.model, session.trajectory.steps
+    settings = replace(request, compare=False).resolve(model.preset, steps)
+    return AnimationRun(
+        of="edit",
+        request={**settings.recipe(), "inversion": asdict(session.request) | {"steps": steps}},
+        poses=poses,
+        fps=fps,
+        batch=batch,
+        first_frame=False,
+        words=words,
+        model=stated_model(model),
+        device=model.pipeline._execution_device.type,
+        dtype=model.dtype,
+        inputs=session.stated,
+        frames=_FromPicture(session, replace(request, compare=False), poses, on_step),
+    )
 
-    Raises:
-        MissingExtra: PyAV is not installed.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtra("Writing MP4", extra="video") from error
-    from fractions import Fraction
 
-    width, height = (side - side % 2 for side in frames[0].size)
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "16"}
-        for frame in frames:
-            cut = frame.convert("RGB").crop((0, 0, width, height))
-            shown = av.VideoFrame.from_ndarray(np.asarray(cut), format="rgb24")
-            container.mux(stream.encode(shown))
-        container.mux(stream.encode())
-    return path
+def _check(request: GenerateRequest | EditRequest) -> None:
+    if len(request.target_prompts) != 1:
+        raise ConfigError("An animation has one target prompt, that of every frame.")
+    if request.method != "masactrl" or request.layouts:
+        raise ConfigError("An animation is by masactrl, and its layouts are the poses.")
+
+
+class _FromWords:
+    """Frames of a source that is made from its prompt."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        settings: ResolvedRequest,
+        poses: Layout,
+        first_frame: bool,
+        on_step: Callable[[StepRecord], None] | None,
+    ) -> None:
+        self._model, self._settings, self._poses = model, settings, poses
+        self._both = first_frame
+        self._control = MasaCtrl(
+            schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
+            form=settings.form,
+            strength=settings.strength,
+        )
+        with running(model, settings):
+            self._pictures = painter(model, settings, on_step)
+        self._networks: dict[tuple[str, str | None], Any] = {}
+        # In the host's memory, as edits keep their sources, and as it is: every bit counts.
+        self._recorded = SourceCache(device="cpu")
+        self._first: Image.Image | None = None
+        self._led(range(1))  # a pose that does not fit is said at once
+
+    def source(self) -> Image.Image:
+        settings, pipeline, control = self._settings, self._model.pipeline, self._control
+        prompts = [settings.source_prompt]
+        with running(self._model, settings):
+            if not self._both:
+                with control.record(pipeline, device="cpu") as self._recorded:
+                    (source,) = self._pictures(prompts)
+                return source
+            with (
+                attach_layouts(pipeline, self._led(range(1), source=True), images=2),
+                attach(
+                    pipeline,
+                    control,
+                    rows=Rows.one_source(targets=1),
+                    schedule=control.schedule,
+                    record=self._recorded,
+                ),
+            ):
+                source, self._first = self._pictures([*prompts, *settings.target_prompts])
+            return source
+
+    def draw(self, numbers: range) -> tuple[Image.Image, ...]:
+        if self._first is not None and 0 in numbers:
+            return (self._first, *(self._drawn(numbers[1:]) if len(numbers) > 1 else ()))
+        return self._drawn(numbers)
+
+    def _drawn(self, numbers: range) -> tuple[Image.Image, ...]:
+        count, pipeline = len(numbers), self._model.pipeline
+        rows = Rows.from_cache(targets=count, sources=1 + self._both)
+        with (
+            running(self._model, self._settings),
+            attach_layouts(pipeline, self._led(numbers), images=count),
+            self._control.attach(pipeline, rows, source=self._recorded),
+        ):
+            return self._pictures(list(self._settings.target_prompts) * count)
+
+    def _led(self, numbers: range, *, source: bool = False) -> list[Any]:
+        images = [*([0] if source else []), *(number + 1 for number in numbers)]
+        return guides_of(
+            self._model,
+            [self._poses],
+            size=(self._settings.height, self._settings.width),
+            images=images,
+            targets=len(self._poses.pictures),
+            networks=self._networks,
+        )
+
+
+class _FromPicture:
+    """Frames of a picture that was inverted: edits, a batch of targets each."""
+
+    def __init__(
+        self,
+        session: EditSession,
+        request: EditRequest,
+        poses: Layout,
+        on_step: Callable[[StepRecord], None] | None,
+    ) -> None:
+        self._session, self._request, self._poses = session, request, poses
+        self._on_step = on_step
+
+    def source(self) -> Image.Image:
+        return self._session.picture
+
+    def draw(self, numbers: range) -> tuple[Image.Image, ...]:
+        shown = tuple(self._poses.pictures[number] for number in numbers)
+        asked = replace(
+            self._request,
+            target_prompts=self._request.target_prompts * len(numbers),
+            layouts=(replace(self._poses, pictures=shown, stated=()),),
+        )
+        made = self._session.edit(asked, on_step=self._on_step)
+        return tuple(target.controlled for target in made.targets)
