@@ -309,7 +309,7 @@ def _inputs(folder: Path) -> None:
             if (shown, asked) == PHOTO:
                 Image.open(path).save(folder / "photo.png")
     standing = gait_skeletons("walk", 2, species="cat", facing="left", size=256)[0]
-    for name, gait, chosen in (("poses", "jump", (1, 4)), ("run", "run", range(6))):
+    for name, gait, chosen in (("poses", "jump", (2, 5)), ("run", "run", range(6))):
         drawn = gait_skeletons(gait, 6, species="cat", facing="left", size=256)
         rest = [drawn[number] for number in chosen]
         standing.save(folder / f"{name}.png", save_all=True, append_images=rest)
@@ -346,6 +346,7 @@ def _run(server: str, names: list[str], folder: Path) -> None:
         state = history[number]["status"]
         if state["status_str"] != "success":
             sys.exit(f"{name}: {json.dumps(state['messages'][-1], indent=1)[:3000]}")
+        written = []
         for made in history[number]["outputs"].values():
             for one in made.get("images", ()):
                 query = urllib.parse.urlencode(
@@ -353,8 +354,26 @@ def _run(server: str, names: list[str], folder: Path) -> None:
                 )
                 with urllib.request.urlopen(f"{server}/view?{query}") as answer:
                     (folder / one["filename"]).write_bytes(answer.read())
-                print(folder / one["filename"])
-        print(f"{name}: {time.monotonic() - begun:.0f} s")
+                written.append(folder / one["filename"])
+        _sheet(folder / f"{name}.png", [p for p in written if p.suffix == ".png"])
+        print(f"{folder / name}.png: {time.monotonic() - begun:.0f} s")
+
+
+def _sheet(path: Path, pictures: list[Path]) -> None:
+    """All pictures of a workflow side by side, with its graph: the page opens what is dropped."""
+    from PIL import Image, PngImagePlugin
+
+    opened = [Image.open(one) for one in pictures]
+    height = max(one.height for one in opened)
+    sheet = Image.new("RGB", (sum(one.width for one in opened), height), "white")
+    left = 0
+    for one in opened:
+        sheet.paste(one, (left, 0))
+        left += one.width
+    told = PngImagePlugin.PngInfo()
+    for key in ("prompt", "workflow"):
+        told.add_text(key, opened[0].info[key])
+    sheet.save(path, pnginfo=told, optimize=True)
 
 
 def main() -> None:
