@@ -61,9 +61,7 @@ class Studio:
         self.model = model
         self.words = words
         self.loras = loras
-        self.limits = fields.Limits(
-            preset=model.preset, layers=len(find_sites(model.pipeline.unet))
-        )
+        self.limits = fields.Limits(preset=model.preset, layers=len(find_sites(model.denoiser)))
         remove_orphans()
         self._root = own_folder()
         self._leftovers: Leftovers | None = None

@@ -62,7 +62,7 @@ def _plan(model: LoadedModel, asked: Asked, axes: Axes, out: Path) -> dict[str, 
         settings = asked.resolve(model.preset)
         steps, targets = settings.steps, len(settings.target_prompts)
         axes = axes.filled(settings.start_step, settings.start_layer)
-        check_axes(model.pipeline.unet, axes, steps)
+        check_axes(model.denoiser, axes, steps)
         calls, inversion = generated_calls(steps, axes), 0
     else:
         picture, inverted, request = asked

@@ -1,12 +1,13 @@
-"""A small port to Stable Diffusion's networks: words, pictures and noise predictions as tensors.
+"""A small port to the networks: words, pictures and noise predictions as tensors.
 
-Four verbs are all that inversion and editing know of a pipeline of diffusers. The U-Net is called
+Four verbs are all that inversion and editing know of a pipeline of diffusers. The network is called
 through the pipeline that was given, so that a control attached to it acts; latents between the
 calls are float32 whatever the network computes in, for an inversion adds up small steps.
 """
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from masactrl.attention.support import denoiser_of
-from masactrl.diffusion.noise import NoiseSchedule, Spacing
+from masactrl.attention.networks import network_of
+from masactrl.diffusion.noise import NoiseKind, NoiseSchedule, Spacing, flow_schedule
 from masactrl.errors import MasaCtrlError, UnsupportedPipeline
+from masactrl.models import joint
 from masactrl.models.loading import ddim_like
 from masactrl.models.weighted_text import weighed
 from masactrl.settings.prompt_weights import without_weights
@@ -27,16 +29,16 @@ if TYPE_CHECKING:
 
     from masactrl.models.loading import Pipeline
 
-__all__ = ["Denoiser", "Text", "reads_guidance"]
+__all__ = ["Denoiser", "Text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Text:
-    """Encoded prompts: what the U-Net is conditioned on.
+    """Encoded prompts: what the network is conditioned on.
 
     Attributes:
         hidden: (rows, words, width).
-        pooled: (rows, width) for SDXL, else None.
+        pooled: (rows, width) for SDXL, SD3 and FLUX, else None.
     """
 
     hidden: Tensor
@@ -62,22 +64,28 @@ class Text:
 
 
 class Denoiser:
-    """The networks of one pipeline; `passes` counts the rows that went through the U-Net.
+    """The networks of one pipeline; `passes` counts the rows that went through the denoiser.
 
     A row is one picture in one guidance branch at one step. For one run: make another one when the
     pipeline was moved to another device.
 
     Args:
-        pipeline: a Stable Diffusion or SDXL pipeline; is left as it is.
+        pipeline: Stable Diffusion, SDXL, SD3 or FLUX; is left as it is.
 
     Raises:
-        UnsupportedPipeline: it has no U-Net.
+        UnsupportedPipeline: it has no network that we know.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
-        denoiser_of(pipeline)
+        self._family, network = network_of(pipeline)
+        self._network: Any = network
         self._pipeline: Any = pipeline
         self.passes = 0
+
+    @property
+    def kind(self) -> NoiseKind:
+        """How picture and noise are mixed."""
+        return self._family.noise
 
     @cached_property
     def device(self) -> torch.device:
@@ -87,8 +95,8 @@ class Denoiser:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the U-Net computes in."""
-        dtype: torch.dtype = self._pipeline.unet.dtype
+        """What the network computes in."""
+        dtype: torch.dtype = self._network.dtype
         return dtype
 
     @property
@@ -97,14 +105,31 @@ class Denoiser:
         return int(self._pipeline.vae_scale_factor)
 
     @property
-    def reads_guidance(self) -> bool:
-        """Whether the U-Net is told the guidance scale instead of being called twice (LCM)."""
-        return reads_guidance(self._pipeline.unet)
+    def multiple(self) -> int:
+        """Of how many pixels the sides of a picture are a multiple."""
+        return joint.multiple_of(self._pipeline)
 
-    def schedule(self, steps: int, *, spacing: Spacing | None = None) -> NoiseSchedule:
-        """Return the noise levels of a run of that many DDIM steps; see `NoiseSchedule`."""
-        scheduler = ddim_like(self._pipeline.scheduler)
-        return NoiseSchedule.from_scheduler(scheduler, steps, spacing=spacing)
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether the network is told the guidance scale instead of being called twice."""
+        return joint.reads_guidance(self._pipeline)
+
+    def schedule(
+        self, steps: int, *, spacing: Spacing | None = None, size: tuple[int, int] = (0, 0)
+    ) -> NoiseSchedule:
+        """Return the noise levels of a run of that many steps of DDIM, or of Euler's rule.
+
+        Args:
+            steps: N.
+            spacing: of DDIM's timesteps; None is the model's own.
+            size: of the latents, (h, w); the levels of some flows depend on it.
+        """
+        scheduler = self._pipeline.scheduler
+        if self.kind == "flow":
+            patches = (size[0] // 2) * (size[1] // 2)
+            listed = self._family.name == "flux"
+            return flow_schedule(scheduler, steps, patches=patches, listed=listed)
+        return NoiseSchedule.from_scheduler(ddim_like(scheduler), steps, spacing=spacing)
 
     @contextmanager
     def timetable(self, schedule: NoiseSchedule) -> Iterator[None]:
@@ -115,9 +140,12 @@ class Denoiser:
         """
         pipeline = self._pipeline
         own = pipeline.scheduler
-        shown = ddim_like(own)
+        shown: Any = copy.copy(own) if self.kind == "flow" else ddim_like(own)
         shown.num_inference_steps = schedule.steps
         shown.timesteps = torch.tensor(schedule.timesteps, device="cpu")
+        if self.kind == "flow":
+            shown.sigmas = torch.tensor(schedule.sigma, dtype=torch.float32, device="cpu")
+            shown._step_index = shown._begin_index = None  # of whoever ran the pipeline before
         pipeline.scheduler = shown
         try:
             yield
@@ -132,6 +160,9 @@ class Denoiser:
         `force_zeros_for_empty_prompt`) zeros, else the encoding of no words.
         """
         pipeline, said = self._pipeline, [without_weights(prompt) for prompt in prompts]
+        if self._family.joint:
+            words, beside = joint.encode_words(pipeline, said, self.device)
+            return Text(hidden=words.to(self.dtype), pooled=beside.to(self.dtype))
         options = {"device": self.device, "num_images_per_prompt": 1}
         encoded = pipeline.encode_prompt(prompt=said, do_classifier_free_guidance=False, **options)
         hidden = weighed(pipeline, prompts, encoded[0]).to(self.dtype)
@@ -149,18 +180,18 @@ class Denoiser:
         that knows no distribution (AutoencoderTiny, VQModel) says its latents at once.
 
         Raises:
-            UnsupportedPipeline: the VAE makes latents that are not the U-Net's.
+            UnsupportedPipeline: the VAE makes latents that are not the network's.
         """
         with self._vae() as vae:
             latents = _latents_of(vae, vae.encode(pixels.to(self.device, vae.dtype)))
             mean, std = _statistics(vae)
-        channels = self._pipeline.unet.config.in_channels
+        channels = joint.latent_channels(self._pipeline)
         wanted = (channels, *(side // self.factor for side in pixels.shape[2:]))
         if tuple(latents.shape[1:]) != wanted:
             made, needed = (" x ".join(map(str, size)) for size in (latents.shape[1:], wanted))
             raise UnsupportedPipeline(
                 f"The VAE of this pipeline ({type(vae).__name__}) makes latents of {made} where "
-                f"the U-Net takes {needed}; give the pipeline the VAE that it was trained with."
+                f"the network takes {needed}; give the pipeline the VAE that it was trained with."
             )
         return (_precise(latents) - mean.to(latents.device)) / std.to(latents.device)
 
@@ -174,7 +205,7 @@ class Denoiser:
         with self._vae() as vae:
             mean, std = _statistics(vae)
             plain = latents * std.to(latents.device) + mean.to(latents.device)
-            # One by one: at full size a VAE takes more memory than the U-Net.
+            # One by one: at full size a VAE takes more memory than the network.
             pictures = [
                 vae.decode(one.to(self.device, vae.dtype), return_dict=False)[0].float()
                 for one in plain.split(1)
@@ -190,7 +221,7 @@ class Denoiser:
     def predict(
         self, z: Tensor, timestep: float, text: Text, *, scale: Tensor | None = None
     ) -> Tensor:
-        """Return what the U-Net says about latents (rows, c, h, w), float32, of their shape.
+        """Return what the network says about latents (rows, c, h, w), float32, of their shape.
 
         Args:
             z: latents.
@@ -199,9 +230,15 @@ class Denoiser:
             scale: (rows,) guidance scales, for networks that read them.
         """
         self.passes += z.shape[0]
+        if self._family.joint:
+            if text.pooled is None:
+                raise MasaCtrlError("SD3 and FLUX are conditioned on pooled text, too.")
+            said = (text.hidden, text.pooled)
+            z = z.to(self.device, self.dtype)
+            return _precise(joint.call_transformer(self._pipeline, z, timestep, said, scale))
         options: dict[str, Any] = {}
         if self.reads_guidance and scale is not None:
-            width = self._pipeline.unet.config.time_cond_proj_dim
+            width = self._network.config.time_cond_proj_dim
             told = self._pipeline.get_guidance_scale_embedding(scale.cpu() - 1, width)
             options["timestep_cond"] = told.to(self.device, self.dtype)
         if text.pooled is not None:
@@ -209,7 +246,7 @@ class Denoiser:
                 "text_embeds": text.pooled,
                 "time_ids": self._sizes(z),
             }
-        output: Tensor = self._pipeline.unet(
+        output: Tensor = self._network(
             z.to(self.device, self.dtype),
             torch.tensor(int(timestep), device=self.device),
             encoder_hidden_states=text.hidden,
@@ -234,11 +271,6 @@ class Denoiser:
         finally:
             if upcast:
                 vae.to(dtype=torch.float16)
-
-
-def reads_guidance(unet: Any) -> bool:
-    """Whether a U-Net is told the guidance scale instead of being called twice (LCM)."""
-    return getattr(unet.config, "time_cond_proj_dim", None) is not None
 
 
 def _precise(tensor: Tensor) -> Tensor:
@@ -266,8 +298,8 @@ def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
     """Mean and spread (1, c or 1, 1, 1) of the VAE's latents, which scaled ones are without."""
     spread = 1.0 / vae.config.scaling_factor
     mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
-    if mean is None or std is None:
-        mean, std = (0.0,), (1.0,)
+    if mean is None or std is None:  # SD3 and FLUX have one shift for all channels
+        mean, std = (getattr(vae.config, "shift_factor", None) or 0.0,), (1.0,)
     # On the CPU and of this type whatever torch's defaults are.
     mean, std = (torch.tensor(n, dtype=torch.float32, device="cpu") for n in (mean, std))
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1) * spread

@@ -16,8 +16,17 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from masactrl.attention.networks import network_of
 from masactrl.diffusion.noise import timestep_grid
 from masactrl.errors import UnsupportedPipeline
+from masactrl.models.joint import (
+    check_guidance,
+    check_size,
+    latent_channels,
+    packed,
+    text_length,
+    unpacked,
+)
 from masactrl.models.weighted_text import embeddings, weights_act
 from masactrl.settings.prompt_weights import is_weighted, without_weights
 
@@ -38,7 +47,7 @@ _LEAST: Final = (
 def start_noise(pipeline: Any, *, seed: int, height: int, width: int) -> Tensor:
     """Return the start noise (1, c, h / factor, w / factor) of one picture.
 
-    It is on the pipeline's device, of the U-Net's precision.
+    It is on the pipeline's device, of the network's precision.
 
     Drawn in float32 on the CPU, so that a seed means the same noise on every device, whatever
     torch's default type and device are.
@@ -47,12 +56,17 @@ def start_noise(pipeline: Any, *, seed: int, height: int, width: int) -> Tensor:
         pipeline: whose channels and latent sizes count.
         seed: of the noise.
         height, width: of the picture in pixels.
+
+    Raises:
+        ConfigError: the network has no whole patches for such a picture.
     """
+    check_size(pipeline, height, width)
     factor = pipeline.vae_scale_factor
-    shape = (1, pipeline.unet.config.in_channels, height // factor, width // factor)
+    shape = (1, latent_channels(pipeline), height // factor, width // factor)
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-    return noise.to(pipeline.device, pipeline.unet.dtype)
+    denoiser: Any = network_of(pipeline)[1]
+    return noise.to(pipeline.device, denoiser.dtype)
 
 
 def draw(
@@ -68,16 +82,20 @@ def draw(
     """Return pictures (n, 3, h, w) in [0, 1] that start from ``latents`` (n, c, h/8, w/8).
 
     Args:
-        pipeline: Stable Diffusion or SDXL; a control that is attached to it acts.
+        pipeline: Stable Diffusion, SDXL, SD3 or FLUX; a control that is attached to it acts.
         prompts: n of them; weights act, see `masactrl.models.weighted_text`.
         latents: noise, one a prompt; they say how large the pictures are.
         steps: denoising steps.
         guidance_scale: weight of classifier-free guidance; 1 switches it off.
         negative_prompt: what guidance leads away from in all pictures. Empty is the pipeline's own
             nothing: zeros for models that were trained so (SDXL's base), else no words.
-        on_step_end: callback of diffusers, called after each step.
+        on_step_end: callback of diffusers, called after each step; latents are (n, c, h, w) there.
+
+    Raises:
+        ConfigError: FLUX was given a negative prompt, or guidance that it does not know.
     """
     run: Any = pipeline
+    check_guidance(pipeline, guidance_scale, negative_prompt)
     with exact_ddim(pipeline):
         pictures: Tensor = run(
             **_words(pipeline, prompts, negative_prompt, guided=guidance_scale > 1),
@@ -85,21 +103,42 @@ def draw(
             width=latents.shape[-1] * run.vae_scale_factor,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
-            latents=latents,
+            latents=packed(pipeline, latents),
             output_type="pt",
-            callback_on_step_end=on_step_end,
+            callback_on_step_end=_unpacking(pipeline, on_step_end, latents),
         ).images
     return pictures
+
+
+def _unpacking(
+    pipeline: Any, on_step_end: Callable[..., dict[str, Any]] | None, latents: Tensor
+) -> Callable[..., dict[str, Any]] | None:
+    """The callback, which sees latents as they are elsewhere."""
+    if on_step_end is None:
+        return None
+    size = (latents.shape[-2], latents.shape[-1])
+
+    def told(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        shown = values | {"latents": unpacked(pipeline, values["latents"], size)}
+        back = dict(on_step_end(pipe, step, timestep, shown))
+        if "latents" in back:
+            back["latents"] = packed(pipeline, back["latents"])
+        return back
+
+    return told
 
 
 def _words(
     pipeline: Pipeline, prompts: Sequence[str], negative_prompt: str, *, guided: bool
 ) -> dict[str, Any]:
     """What the call is told to draw: the prompts, or embeddings where any has a weight."""
-    if weights_act() and any(map(is_weighted, (*prompts, negative_prompt))):
+    if weights_act(pipeline) and any(map(is_weighted, (*prompts, negative_prompt))):
         return embeddings(pipeline, prompts, negative_prompt, guided=guided)
     negative = without_weights(negative_prompt)
-    return {
+    longest = (
+        {"max_sequence_length": text_length(pipeline)} if network_of(pipeline)[0].joint else {}
+    )
+    return longest | {
         "prompt": [without_weights(prompt) for prompt in prompts],
         "negative_prompt": [negative] * len(prompts) if negative else None,
     }

@@ -21,8 +21,8 @@ _PART = 64  # numbers of each network
 
 
 def fingerprint(pipeline: Pipeline) -> Tensor:
-    """Return (numbers,) float32 from U-Net, VAE and text encoders."""
-    names = ("unet", "vae", "text_encoder", "text_encoder_2")
+    """Return (numbers,) float32 from denoiser, VAE and text encoders."""
+    names = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     networks = [getattr(pipeline, name, None) for name in names]
     return torch.cat([_sample(one) for one in networks if isinstance(one, nn.Module)])
 

@@ -1,7 +1,8 @@
 """One way to a pipeline: the embedded model, a folder, a single file or a Hub id.
 
-Whatever is asked for ends as a `StableDiffusionPipeline` or `StableDiffusionXLPipeline` of
-diffusers, with a DDIM scheduler, on the wanted device, together with its preset.
+Whatever is asked for ends as a pipeline of diffusers of one of four classes, on the wanted device,
+together with its preset; Stable Diffusion 1.x, 2.x and XL with a DDIM scheduler, SD3 and FLUX with
+their own.
 """
 
 from __future__ import annotations
@@ -14,9 +15,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from safetensors import SafetensorError, safe_open
+from diffusers import (
+    DDIMScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from safetensors import SafetensorError
 
+from masactrl.attention.layers import unwrap
+from masactrl.attention.networks import find_sites, network_of
 from masactrl.errors import (
     ConfigError,
     MasaCtrlError,
@@ -26,7 +37,9 @@ from masactrl.errors import (
 )
 from masactrl.models.adapters import Lora, with_loras, with_offload
 from masactrl.models.devices import choose_device, choose_dtype
+from masactrl.models.file_kind import family_of_file
 from masactrl.models.hub import fetch_index, repository_files
+from masactrl.models.joint import latent_channels
 from masactrl.models.locate import EMBEDDED, INDEX, PICKLES, Place, locate
 from masactrl.models.origin import Origin, OriginKind, weights_hash
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
@@ -37,11 +50,17 @@ from masactrl.settings.torch_defaults import torch_defaults
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+    from masactrl.diffusion import NoiseKind
+
+Pipeline: TypeAlias = (
+    StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline | FluxPipeline
+)
 
 _CLASSES: Mapping[Family, type[Pipeline]] = {
     "sd": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
+    "sd3": StableDiffusion3Pipeline,
+    "flux": FluxPipeline,
 }
 
 # LookupError: diffusers, over files in a part that have no ending.
@@ -71,9 +90,19 @@ class LoadedModel:
     origin: Origin = field(default_factory=Origin)
 
     @property
+    def denoiser(self) -> Any:  # of diffusers, which is untyped
+        """The U-Net or transformer."""
+        return network_of(self.pipeline)[1]
+
+    @property
+    def kind(self) -> NoiseKind:
+        """How picture and noise are mixed: "diffusion", or "flow" in SD3 and FLUX."""
+        return network_of(self.pipeline)[0].noise
+
+    @property
     def dtype(self) -> str:
         """Precision of the denoiser, as recipes name it: float32, float16, bfloat16."""
-        return str(self.pipeline.unet.dtype).removeprefix("torch.")
+        return str(self.denoiser.dtype).removeprefix("torch.")
 
 
 @torch_defaults()
@@ -88,7 +117,7 @@ def load_pipeline(
     offload: str = "none",
     allow_pickle: bool = False,
 ) -> LoadedModel:
-    """Load a Stable Diffusion 1.x, 2.x or XL model.
+    """Load a Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 model, or FLUX.1.
 
     Weights are read from safetensors files unless `allow_pickle` says otherwise, and no code of a
     model is ever run. The safety checker is not loaded.
@@ -114,7 +143,7 @@ def load_pipeline(
         ConfigError: device, precision or a combination of arguments that cannot be; a pickle.
     """
     target = choose_device(device)
-    options: dict[str, Any] = {"dtype": choose_dtype(dtype, target)}
+    choose_dtype(dtype, target)  # refuses what cannot be before anything is read
     place = locate(model, allow_pickle=allow_pickle)
     if revision is not None and place.kind != "hub":
         raise ConfigError(f"A revision belongs to a Hub id, and {str(model)!r} is none.")
@@ -124,9 +153,10 @@ def load_pipeline(
     family: Family
     try:
         if place.kind == "file":
-            family, pipeline, found = _from_file(place, config, options)
+            family, pipeline, found = _from_file(place, config, dtype, target)
         else:
-            family = _family_of_folder(place, revision)
+            index = _index(place, revision)
+            family = _family_of(index, place)
             local = place.kind == "folder"
             files = (
                 files_in(Path(place.source)) if local else repository_files(place.source, revision)
@@ -136,8 +166,9 @@ def load_pipeline(
                 revision=revision,
                 variant=variant_of(files, pickles=allow_pickle),
                 use_safetensors=None if allow_pickle else True,
-                **options,
+                dtype=_precision(family, dtype, target),
                 **_spare(family),
+                **_absent(family, index),
             )
             found = read_preset(Path(place.source)) if local else None
     except (MasaCtrlError, torch.OutOfMemoryError):
@@ -150,8 +181,7 @@ def load_pipeline(
     _check(pipeline, place)
     if place.name == EMBEDDED:
         family = "puppets"
-    size = _native_size(pipeline)
-    stated, preset = found or (None, default_preset(family, height=size[0], width=size[1]))
+    stated, preset = found or (None, _usual(family, pipeline))
     if preset.scheduler == "ddim":
         pipeline.scheduler = ddim_like(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -166,10 +196,13 @@ def load_pipeline(
 
 
 def _from_file(
-    place: Place, config: str | Path | None, options: Mapping[str, Any]
+    place: Place, config: str | Path | None, dtype: str, target: torch.device
 ) -> tuple[Family, Pipeline, tuple[Family | None, ModelPreset] | None]:
     """Load one file; what describes it is given, or in its own header, or on the Hub."""
-    family = _family_of_file(place)
+    family, alone = family_of_file(place.source)
+    options = {"dtype": _precision(family, dtype, target)}
+    if alone:
+        return family, _around(place, family, config, options), None
     with TemporaryDirectory() as name:
         if config is None and Path(place.source).suffix.lower() not in PICKLES:
             config = name if unpack_description(place.source, Path(name)) else None
@@ -182,17 +215,81 @@ def _from_file(
         return family, pipeline, read_preset(Path(name))
 
 
+def _around(
+    place: Place, family: Family, config: str | Path | None, options: Mapping[str, Any]
+) -> Pipeline:
+    """Load a transformer's file, and all around it from a whole pipeline."""
+    if config is None:
+        raise ConfigError(
+            f"{place.source} holds the transformer alone, as files of {family.upper()} do; give "
+            "--config (config=...), the folder or Hub id of a whole pipeline, for text encoders "
+            "and VAE."
+        )
+    whole = locate(str(config))
+    index = _index(whole, None)
+    if _family_of(index, whole) != family:
+        raise ConfigError(
+            f"{place.source} is a {family.upper()} transformer, and {config} is a "
+            f"{index.get('_class_name')}; give a pipeline of its kind."
+        )
+    kind = StableDiffusion3Pipeline if family == "sd3" else FluxPipeline
+    network: Any = SD3Transformer2DModel if family == "sd3" else FluxTransformer2DModel
+    transformer = network.from_single_file(
+        place.source, config=whole.source, subfolder="transformer", **options
+    )
+    made: Pipeline = kind.from_pretrained(
+        whole.source,
+        transformer=transformer,
+        use_safetensors=True,
+        **options,
+        **_absent(family, index),
+    )
+    return made
+
+
+def _precision(family: Family, dtype: str, target: torch.device) -> torch.dtype:
+    """The precision; "auto" is bfloat16 for SD3 and FLUX on a GPU, which overflow in float16."""
+    wide = dtype == "auto" and target.type == "cuda" and family in ("sd3", "flux")
+    return torch.bfloat16 if wide else choose_dtype(dtype, target)
+
+
+def _absent(family: Family, index: Mapping[str, Any]) -> dict[str, None]:
+    """The parts that SD3 may do without and an index does not have; diffusers asks to be told."""
+    parts = ("text_encoder_3", "tokenizer_3") if family == "sd3" else ()
+    return {part: None for part in parts if (index.get(part) or [None])[0] is None}
+
+
+def _usual(family: Family, pipeline: Pipeline) -> ModelPreset:
+    """The settings of a family for this pipeline."""
+    denoiser: Any = unwrap(network_of(pipeline)[1])
+    height, width = _native_size(pipeline)
+    if family not in ("sd3", "flux"):
+        return default_preset(family, height=height, width=width)
+    return default_preset(
+        family,
+        height=height,
+        width=width,
+        layers=len(find_sites(denoiser)),
+        distilled=family == "flux" and not denoiser.config.guidance_embeds,
+    )
+
+
 def _origin(kind: OriginKind, place: Place, pipeline: Pipeline, revision: str | None) -> Origin:
     """Return where the model came from; the commit of a Hub id is the name of its snapshot."""
     commit = Path(fetch_index(place.source, revision)).parent.name if kind == "hub" else None
     return Origin(kind=kind, revision=commit, weights=weights_hash(pipeline))
 
 
-def _family_of_folder(place: Place, revision: str | None) -> Family:
-    """Return which pipeline the folder or repository is made for, reading its index only."""
+def _index(place: Place, revision: str | None) -> Mapping[str, Any]:
+    """Return the index of a folder or repository."""
     hub = place.kind == "hub"
     path = Path(fetch_index(place.source, revision) if hub else f"{place.source}/{INDEX}")
-    index = json.loads(path.read_text(encoding="utf-8"))
+    index: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return index
+
+
+def _family_of(index: Mapping[str, Any], place: Place) -> Family:
+    """Return which pipeline the folder or repository is made for."""
     for family, pipeline_class in _CLASSES.items():
         if index.get("_class_name") == pipeline_class.__name__:
             return family
@@ -202,33 +299,16 @@ def _family_of_folder(place: Place, revision: str | None) -> Family:
     )
 
 
-def _family_of_file(place: Place) -> Family:
-    """Return which Stable Diffusion the file holds, reading the names of its tensors only."""
-    names: tuple[str, ...]
-    if Path(place.source).suffix.lower() in PICKLES:
-        content = torch.load(place.source, map_location="meta", weights_only=True)
-        names = tuple(content.get("state_dict", content))
-    else:
-        with safe_open(place.source, framework="pt") as file:
-            names = tuple(file.keys())
-    if not any(name.startswith("model.diffusion_model.") for name in names):
-        raise UnsupportedPipeline(
-            f"{place.source} holds no whole Stable Diffusion checkpoint (a LoRA, a VAE and the "
-            "file of a diffusers folder are none)."
-        )
-    return "sdxl" if any(name.startswith("conditioner.embedders.1.") for name in names) else "sd"
-
-
 def _spare(family: Family) -> dict[str, Any]:
     """Return the arguments that leave out what text-to-image does not need."""
-    if family == "sdxl":
+    if family != "sd":
         return {}
     return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
 def _check(pipeline: Pipeline, place: Place) -> None:
     """Refuse networks that do not make pictures from text and noise alone (inpainting has 9)."""
-    takes = pipeline.unet.config.in_channels
+    takes = latent_channels(pipeline)
     gives = pipeline.vae.config.latent_channels
     if takes != gives:
         raise UnsupportedPipeline(
@@ -239,7 +319,10 @@ def _check(pipeline: Pipeline, place: Place) -> None:
 
 def _native_size(pipeline: Pipeline) -> tuple[int, int]:
     """Return height and width in pixels of the pictures that the network was trained on."""
-    size = pipeline.unet.config.sample_size
+    network: Any = unwrap(network_of(pipeline)[1])
+    # FLUX was trained on pictures of many sizes; its pipeline says which it makes unasked.
+    own = getattr(network.config, "sample_size", None)
+    size = getattr(pipeline, "default_sample_size", 64) if own is None else own
     rows, columns = (size, size) if isinstance(size, int) else size
     factor = pipeline.vae_scale_factor
     return rows * factor, columns * factor

@@ -14,7 +14,7 @@ from masactrl.pictures.files import read_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SD_FACTOR = 8  # pixels a latent, of every Stable Diffusion
+_FACTOR = 8  # pixels a latent, of every Stable Diffusion and FLUX
 
 
 def preview(model: str | Path, *, allow_pickle: bool = False) -> ModelPreset | None:
@@ -36,11 +36,21 @@ def preview(model: str | Path, *, allow_pickle: bool = False) -> ModelPreset | N
     folder = Path(place.source)
     if found := read_preset(folder):
         return found[1]
-    index, unet = (_json(folder / name) for name in (INDEX, "unet/config.json"))
-    family: Family = "sdxl" if "XL" in str(index.get("_class_name")) else "sd"
-    size = unet.get("sample_size")
-    rows, columns = (size, size) if isinstance(size, int) else tuple(size or (64, 64))
-    return default_preset(family, height=rows * _SD_FACTOR, width=columns * _SD_FACTOR)
+    name = str(_json(folder / INDEX).get("_class_name"))
+    known: dict[str, Family] = {"StableDiffusion3Pipeline": "sd3", "FluxPipeline": "flux"}
+    family = known.get(name, "sdxl" if "XL" in name else "sd")
+    joint = family in ("sd3", "flux")
+    network = _json(folder / ("transformer" if joint else "unet") / "config.json")
+    size = network.get("sample_size") or (128 if joint else 64)
+    rows, columns = (size, size) if isinstance(size, int) else tuple(size)
+    layers = int(network.get("num_layers", 0)) + int(network.get("num_single_layers", 0))
+    return default_preset(
+        family,
+        height=rows * _FACTOR,
+        width=columns * _FACTOR,
+        layers=layers if joint else None,
+        distilled=family == "flux" and not network.get("guidance_embeds", False),
+    )
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from masactrl.attention.networks import network_of
 from masactrl.errors import UnsupportedPipeline
 from masactrl.settings.prompt_weights import is_weighted, parse, without_weights
 
@@ -46,9 +47,13 @@ _NAMES = (
 """What `encode_prompt` of diffusers returns, in order, as its pipelines take it; SD has two."""
 
 
-def weights_act() -> bool:
-    """Whether compel is installed; without it weights are left out."""
-    return importlib.util.find_spec("compel") is not None
+def weights_act(pipeline: Any = None) -> bool:
+    """Whether weights act in the prompts of a pipeline, or None of Stable Diffusion's.
+
+    They do where compel is installed, and not in SD3 and FLUX, whose T5 it does not know.
+    """
+    joint = pipeline is not None and network_of(pipeline)[0].joint
+    return not joint and importlib.util.find_spec("compel") is not None
 
 
 def embeddings(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masactrl.attention.networks import network_of
 from masactrl.models.drawing import draw
+from masactrl.models.joint import latent_channels
 from masactrl.puppets.colour import srgb_to_lab
 from masactrl.puppets.identity import identity
 from masactrl.puppets.inspector import Inspector, Reading
@@ -48,17 +50,17 @@ class Studio:
 
     def noise(self, count: int) -> Tensor:
         """(count, c, h, w) start noise; drawn picture by picture, so in order of the pictures."""
-        unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
-        own = unet.config.sample_size
+        denoiser: Any = network_of(self.pipeline)[1]
+        factor, own = self.pipeline.vae_scale_factor, denoiser.config.sample_size
         sides = (own, own) if isinstance(own, int) else tuple(own)
         if self.size is not None:
             sides = (self.size // factor,) * 2
-        shape = (unet.config.in_channels, *sides)
+        shape = (latent_channels(self.pipeline), *sides)
         drawn = [
             torch.randn(shape, generator=self.generator, dtype=torch.float32, device="cpu")
             for _ in range(count)
         ]
-        return torch.stack(drawn).to(self.pipeline.device, unet.dtype)
+        return torch.stack(drawn).to(self.pipeline.device, denoiser.dtype)
 
     def pictures(self, prompts: Sequence[str], noise: Tensor) -> Tensor:
         """(n, 3, h, w) float32 in [0, 1] on the CPU, one per prompt and noise."""

@@ -1,4 +1,4 @@
-"""What an edit costs before it runs: rows through the U-Net, and bytes kept.
+"""What an edit costs before it runs: rows through the network, and bytes kept.
 
 A row is one picture in one guidance branch at one step. Plain generation of one picture with
 guidance takes 2 N of them.
@@ -25,10 +25,11 @@ from masactrl.attention import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.errors import ConfigError
 from masactrl.methods.starts import FromSource
-from masactrl.models.denoiser import reads_guidance
+from masactrl.models.joint import check_guidance, latent_channels, reads_guidance
 from masactrl.runs.method_choice import check_words, flat_rows, method_of
 
 if TYPE_CHECKING:
+    from masactrl.inversion import Inversion
     from masactrl.methods import Start
     from masactrl.models import LoadedModel
     from masactrl.runs.edit_request import Features, ResolvedEdit
@@ -109,7 +110,8 @@ def plan_edit(
     control = method_of(request)
     check_words(control, inversion.prompt)
     check_inversion(model, inversion)
-    if reads_guidance(model.pipeline.unet):
+    check_guidance(model.pipeline, request.guidance_scale, request.negative_prompt)
+    if reads_guidance(model.pipeline):
         if request.negative_prompt:
             raise ConfigError(
                 "A negative prompt is what guidance leads away from, and this model is told its "
@@ -117,7 +119,7 @@ def plan_edit(
             )
         # Told its guidance, such a network is called once: every image has one branch.
         branches, request = 1, replace(request, guidance_scale=1.0)
-    steps, unet = request.steps, model.pipeline.unet
+    steps, unet = request.steps, model.denoiser
     sites = Schedule(start_layer=request.start_layer).resolve_layers(find_sites(unet))
     Schedule(start_step=request.start_step).resolve_steps([0.0] * steps)
     factor = model.pipeline.vae_scale_factor
@@ -134,7 +136,8 @@ def plan_edit(
         edit, calls = steps * of_target * _images(request), steps + visited
     else:
         edit, calls = _joint(request, branches), steps
-    channels = unet.config.in_channels
+    edit = edit * evaluations(method, steps) // steps
+    channels = latent_channels(model.pipeline)
     features = sum(site.module.query_dim * grid_size(site.grid(*grid)) for site in sites)
     bytes_each = 2 if request.half else unet.dtype.itemsize
     noise = steps if method.name in ("edit-friendly", "virtual") else 0
@@ -154,6 +157,11 @@ def plan_edit(
         method=request.method,
         features=request.features,
     )
+
+
+def evaluations(method: Inversion, steps: int) -> int:
+    """Evaluations of the network on the way down: some rules of flows ask between steps, too."""
+    return {"midpoint": 2 * steps, "fireflow": steps + 1}.get(getattr(method, "rule", ""), steps)
 
 
 def _images(request: ResolvedEdit) -> int:
@@ -212,17 +220,26 @@ def _replays(inversion: InversionRequest) -> bool:
 def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:
     """Guidance branches of the inversion itself."""
     single = inversion.guidance(model.preset) == 1 or not inversion.prompt
-    return 1 if single or reads_guidance(model.pipeline.unet) else 2
+    return 1 if single or reads_guidance(model.pipeline) else 2
 
 
 def check_inversion(model: LoadedModel, inversion: InversionRequest) -> None:
     """Refuse an inversion that a model without an unconditional branch would take no notice of.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: it is one, or it is for another kind of noise levels.
     """
+    from masactrl.inversion import inversions_of
+
+    if model.kind not in inversion.build().kinds:
+        others = ", ".join(inversions_of(model.kind))
+        made = "SD3 and FLUX, whose noise follows a flow" if model.kind == "flow" else "U-Nets"
+        raise ConfigError(
+            f"{inversion.method} inversion is not one for {made}, as {model.name} is; accepted "
+            f"there are {others}."
+        )
     unused = inversion.method in ("negative-prompt", "null-text")
-    if unused and reads_guidance(model.pipeline.unet):
+    if unused and reads_guidance(model.pipeline):
         raise ConfigError(
             f"{inversion.method} inversion changes what guidance leads away from, and this model "
             "is told its guidance as a number instead; use virtual or direct inversion."
@@ -232,7 +249,7 @@ def check_inversion(model: LoadedModel, inversion: InversionRequest) -> None:
 def _text_size(model: LoadedModel) -> int:
     """Numbers of one encoded prompt."""
     pipeline = model.pipeline
-    return int(pipeline.tokenizer.model_max_length) * int(pipeline.unet.config.cross_attention_dim)
+    return int(pipeline.tokenizer.model_max_length) * int(model.denoiser.config.cross_attention_dim)
 
 
 def _mebibytes(count: int) -> str:

@@ -264,7 +264,7 @@ def _described(
 
     settings = replace(settings, method=control.name, method_options=())
     if isinstance(control, MasaCtrl):
-        sites = find_sites(model.pipeline.unet)
+        sites = find_sites(model.denoiser)
         settings = replace(settings, form=control.form, strength=control.strength)
         if control.masks is None and control.schedule.max_timestep is None:
             window = control.schedule.resolve(sites, settings.steps)

@@ -24,6 +24,7 @@ from masactrl.runs.cost import EditPlan, check_inversion, plan_edit
 from masactrl.runs.edit_request import EditMasks, EditRequest
 from masactrl.runs.edit_result import EditResult
 from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.method_choice import as_walked
 from masactrl.runs.recipe import InputStated
 from masactrl.runs.running import running
 from masactrl.runs.session import EditSession, tell_steps
@@ -92,16 +93,15 @@ def _inverted(
     opened = read_picture(picture, limit=limit)
     native = model.preset.width, model.preset.height
     denoiser = Denoiser(model.pipeline)
-    framing = frame(opened.size, native=native, multiple=denoiser.factor, fit=request.fit)
-    method = request.build()
-    for note in first_level_warning(
-        ddim_like(model.pipeline.scheduler),
-        request.steps or model.preset.steps,
-        spacing=method.spacing,
-    ):
-        warnings.warn(note, ControlWarning, stacklevel=3)
+    framing = frame(opened.size, native=native, multiple=denoiser.multiple, fit=request.fit)
+    method, steps = request.build(), request.steps or model.preset.steps
+    if denoiser.kind == "diffusion":
+        scheduler = ddim_like(model.pipeline.scheduler)
+        for note in first_level_warning(scheduler, steps, spacing=method.spacing):
+            warnings.warn(note, ControlWarning, stacklevel=3)
     started = time.perf_counter()
-    schedule = denoiser.schedule(request.steps or model.preset.steps, spacing=method.spacing)
+    latent = framing.padded[1] // denoiser.factor, framing.padded[0] // denoiser.factor
+    schedule = denoiser.schedule(steps, spacing=method.spacing, size=latent)
     pixels = image_to_tensor(framing.enter(opened))[None]  # 1 3 h w in [-1, 1]
     trajectory = method(
         InversionTask(
@@ -144,9 +144,10 @@ def plan(
     """
     size = read_picture(picture, limit=limit).size
     native = model.preset.width, model.preset.height
-    factor = Denoiser(model.pipeline).factor
-    framing = frame(size, native=native, multiple=factor, fit=inversion.fit)
+    multiple = Denoiser(model.pipeline).multiple
+    framing = frame(size, native=native, multiple=multiple, fit=inversion.fit)
     settings = request.resolve(model.preset, inversion.steps or model.preset.steps)
+    settings = as_walked(settings, getattr(inversion.build(), "rule", "euler"))
     guided = settings.guidance_scale != 1 or inversion.guidance(model.preset) != 1
     branches = 2 if guided and not inversion.one_branch else 1
     return plan_edit(model, inversion, settings, framing.padded, branches=branches)

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
     from masactrl.runs.edit_request import EditRequest, ResolvedEdit
 
-__all__ = ["aligns_words", "check_words", "flat_rows", "method_of", "settled"]
+__all__ = [
+    "aligns_words",
+    "as_walked",
+    "check_words",
+    "flat_rows",
+    "method_of",
+    "settled",
+]
 
 
 def settled(
@@ -68,7 +75,7 @@ def _by_masactrl(
             "Masks of an edit belong to its request (masks=EditMasks(...)), which lays them over "
             "source and targets; leave them out of MasaCtrl."
         )
-    sites = find_sites(model.pipeline.unet)
+    sites = find_sites(model.denoiser)
     layers = method.schedule.resolve_layers(sites)
     window = Window(
         steps=method.schedule.resolve_steps(timesteps),
@@ -84,6 +91,16 @@ def _by_masactrl(
     if method.on_untouched == "raise" and from_start(window, len(timesteps), sites) is not None:
         return settings
     return replace(settings, control=method)
+
+
+def as_walked(settings: ResolvedEdit, rule: str) -> ResolvedEdit:
+    """Return the edit as a source can be had that is walked by this rule.
+
+    RF-Solver and FireFlow ask the network between steps, too, for which a recording has no
+    features: their source runs with every edit.
+    """
+    between = rule in ("midpoint", "fireflow") and settings.method == "masactrl"
+    return replace(settings, mode="joint") if between else settings
 
 
 def method_of(request: ResolvedEdit, masks: GivenMasks | WordMasks | None = None) -> Method:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masactrl.settings.prompt_weights import is_weighted, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from transformers import PreTrainedTokenizerBase
 
     from masactrl.models import LoadedModel
 
@@ -24,22 +22,30 @@ def prompt_warnings(model: LoadedModel, prompts: Iterable[str]) -> tuple[str, ..
         model: whose tokenizer and vocabulary count.
         prompts: looked at once each, in order.
     """
+    from masactrl.models.joint import longest_text
+
     written = tuple(prompts)
-    found = _unweighted(written)
+    found = _unweighted(model, written)
+    tokenizer, longest = longest_text(model.pipeline)
     for prompt in dict.fromkeys(map(without_weights, written)):
-        if model.family == "puppets":
+        if model.family in ("puppets", "puppets-sd3"):
             found += _unknown(prompt)
-        found += _truncated(prompt, model.pipeline.tokenizer)
+        found += _truncated(prompt, tokenizer, longest)
     return tuple(found)
 
 
-def _unweighted(prompts: Iterable[str]) -> list[str]:
+def _unweighted(model: LoadedModel, prompts: Iterable[str]) -> list[str]:
     """Say what to install where a prompt has weights and nothing that makes them act."""
     from masactrl.models.weighted_text import weights_act
 
     first = next((prompt for prompt in prompts if is_weighted(prompt)), None)
-    if first is None or weights_act():
+    if first is None or weights_act(model.pipeline):
         return []
+    if model.kind == "flow":
+        return [
+            f"Weights in prompts are left out, here in {first!r}: they act in Stable Diffusion "
+            "1.x, 2.x and XL, and not in SD3 and FLUX."
+        ]
     return [
         f"Weights in prompts are left out, here in {first!r}, because they need the extra "
         "'prompts': pip install 'masactrl[prompts]'."
@@ -64,9 +70,8 @@ def _unknown(prompt: str) -> list[str]:
     ]
 
 
-def _truncated(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _truncated(prompt: str, tokenizer: Any, longest: int) -> list[str]:
     """Show what is lost of a prompt that is longer than the text encoder reads."""
-    longest = tokenizer.model_max_length
     ids = tokenizer(prompt, verbose=False)["input_ids"]
     if len(ids) <= longest:
         return []

@@ -167,8 +167,7 @@ def record_source(
     errors: list[Tensor] = []
 
     def steer(step: int, z: Tensor, eps: Tensor) -> Tensor:
-        if trajectory.corrected:
-            errors.append(schedule.noise_between(z, path[-1], step) - eps)
+        errors.append(schedule.noise_between(z, path[-1], step) - eps)
         return eps
 
     def keep(_level: int, z: Tensor) -> Tensor:
@@ -194,7 +193,7 @@ def record_source(
                 walk=trajectory.walk,
                 noise=trajectory.noise,
                 path=path if trajectory.replay else None,
-                steer=steer,
+                steer=steer if trajectory.corrected else None,
                 adjust=keep,
                 on_step=on_step,
             )

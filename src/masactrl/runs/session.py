@@ -26,7 +26,7 @@ from masactrl.runs.generate import StepRecord
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.layout import guides_of
 from masactrl.runs.masks import plan_masks
-from masactrl.runs.method_choice import settled
+from masactrl.runs.method_choice import as_walked, settled
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import InputStated, stated_model
 from masactrl.runs.reconstruction import Reconstruction, psnr
@@ -111,7 +111,7 @@ class EditSession:
         method: Method | str | None,
         on_step: Callable[[StepRecord], None] | None,
     ) -> EditResult:
-        settings = settled(self.model, request, self.trajectory.schedule.timesteps, method)
+        settings = self._settled(request, method)
         self._plan(settings)  # refuses what cannot be
         notes = self._notes(settings)
         for note in notes:
@@ -186,8 +186,11 @@ class EditSession:
             PromptError: the method aligns words, and the picture was inverted without a prompt.
             ConfigError: the method has no such option, or it is out of its range.
         """
-        timesteps = self.trajectory.schedule.timesteps
-        return self._plan(settled(self.model, request, timesteps, method))
+        return self._plan(self._settled(request, method))
+
+    def _settled(self, request: EditRequest, method: Method | str | None) -> ResolvedEdit:
+        made = settled(self.model, request, self.trajectory.schedule.timesteps, method)
+        return as_walked(made, self.trajectory.walk)
 
     def _plan(self, settings: ResolvedEdit) -> EditPlan:
         guided = settings.guidance_scale != 1 or self.trajectory.guidance != 1

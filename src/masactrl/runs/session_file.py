@@ -106,9 +106,13 @@ def _check_schedule(
     path: Path, model: LoadedModel, request: InversionRequest, trajectory: Trajectory
 ) -> None:
     made = trajectory.schedule
-    here = Denoiser(model.pipeline).schedule(made.steps, spacing=request.build().spacing)
-    levels = zip(here.alpha_bar, made.alpha_bar, strict=False)
-    same = replace(here, alpha_bar=made.alpha_bar) == made
+    here = Denoiser(model.pipeline).schedule(
+        made.steps,
+        spacing=request.build().spacing,
+        size=(int(trajectory.latents.shape[-2]), int(trajectory.latents.shape[-1])),
+    )
+    levels = zip(here.alpha_bar + here.sigma, made.alpha_bar + made.sigma, strict=False)
+    same = replace(here, alpha_bar=made.alpha_bar, sigma=made.sigma) == made
     if not same or any(abs(one - other) > 1e-6 for one, other in levels):
         raise ConfigError(
             f"{path} was made with another noise schedule (timesteps, levels or kind of "

@@ -217,7 +217,7 @@ def _rows(
     make: _Make, model: LoadedModel, steps: int, usual: tuple[int, int], *, masks: bool
 ) -> tuple[Ablation, ...]:
     s, layer = usual
-    count = len(find_sites(model.pipeline.unet))
+    count = len(find_sites(model.denoiser))
     starts = sorted({s, *(min(round(part * steps), steps - 1) for part in _PARTS)})
     layers = sorted({layer, *range(0, count, max(1, count // 4))})
     rows = [

@@ -222,9 +222,7 @@ def _watched(
         )
     if settings.strength == 0:
         raise ConfigError("strength=0 was given, so no target looks into the source; give more.")
-    sites = Schedule(start_layer=settings.start_layer).resolve_layers(
-        find_sites(model.pipeline.unet)
-    )
+    sites = Schedule(start_layer=settings.start_layer).resolve_layers(find_sites(model.denoiser))
     acting = tuple(range(settings.start_step, settings.steps))
     for name, asked, there in (
         ("step", steps, acting),
@@ -243,7 +241,7 @@ def _watched(
         factor = model.pipeline.vae_scale_factor
         latent = size[1] // factor, size[0] // factor
         # Queries of every target and keys of the source; in the union form the targets' as well.
-        each = (2 * count + 1) * model.pipeline.unet.dtype.itemsize * _values(kept, latent)
+        each = (2 * count + 1) * model.denoiser.dtype.itemsize * _values(kept, latent)
         steps = _evenly(acting, max(1, BUDGET // each))
     own = settings.form == "union"
     return watch(model.pipeline, steps=steps, layers=layers, targets=count, own=own)

@@ -239,7 +239,7 @@ def auto_axes(model: LoadedModel, steps: int) -> Axes:
         model: whose preset is the middle.
         steps: of the run.
     """
-    preset, count = model.preset, len(find_sites(model.pipeline.unet))
+    preset, count = model.preset, len(find_sites(model.denoiser))
     middle = preset.start_step * steps / preset.steps
     usual = min(round(middle), steps - 1)
     starts = {min(round(middle * factor), steps - 1) for factor in (0.5, 2)} | {usual}

@@ -149,7 +149,7 @@ def sweep_generate(
     _check_method(request.method)
     settings = request.resolve(model.preset)
     axes = axes.filled(settings.start_step, settings.start_layer)
-    check_axes(model.pipeline.unet, axes, settings.steps)
+    check_axes(model.denoiser, axes, settings.steps)
     prompts = [settings.source_prompt, *settings.target_prompts, settings.negative_prompt]
     for note in (
         *first_level_warning(model.pipeline.scheduler, settings.steps),
