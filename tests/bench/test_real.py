@@ -14,7 +14,7 @@ from masactrl.bench.real import BASELINES, RealSettings, measure_real, picture_p
 from masactrl.bench.real_report import FIGURES, real_markdown, real_means, real_sheet
 from masactrl.cli import main
 from masactrl.errors import ConfigError
-from masactrl.inversion import INVERSIONS
+from masactrl.inversion import inversions_of
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.scene import sample_scenes
 from masactrl.puppets.training.data import HELD_OUT_SEED
@@ -156,4 +156,4 @@ def test_the_command_writes_tables_and_sheet(
     assert (written["start_step"], written["failed"]) == (1, 0)
     assert (tmp_path / "real.png").exists()
     assert "virtual, replay" in (tmp_path / "real.md").read_text()
-    assert tuple(RealSettings().inversions) == tuple(INVERSIONS)
+    assert RealSettings().inversions == inversions_of("diffusion")

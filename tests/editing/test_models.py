@@ -17,7 +17,7 @@ from diffusers import (
 from editing_parts import HEIGHT, WIDTH, loaded, outcome, random_picture, relative
 
 from masactrl.errors import ConfigError
-from masactrl.inversion import INVERSIONS
+from masactrl.inversion import inversions_of
 from masactrl.methods import METHODS
 from masactrl.models.denoiser import Denoiser
 from masactrl.runs.invert import EditRequest, InversionRequest, invert, plan
@@ -49,7 +49,7 @@ def asked(method: str, **more: Any) -> EditRequest:
     )
 
 
-@pytest.mark.parametrize("name", INVERSIONS)
+@pytest.mark.parametrize("name", inversions_of("diffusion"))
 def test_every_method_goes_with_every_inversion(inverted: Inverted, name: str) -> None:
     few = 1 if name in ("fixed-point", "null-text") else None
     session = inverted(method=name, prompt="a cat", iterations=few)
@@ -69,7 +69,7 @@ def big() -> LoadedModel:
     return loaded(tiny_models.sdxl(), layer=44)
 
 
-@pytest.mark.parametrize("name", INVERSIONS)
+@pytest.mark.parametrize("name", inversions_of("diffusion"))
 def test_every_inversion_on_sdxl(big: LoadedModel, name: str) -> None:
     session = invert(big, random_picture(), inversion(name, steps=2))
     made = session.edit(asked("masactrl", start_step=0))

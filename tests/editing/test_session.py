@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 import masactrl
 from masactrl.errors import ConfigError, ControlNotApplied, OutputError
-from masactrl.inversion import INVERSIONS
+from masactrl.inversion import inversions_of
 from masactrl.models import LoadedModel
 from masactrl.pictures.images import read_recipe
 from masactrl.runs.edit_result import edit_names
@@ -159,7 +159,7 @@ def test_a_plan_before_anything_runs_is_the_session_s(
     assert any("plain generation" in line for line in cost.lines())
 
 
-@pytest.mark.parametrize("method", INVERSIONS)
+@pytest.mark.parametrize("method", inversions_of("diffusion"))
 def test_no_inversion_costs_more_than_it_says(model: LoadedModel, method: str) -> None:
     few = 1 if method in ("fixed-point", "null-text") else None
     asked = InversionRequest(method=method, prompt="a cat", guidance_scale=2.0, iterations=few)

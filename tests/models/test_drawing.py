@@ -264,7 +264,7 @@ def test_a_vae_without_a_distribution_inverts_too(model: LoadedModel) -> None:
 @pytest.mark.parametrize("vae", [{"channels": 8}, {"blocks": 3}])
 def test_a_vae_of_another_model_is_said(model: LoadedModel, vae: dict[str, int]) -> None:
     model.pipeline.register_modules(vae=tiny_vae(**vae))
-    with pytest.raises(UnsupportedPipeline, match="where the U-Net takes 4 x 8 x 8"):
+    with pytest.raises(UnsupportedPipeline, match="where the network takes 4 x 8 x 8"):
         invert(model, tiny_models_picture(), InversionRequest(steps=2))
 
 

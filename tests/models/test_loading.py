@@ -102,8 +102,8 @@ def test_sdxl_is_recognised(tmp_path: Path) -> None:
 
 
 def test_other_pipelines_are_refused_by_name(folder: Path) -> None:
-    rewrite(folder / "model_index.json", _class_name="StableDiffusion3Pipeline")
-    with pytest.raises(UnsupportedPipeline, match="is a StableDiffusion3Pipeline; a StableDiff"):
+    rewrite(folder / "model_index.json", _class_name="PixArtAlphaPipeline")
+    with pytest.raises(UnsupportedPipeline, match="is a PixArtAlphaPipeline; a StableDiff"):
         load_pipeline(folder)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from masactrl.errors import ConfigError
-from masactrl.inversion import INVERSIONS
+from masactrl.inversion import INVERSIONS, inversions_of
 from masactrl.puppets.captions import full_prompt
 from masactrl.puppets.scene import ACTIONS, Scene, sample_scenes
 from masactrl.puppets.training.data import HELD_OUT_SEED
@@ -69,7 +69,7 @@ class RealSettings:
         pictures: of how many scenes pictures are kept, 0 and more.
     """
 
-    inversions: tuple[str, ...] = tuple(INVERSIONS)
+    inversions: tuple[str, ...] = inversions_of("diffusion")
     count: int = 200
     steps: int | None = None
     guidance: float | None = None

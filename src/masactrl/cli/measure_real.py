@@ -28,12 +28,12 @@ def measured_real(
     """
     from masactrl.bench.real import RealSettings, measure_real, real_tasks
     from masactrl.bench.real_report import real_markdown, real_means, real_sheet
-    from masactrl.inversion import INVERSIONS
+    from masactrl.inversion import inversions_of
     from masactrl.pictures.files import write_text
 
     known = {one.name for one in fields(RealSettings)}
     given = {name: value for name, value in settings.items() if name in known}
-    given["inversions"] = tuple(given["inversions"] or INVERSIONS)
+    given["inversions"] = tuple(given["inversions"] or inversions_of(model.kind))
     asked, own = RealSettings(**given), folder / "real"
     ledger = measure_real(
         model,
