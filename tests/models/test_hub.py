@@ -73,7 +73,7 @@ def test_a_repository_of_another_kind_is_refused_before_its_weights_are_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = tmp_path / "model_index.json"
-    index.write_text('{"_class_name": "FluxPipeline"}')
+    index.write_text('{"_class_name": "PixArtAlphaPipeline"}')
     monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: str(index))
-    with pytest.raises(Exception, match="owner/name is a FluxPipeline"):
+    with pytest.raises(Exception, match="owner/name is a PixArtAlphaPipeline"):
         load_pipeline("owner/name")
