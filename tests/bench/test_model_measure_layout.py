@@ -10,7 +10,13 @@ from torch import Tensor
 
 from masactrl import load_pipeline
 from masactrl.bench import model_measure_layout
-from masactrl.bench.model_measure_layout import COLUMNS, measure_layouts, posed_scenes
+from masactrl.bench.model_measure_layout import (
+    COLUMNS,
+    RIVALS,
+    measure_layout_grid,
+    measure_layouts,
+    posed_scenes,
+)
 from masactrl.errors import ConfigError
 from masactrl.methods import MasaCtrl
 from masactrl.puppets.inspector import Inspector
@@ -65,3 +71,31 @@ def test_no_scene_is_refused() -> None:
         measure_layouts(
             load_pipeline(device="cpu"), Inspector.load(), start_step=2, start_layer=10, count=0
         )
+
+
+def test_rivals_and_every_s_and_l_have_a_row_of_their_own() -> None:
+    model, inspector = load_pipeline(device="cpu"), Inspector.load()
+    settings = {"count": 1, "steps": 2, "guidance": 1.0, "seed": 2}
+    led = measure_layouts(
+        model,
+        inspector,
+        start_step=1,
+        start_layer=10,
+        rivals=RIVALS,
+        **settings,  # type: ignore[arg-type]
+    )
+    assert tuple(led.rows) == (*COLUMNS, *(f"layout and {name}" for name in RIVALS))
+    assert led.samples.shape[:2] == (1, 2 + len(led.rows))
+    assert len({str(row) for row in led.rows.values()}) == len(led.rows)
+    grid = measure_layout_grid(
+        model,
+        inspector,
+        start_steps=(0, 1),
+        start_layers=(10,),
+        **settings,  # type: ignore[arg-type]
+    )
+    assert tuple(grid.rows) == ("S=0 L=10", "S=1 L=10")
+    for name, figure in grid.rows["S=1 L=10"].items():
+        assert abs(figure - led.rows["layout and MasaCtrl"][name]) < 0.2, name
+    with pytest.raises(ConfigError, match="at least 1"):
+        measure_layout_grid(model, inspector, start_steps=(0,), start_layers=(1,), count=0)

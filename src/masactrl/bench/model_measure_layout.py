@@ -5,13 +5,14 @@ Of every scene one batch is made from one noise:
     source | layout and MasaCtrl | layout | MasaCtrl | the prompt alone
 
 The layout is the skeleton of a held-out scene; its exact foreground and joints are what the targets
-must show, and the source's animal is whom.
+must show, and the source's animal is whom. Rivals get the same scenes, noise and layouts in batches
+of their own (source | rival); `measure_layout_grid` tries S and L against one recorded source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -21,7 +22,7 @@ from masactrl.attention import Rows, Schedule
 from masactrl.errors import ConfigError
 from masactrl.layouts.attach import Guide, attach_layouts
 from masactrl.layouts.networks import load_network
-from masactrl.methods import MasaCtrl
+from masactrl.methods import MasaCtrl, method_named
 from masactrl.puppets.captions import full_prompt
 from masactrl.puppets.identity import identity
 from masactrl.puppets.judging import Studio
@@ -31,12 +32,21 @@ from masactrl.puppets.training.data import HELD_OUT_SEED
 
 if TYPE_CHECKING:
     from masactrl.models import LoadedModel
-    from masactrl.puppets.inspector import Inspector
+    from masactrl.puppets.inspector import Inspector, Reading
+    from masactrl.puppets.renderer import Rendered
     from masactrl.puppets.scene import Scene
 
-__all__ = ["COLUMNS", "LayoutFigures", "measure_layouts", "posed_scenes"]
+__all__ = [
+    "COLUMNS",
+    "RIVALS",
+    "LayoutFigures",
+    "measure_layout_grid",
+    "measure_layouts",
+    "posed_scenes",
+]
 
 COLUMNS: Final = ("layout and MasaCtrl", "layout", "MasaCtrl", "prompt alone")
+RIVALS: Final = ("prompt-to-prompt", "plug-and-play")
 _NEAR: Final = 0.05  # of the picture's height, within which a joint counts as found
 _SAMPLES: Final = 10  # rows of pictures that a result keeps
 
@@ -79,6 +89,7 @@ def measure_layouts(
     batch: int = 10,
     seed: int = 0,
     scale: float = 1.0,
+    rivals: Sequence[str] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LayoutFigures:
     """Put targets by skeletons, with and without MasaCtrl, and compare with the right answers.
@@ -94,6 +105,7 @@ def measure_layouts(
         batch: pictures made at once, five a scene.
         seed: of scenes and noise.
         scale: weight of the layout.
+        rivals: methods that are given the layout, too, with their own defaults.
         on_progress: called after every batch with scenes.
 
     Raises:
@@ -105,7 +117,8 @@ def measure_layouts(
     network = load_network(model, "pose")
     studio = Studio.of(model.pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     control = MasaCtrl(schedule=Schedule(start_step=start_step, start_layer=start_layer))
-    sums: dict[str, dict[str, list[Tensor]]] = {name: {} for name in COLUMNS}
+    columns = (*COLUMNS, *(f"layout and {name}" for name in rivals))
+    sums: dict[str, dict[str, list[Tensor]]] = {name: {} for name in columns}
     samples: list[Tensor] = []
     each = max(1, batch // (1 + len(COLUMNS)))
     for at in range(0, count, each):
@@ -120,35 +133,126 @@ def measure_layouts(
             attach_layouts(model.pipeline, [guide], images=rows.images),
             control.attach(model.pipeline, rows),
         ):
-            noise = studio.noise(n).repeat(1 + len(COLUMNS), 1, 1, 1)
+            start = studio.noise(n)
+            noise = start.repeat(1 + len(COLUMNS), 1, 1, 1)
             made = studio.pictures(prompts, noise).unflatten(0, (-1, n))
+        own = [_by_rival(model, studio, name, guide, prompts[: 2 * n], start) for name in rivals]
+        made = torch.cat((made, *(one[None] for one in own)))
         samples += list(torch.cat((made[:1], shown[None].cpu(), made[1:])).unbind(1))[
             : max(0, _SAMPLES - at)
         ]
         was = inspector.read(made[0])
-        for column, pictures in zip(COLUMNS, made[1:], strict=True):
-            seen = inspector.read(pictures)
-            inside, there = seen.mask > 0.5, right.mask > 0.5
-            both, either = (inside & there).sum((1, 2, 3)), (inside | there).sum((1, 2, 3))
-            apart = (seen.keypoints - right.keypoints).norm(dim=-1)
-            within = ((right.keypoints >= 0) & (right.keypoints <= size)).all(-1)
-            species = [a == s.identity.species for a, s in zip(seen.species, part, strict=True)]
-            for name, values in (
-                ("pose IoU", both / either.clamp(min=1)),
-                ("joints", (apart < _NEAR * size).float()[within]),
-                ("identity error", identity(was, seen).error),
-                ("species", torch.tensor(species).float()),
-            ):
-                sums[column].setdefault(name, []).append(values)
+        for column, pictures in zip(columns, made[1:], strict=True):
+            _note(sums[column], was, inspector.read(pictures), right, part)
         if on_progress is not None:
             on_progress(at + n, count)
-    return LayoutFigures(
-        rows={
-            column: {name: torch.cat(parts).mean().item() for name, parts in found.items()}
-            for column, found in sums.items()
-        },
-        samples=torch.stack(samples),
-    )
+    return LayoutFigures(rows=_means(sums), samples=torch.stack(samples))
+
+
+def measure_layout_grid(
+    model: LoadedModel,
+    inspector: Inspector,
+    *,
+    start_steps: Sequence[int],
+    start_layers: Sequence[int],
+    count: int = 10,
+    steps: int = 20,
+    guidance: float = 4.0,
+    batch: int = 8,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> LayoutFigures:
+    """Put targets by skeletons with every S and L, each reading one recorded source.
+
+    Args, but for those of `measure_layouts`:
+        start_steps, start_layers: what is tried.
+        batch: scenes at once.
+
+    Raises:
+        ConfigError: ``count`` is below 1.
+    """
+    if count < 1:
+        raise ConfigError(f"count must be at least 1, not {count}.")
+    scenes, size = posed_scenes(count, seed=seed), model.preset.height
+    network = load_network(model, "pose")
+    studio = Studio.of(model.pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
+    cells = [(s, layer) for s in start_steps for layer in start_layers]
+    sums: dict[str, dict[str, list[Tensor]]] = {f"S={s} L={layer}": {} for s, layer in cells}
+    samples: list[Tensor] = []
+    for at in range(0, count, batch):
+        part = scenes[at : at + batch]
+        right, n = render(part, size), len(part)
+        shown = draw_skeletons(right.keypoints, size)
+        prompts, noise = _prompts(part), studio.noise(n)
+        least = Schedule(start_step=min(start_steps), start_layer=min(start_layers))
+        with MasaCtrl(schedule=least).record(model.pipeline, sources=n, device="cpu") as source:
+            made = [studio.pictures(prompts[:n], noise)]
+        rows = Rows(images=n, reads=tuple((n + k,) for k in range(n)), cached=n)
+        guide = Guide(network=network, pictures=tuple(shown))
+        was = inspector.read(made[0])
+        for s, layer in cells:
+            control = MasaCtrl(schedule=Schedule(start_step=s, start_layer=layer))
+            with (
+                attach_layouts(model.pipeline, [guide], images=n),
+                control.attach(model.pipeline, rows, source=source),
+            ):
+                made.append(studio.pictures(prompts[n : 2 * n], noise))
+            _note(sums[f"S={s} L={layer}"], was, inspector.read(made[-1]), right, part)
+        samples += list(torch.stack((made[0], shown, *made[1:]), 1))[: max(0, _SAMPLES - at)]
+        if on_progress is not None:
+            on_progress(at + n, count)
+    return LayoutFigures(rows=_means(sums), samples=torch.stack(samples))
+
+
+def _by_rival(
+    model: LoadedModel,
+    studio: Studio,
+    name: str,
+    guide: Guide,
+    prompts: Sequence[str],
+    start: Tensor,
+) -> Tensor:
+    """Targets of n scenes by another method, led as those of MasaCtrl: sources, then targets."""
+    n = len(start)
+    reads = [(k,) for k in range(n)]
+    led = replace(guide, pictures=guide.pictures[: 2 * n])
+    with (
+        attach_layouts(model.pipeline, [led], images=2 * n),
+        method_named(name).attach(
+            model.pipeline, Rows(images=2 * n, reads=(*reads, *reads)), prompts=prompts
+        ),
+    ):
+        return studio.pictures(prompts, start.repeat(2, 1, 1, 1))[n:]
+
+
+def _note(
+    sums: dict[str, list[Tensor]],
+    was: Reading,
+    seen: Reading,
+    right: Rendered,
+    scenes: Sequence[Scene],
+) -> None:
+    """Judge n pictures against their right answers and their sources."""
+    size = right.image.shape[-1]
+    inside, there = seen.mask > 0.5, right.mask > 0.5
+    both, either = (inside & there).sum((1, 2, 3)), (inside | there).sum((1, 2, 3))
+    apart = (seen.keypoints - right.keypoints).norm(dim=-1)
+    within = ((right.keypoints >= 0) & (right.keypoints <= size)).all(-1)
+    species = [a == s.identity.species for a, s in zip(seen.species, scenes, strict=True)]
+    for name, values in (
+        ("pose IoU", both / either.clamp(min=1)),
+        ("joints", (apart < _NEAR * size).float()[within]),
+        ("identity error", identity(was, seen).error),
+        ("species", torch.tensor(species).float()),
+    ):
+        sums.setdefault(name, []).append(values)
+
+
+def _means(sums: Mapping[str, Mapping[str, list[Tensor]]]) -> dict[str, dict[str, float]]:
+    return {
+        column: {name: torch.cat(parts).mean().item() for name, parts in found.items()}
+        for column, found in sums.items()
+    }
 
 
 def _rows(n: int, shown: Tensor) -> tuple[Rows, tuple[Tensor | None, ...]]:

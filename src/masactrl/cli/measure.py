@@ -18,6 +18,7 @@ from rich.table import Table
 
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.measure_layout import measured_animations, measured_layouts
 from masactrl.cli.measure_real import measured_real
 from masactrl.cli.options import WorkersOption
 from masactrl.cli.output import Output
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from masactrl.models import LoadedModel
     from masactrl.puppets.inspector import Inspector
     from masactrl.puppets.measured import EditSide
 
@@ -44,6 +44,7 @@ class What(StrEnum):
     GRID = "grid"
     FORMS = "forms"
     LAYOUT = "layout"
+    ANIMATION = "animation"
     REAL = "real"
     IDENTITY = "identity"
 
@@ -53,7 +54,7 @@ StepsOption = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps
 CountOption = Annotated[int, typer.Option(min=1, help="Pictures, or pairs of pictures.")]
 
 
-@takes(only(ModelSpec, "model", "device"), only(Output, "as_json"))
+@takes(only(ModelSpec, "model", "device", "dtype"), only(Output, "as_json"))
 def measure(
     given: Given,
     what: Annotated[
@@ -62,8 +63,9 @@ def measure(
             help="prompts: does a picture show what its prompt says; edits: does control keep the "
             "animal and let it act; grid: edits for every S and L; forms: replace, union and the "
             "masked forms where coat and background look alike; layout: poses that no words say, "
-            "put by skeletons; real: edits of drawn pictures after every inversion; identity: what "
-            "the identity error is of drawn pairs."
+            "put by skeletons, of several S or L a grid; animation: gaits, frame by frame; real: "
+            "edits of drawn pictures after every inversion; identity: what the identity error is "
+            "of drawn pairs."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
@@ -112,6 +114,16 @@ def measure(
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures made at once; for real always one.")
     ] = 24,
+    frames: Annotated[int, typer.Option(min=2, help="Of a clip, for animation.")] = 24,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Another method that is given the layout, for layout, such as plug-and-play; "
+            "repeat it.",
+            show_default="none",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
 ) -> None:
@@ -149,7 +161,13 @@ def measure(
             settings["workers"] = workers
             facts, rows, sheet = measured_real(loaded, Inspector.load(), out, settings)
         elif what is What.LAYOUT:
-            facts, rows, sheet = _layouts(loaded, count, s[0], layers[0], settings)
+            facts, rows, sheet = measured_layouts(
+                loaded, s, layers, rival or (), {"count": count, **settings}
+            )
+        elif what is What.ANIMATION:
+            facts, rows, sheet = measured_animations(
+                loaded, s[0], layers[0], {"count": count, "frames": frames, **settings}
+            )
         else:
             if what in (What.EDITS, What.GRID):
                 settings["spare"] = spare
@@ -222,30 +240,6 @@ def _measured(
         **masks,
     }
     return facts, {n: _row(side) for n, side in forms.sides.items()}, figures.form_sheet(forms)
-
-
-def _layouts(
-    model: LoadedModel,
-    count: int,
-    start_step: int,
-    start_layer: int,
-    settings: Mapping[str, Any],
-) -> tuple[Mapping[str, Any], Rows, Image.Image]:
-    from masactrl.bench.model_measure_layout import COLUMNS, measure_layouts
-    from masactrl.pictures.images import Tile, contact_sheet, tensor_to_images
-    from masactrl.puppets.inspector import Inspector
-
-    found = measure_layouts(
-        model,
-        Inspector.load(),
-        start_step=start_step,
-        start_layer=start_layer,
-        count=count,
-        **settings,
-    )
-    rows = [[Tile(image=one) for one in tensor_to_images(r, signed=False)] for r in found.samples]
-    sheet = contact_sheet(rows, headers=("source", "layout", *COLUMNS))
-    return {"S": start_step, "L": start_layer}, found.rows, sheet
 
 
 def _truth(out: Path, *, as_json: bool) -> None:

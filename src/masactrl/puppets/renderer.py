@@ -155,6 +155,22 @@ def keypoints_of(
     return torch.cat(parts)
 
 
+@torch_defaults()
+def placed_segments(scenes: Sequence[Scene], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where the segments of bodies lie in pictures of ``size`` pixels a side.
+
+    Returns:
+        starts and ends (n, segments, 2) in pixels (x, y), radii (n, segments, 2) in pixels at both.
+    """
+    place = torch.device("cpu")
+    placed, zoom, focus, centre = _seen(rig(scenes, place), scenes, 1.0, place)
+    near = zoom.view(-1, 1, 1)
+    start, end = (
+        ((one - focus[:, None]) * near + centre) * size for one in (placed.start, placed.end)
+    )
+    return start, end, placed.radii * near * size
+
+
 def _seen(
     body: Rig, scenes: Sequence[Scene], aspect: float, device: torch.device
 ) -> tuple[_Placed, Tensor, Tensor, Tensor]:
