@@ -1,4 +1,4 @@
-"""`masactrl bench`: right answers (puppets), the published protocol (pie), ablations."""
+"""`masactrl bench`: right answers (puppets), the published protocol (pie), ablations, positions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from masactrl.cli.console import output, quiet_libraries, said
 from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.options import WorkersOption
 from masactrl.cli.output import OUTPUT
+from masactrl.cli.positions import positions
 from masactrl.errors import ConfigError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Measure methods on the embedded world, where the right answer is known, or on PIE-Bench; "
-    "show what S, L, places and masks do."
+    "show what S, L, places and masks do, and which layers depend on position."
 )
 
 app.command("ablation")(ablation)
+app.command("positions")(positions)
 
 DEFAULT_COLUMNS = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit")
 
