@@ -20,6 +20,7 @@ from masactrl.cli.edit_options import (
 )
 from masactrl.cli.edit_run import check_session_place, run_edit, show_plan, tell
 from masactrl.cli.job import ConfigOption
+from masactrl.cli.like import LikeOption
 from masactrl.cli.output import Output
 from masactrl.runs.edit_request import EditRequest, split_seed
 from masactrl.runs.inversion_request import InversionRequest
@@ -38,6 +39,7 @@ def edit(
     auto: AutoOption = False,
     judge_clip: JudgeClipOption = None,
     judge_dino: JudgeDinoOption = None,
+    like: LikeOption = None,
     config: ConfigOption = None,
     plan: EditPlanOption = False,
 ) -> None:
@@ -50,7 +52,7 @@ def edit(
 
     Example: masactrl edit photo.png --to "a photo of a running corgi" -o out
     """
-    del config  # was read before the other options
+    del like, config  # were read before the other options
     with quiet_libraries():
         from masactrl.pictures.input import PIXEL_LIMIT, read_picture
         from masactrl.runs.edit_result import edit_names

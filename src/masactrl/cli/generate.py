@@ -13,6 +13,7 @@ from rich.console import Console
 from masactrl.cli.console import finishing, interrupted, output, progress, quiet_libraries
 from masactrl.cli.declared import Given, takes
 from masactrl.cli.job import ConfigOption
+from masactrl.cli.like import LikeOption
 from masactrl.cli.options import PlanOption, SizeOption
 from masactrl.cli.output import Output
 from masactrl.cli.parsing import parse_seeds, parse_size
@@ -41,6 +42,7 @@ def generate(
         ),
     ] = None,
     size: SizeOption = None,
+    like: LikeOption = None,
     config: ConfigOption = None,
     plan: PlanOption = False,
 ) -> None:
@@ -53,7 +55,7 @@ def generate(
     Example: masactrl generate "a cat standing in the meadow" --to "a cat running in the meadow"
     --seed 7 -o out
     """
-    del config  # was read before the other options
+    del like, config  # were read before the other options
     width, height = (None, None) if size is None else parse_size(size)
     chosen = _seeds(context, given["seed"], seeds)
     with quiet_libraries():

@@ -7,6 +7,7 @@ The folders in `integrations/diffusers` are such pipelines, one a family.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from masactrl.attention.networks import find_sites, network_of
 from masactrl.attention.rows import Rows
-from masactrl.attention.schedule import PRESETS, Schedule
-from masactrl.errors import ConfigError
+from masactrl.attention.schedule import Schedule, preset
+from masactrl.errors import ConfigError, ScheduleError
 from masactrl.methods.masactrl import MasaCtrl
 
 if TYPE_CHECKING:
@@ -23,24 +24,22 @@ if TYPE_CHECKING:
 
 __all__ = ["MasaCtrlCall", "schedule_for"]
 
-_PRESET = {16: PRESETS["sd"], 70: PRESETS["sdxl"]}
-
 
 def schedule_for(pipeline: Any, start_step: int | None, start_layer: int | None) -> Schedule:
-    """Steps and layers of a control on a pipeline; None is what is published for its network.
+    """Steps and layers of a control on a pipeline; None is what the preset of its network says.
 
-    That is S after 8 % of the steps and, for Stable Diffusion and SDXL, their layer L. For SD3 and
-    FLUX nothing is published: there None is all layers.
+    A network of another size has no preset: S is after 8 % of the steps, and all layers are chosen.
     """
-    family, network = network_of(pipeline)
-    found = PRESETS["sd"]
-    layer = start_layer
-    if layer is None and not family.joint:
-        found = _PRESET.get(len(find_sites(network)), found)
-        layer = found.start_layer
+    _, network = network_of(pipeline)
+    try:
+        found = preset(find_sites(network))
+    except ScheduleError:
+        found = Schedule(fraction=(0.08, 1.0))
     if start_step is not None:
-        return Schedule(start_step=start_step, start_layer=layer)
-    return Schedule(fraction=found.fraction, start_layer=layer)
+        found = replace(found, fraction=None, start_step=start_step)
+    if start_layer is not None:
+        found = replace(found, layers=None, start_layer=start_layer)
+    return found
 
 
 class MasaCtrlCall:
@@ -60,10 +59,10 @@ class MasaCtrlCall:
 
         Args:
             prompt: the source and at least one target; one text alone is a plain run.
-            start_step: S, the first controlled step, 0 (the noisiest) and more; None is after the
-                first 8 % of the steps, as in the paper (4 of 50).
+            start_step: S, the first controlled step, 0 (the noisiest) and more; None is that of
+                the network's preset.
             start_layer: L, the first controlled self-attention layer in execution order; None is
-                what is published for the network, all layers for SD3 and FLUX.
+                that of the network's preset; see `masactrl.attention.preset`.
             form: "replace", or "union" to let targets also read themselves.
             strength: of the control, 0 (none) to 1.
             args, options: as of the pipeline. `latents` are those of the source.
