@@ -112,7 +112,7 @@ def test_commands_in_the_text_can_be_run(page: str, words: list[str]) -> None:
     given, left, _ = parser.parse_args(args=list(rest))
     assert not left, f"{page}: {left} are too many words"
     for parameter in command.params:
-        if parameter.required and not {"--config", "--help"} & {*rest}:
+        if parameter.required and not {"--config", "--help", "--like"} & {*rest}:
             value = given.get(parameter.name)
             assert isinstance(value, (str, list, tuple)), f"{page}: {parameter.name} is missing"
             assert value, f"{page}: {parameter.name} is missing"
