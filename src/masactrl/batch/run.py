@@ -18,6 +18,7 @@ from masactrl.batch.manifest import WrongRow, WrongRows, read_manifest
 from masactrl.batch.options import BatchOptions
 from masactrl.batch.processes import Processes
 from masactrl.batch.progress import OnEvent, Progress
+from masactrl.batch.report import write_report
 from masactrl.batch.results import RowResult, results_of, write_results
 from masactrl.batch.rows import Row
 from masactrl.batch.store import Store
@@ -138,7 +139,9 @@ def run_batch(
             # Anew: other shards may have gone on.
             ledger = Ledger(store.ledger, KEYS, beside=store.ledgers())
             results = results_of(found, items, surveyed, ledger, store)
-            paths = write_results(store.folder, results)
+            title = f"{Path(found.name).name}: {surveyed.model} on {surveyed.device}"
+            report = write_report(store.folder, results, title=title)
+            paths = (*write_results(store.folder, results), report)
         outcome = BatchOutcome(
             rows=tuple(one for one in results if _mine(one.number, options)),
             made=progress.made,
