@@ -131,7 +131,11 @@ class Processes:
         pipe.close()
 
     def close(self) -> None:
-        """End all."""
+        """Let all leave, and end who does not."""
+        for _, pipe in self._workers.values():
+            pipe.close()
+        for process, _ in self._workers.values():
+            process.join(2)
         for worker in [*self._workers]:
             self.dismiss(worker)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,7 +126,10 @@ def _rows(manifest: Path | None, pie_bench: Path | None) -> Any:
 def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Show events: as lines of JSON, or as a bar with rate, failures and time left."""
     if as_json:
-        yield lambda event: typer.echo(json.dumps(event))
+        events = sys.stdout
+        # Ray writes there, too, when a worker dies; programs read events only.
+        with redirect_stdout(sys.stderr):
+            yield lambda event: typer.echo(json.dumps(event), file=events)
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -137,7 +141,7 @@ def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Mapping[str
         transient=True,
         disable=not console.is_terminal,
     )
-    with bar:
+    with bar, redirect_stdout(sys.stderr):
         task = bar.add_task("Looking over the rows", total=None, rate="")
 
         def show(event: Mapping[str, Any]) -> None:
