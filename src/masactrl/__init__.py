@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from masactrl.batch.options import BatchOptions
     from masactrl.batch.run import BatchOutcome, run_batch
     from masactrl.methods import MasaCtrl
-    from masactrl.models import LoadedModel, ModelPreset, load_pipeline
+    from masactrl.models import LoadedModel, ModelPreset, load_pipeline, model_of
     from masactrl.runs.edit_request import EditMasks, EditRequest
     from masactrl.runs.edit_result import EditResult
     from masactrl.runs.generate import generate
@@ -99,6 +99,7 @@ __all__ = [
     "load_pipeline",
     "load_scorer",
     "load_session",
+    "model_of",
     "parse_axes",
     "run_batch",
     "sweep_edit",
@@ -134,6 +135,7 @@ _HOMES = {
     "load_pipeline": "masactrl.models",
     "load_scorer": "masactrl.studies.scoring",
     "load_session": "masactrl.runs.session_file",
+    "model_of": "masactrl.models",
     "parse_axes": "masactrl.studies.axes",
     "run_batch": "masactrl.batch.run",
     "sweep_edit": "masactrl.studies.sweep",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from masactrl.models.devices import choose_device, choose_dtype
     from masactrl.models.loading import LoadedModel, load_pipeline
     from masactrl.models.origin import Origin
+    from masactrl.models.own import model_of
     from masactrl.models.presets import (
         Family,
         ModelPreset,
@@ -34,6 +35,7 @@ __all__ = [
     "default_preset",
     "export_single_file",
     "load_pipeline",
+    "model_of",
     "read_preset",
     "write_preset",
 ]
@@ -49,6 +51,7 @@ _HOMES = {
     "default_preset": "masactrl.models.presets",
     "export_single_file": "masactrl.models.single_file",
     "load_pipeline": "masactrl.models.loading",
+    "model_of": "masactrl.models.own",
     "read_preset": "masactrl.models.presets",
     "write_preset": "masactrl.models.presets",
 }

@@ -56,7 +56,7 @@ Pipeline: TypeAlias = (
     StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline | FluxPipeline
 )
 
-_CLASSES: Mapping[Family, type[Pipeline]] = {
+CLASSES: Mapping[Family, type[Pipeline]] = {
     "sd": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
     "sd3": StableDiffusion3Pipeline,
@@ -161,7 +161,7 @@ def load_pipeline(
             files = (
                 files_in(Path(place.source)) if local else repository_files(place.source, revision)
             )
-            pipeline = _CLASSES[family].from_pretrained(
+            pipeline = CLASSES[family].from_pretrained(
                 place.source,
                 revision=revision,
                 variant=variant_of(files, pickles=allow_pickle),
@@ -178,10 +178,10 @@ def load_pipeline(
             raise
         raise ModelNotFound(_why_not(place, error)) from error
 
-    _check(pipeline, place)
+    check_channels(pipeline, place.source)
     if place.name == EMBEDDED:
         family = "puppets"
-    stated, preset = found or (None, _usual(family, pipeline))
+    stated, preset = found or (None, usual_preset(family, pipeline))
     if preset.scheduler == "ddim":
         pipeline.scheduler = ddim_like(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -206,7 +206,7 @@ def _from_file(
     with TemporaryDirectory() as name:
         if config is None and Path(place.source).suffix.lower() not in PICKLES:
             config = name if unpack_description(place.source, Path(name)) else None
-        pipeline = _CLASSES[family].from_single_file(
+        pipeline = CLASSES[family].from_single_file(
             place.source,
             config=None if config is None else str(config),
             **options,
@@ -259,7 +259,7 @@ def _absent(family: Family, index: Mapping[str, Any]) -> dict[str, None]:
     return {part: None for part in parts if (index.get(part) or [None])[0] is None}
 
 
-def _usual(family: Family, pipeline: Pipeline) -> ModelPreset:
+def usual_preset(family: Family, pipeline: Pipeline) -> ModelPreset:
     """The settings of a family for this pipeline."""
     denoiser: Any = unwrap(network_of(pipeline)[1])
     height, width = _native_size(pipeline)
@@ -290,10 +290,10 @@ def _index(place: Place, revision: str | None) -> Mapping[str, Any]:
 
 def _family_of(index: Mapping[str, Any], place: Place) -> Family:
     """Return which pipeline the folder or repository is made for."""
-    for family, pipeline_class in _CLASSES.items():
+    for family, pipeline_class in CLASSES.items():
         if index.get("_class_name") == pipeline_class.__name__:
             return family
-    accepted = " or ".join(pipeline_class.__name__ for pipeline_class in _CLASSES.values())
+    accepted = " or ".join(pipeline_class.__name__ for pipeline_class in CLASSES.values())
     raise UnsupportedPipeline(
         f"{place.source} is a {index.get('_class_name')}; a {accepted} is needed."
     )
@@ -306,13 +306,13 @@ def _spare(family: Family) -> dict[str, Any]:
     return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
-def _check(pipeline: Pipeline, place: Place) -> None:
+def check_channels(pipeline: Pipeline, name: str) -> None:
     """Refuse networks that do not make pictures from text and noise alone (inpainting has 9)."""
     takes = latent_channels(pipeline)
     gives = pipeline.vae.config.latent_channels
     if takes != gives:
         raise UnsupportedPipeline(
-            f"The network of {place.source} takes {takes} channels where its latents have {gives}: "
+            f"The network of {name} takes {takes} channels where its latents have {gives}: "
             "it is no text-to-image model."
         )
 
