@@ -8,7 +8,7 @@ import pytest
 import tiny_mmdit
 import tiny_models
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 
 from masactrl import GenerateRequest, generate, load_pipeline, model_of
 from masactrl.errors import UnsupportedPipeline
@@ -35,7 +35,7 @@ def test_it_draws_as_the_same_folder_does(model_folder: Path) -> None:
 
 def test_the_pipeline_stays_what_it_was() -> None:
     pipeline = tiny_models.sd()
-    own = PNDMScheduler.from_config(pipeline.scheduler.config)
+    own = DDPMScheduler.from_config(pipeline.scheduler.config)
     pipeline.scheduler = own
     told = dict(pipeline.config)
     pipeline.set_progress_bar_config(desc="mine")
