@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import tiny_models
 from browser_parts import opened
 from filelock import FileLock
 
@@ -38,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(model_folder: Path) -> Iterator[str]:
+def address(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     reason = "the studio needs the extra app: pip install 'masactrl[app]'"
     pytest.importorskip("gradio", reason=reason)
     with warnings.catch_warnings():
@@ -48,7 +49,13 @@ def address(model_folder: Path) -> Iterator[str]:
         from masactrl.cli.app import free_port
         from masactrl.models import load_pipeline
 
-        studio = Studio(model=load_pipeline(model_folder, device="cpu"), words="models/tiny")
+        network = tmp_path_factory.mktemp("networks") / "pose"
+        tiny_models.sd_controlnet().controlnet.save_pretrained(network)
+        studio = Studio(
+            model=load_pipeline(model_folder, device="cpu"),
+            words="models/tiny",
+            networks={"pose": str(network)},
+        )
         page = build(studio)
         yield serve(page, port=free_port("127.0.0.1"), wait=False)
         page.close()

@@ -13,12 +13,14 @@ from PIL import Image
 from masactrl.app import fields, requests
 from masactrl.app.edit_fields import edit_fields
 from masactrl.app.fields import Field, Limits
+from masactrl.app.layout_fields import OWN_POSES, animate_fields, layout_fields
 from masactrl.app.painting import backdrop, painted_mask, subject_over
 from masactrl.errors import ConfigError, MaskError
 from masactrl.models import default_preset
 from masactrl.runs.request import GenerateRequest
 
-LIMITS = Limits(preset=default_preset("sd", height=64, width=64), layers=16)
+NETWORKS = {"pose": None, "edges": "some/model"}
+LIMITS = Limits(preset=default_preset("sd", height=64, width=64), layers=16, networks=NETWORKS)
 TABS: Mapping[str, tuple[Callable[[Limits], tuple[Field, ...]], Callable[..., Any]]] = {
     "set": (fields.set_fields, requests.set_request),
     "grid": (fields.grid_fields, requests.grid_request),
@@ -66,7 +68,7 @@ def moved(one: Field, value: Any, pictures: Mapping[str, str]) -> Any:
         return {"background": None, "layers": [pictures["layer"]], "composite": None}
     if one.widget == "tick":
         return not value
-    if one.widget in ("whole", "slider"):
+    if one.widget in ("whole", "slider", "number"):
         return value + one.step if one.high is None or value + one.step <= one.high else one.low
     if one.widget == "choice":
         return next(choice for choice in one.choices if choice != value)
@@ -174,6 +176,48 @@ def test_the_canvas_is_the_picture_and_masks_lie_over_it(pictures: dict[str, str
     over = subject_over(pictures["picture"], None, painted)
     assert over is not None
     assert over.getpixel((10, 100)) != over.getpixel((200, 100))
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_a_layout_reaches_the_request(tab: str, pictures: dict[str, str]) -> None:
+    def layouts(**own: Any) -> Any:
+        values = first_values(tab, pictures) | {one.name: one.value for one in shown} | own
+        made = TABS[tab][1](values, NETWORKS)
+        return (made if tab == "set" else made[2] if tab == "edit" else made[0]).layouts
+
+    shown = layout_fields(LIMITS)
+    assert layouts() == ()
+    (usual,) = layouts(layout=pictures["other"])
+    assert (usual.kind, usual.model, usual.stated[0].name) == ("pose", None, "other.png")
+    (moved,) = layouts(
+        layout=pictures["other"], layout_kind="edges", layout_scale=0.5, layout_until=0.6
+    )
+    assert (moved.kind, moved.model, moved.scale, moved.end) == ("edges", "some/model", 0.5, 0.6)
+    assert layout_fields(Limits(preset=LIMITS.preset, layers=16)) == ()
+
+
+def test_every_control_of_an_animation_moves_its_request(pictures: dict[str, str]) -> None:
+    shown = animate_fields(LIMITS)
+    values = {one.name: one.value for one in shown}
+    files = [pictures["other"], pictures["mask"]]
+
+    def told(**own: Any) -> str:
+        request, poses, motion = requests.animate_request(values | own, NETWORKS)
+        return f"{request} {poses.described()} {poses.stated} {motion}"
+
+    for one in shown:
+        given: dict[str, Any] = {"poses": OWN_POSES, "pictures": files}
+        own = {} if one.name in ("poses", "frames") else given
+        other = [*files, pictures["picture"]] if one.name == "pictures" else None
+        new = moved(one, values[one.name], pictures) if other is None else other
+        if one.name == "poses":
+            new = "jump"
+        assert told(**own) != told(**{**own, one.name: new}), one.name
+    _, poses, _ = requests.animate_request(values | {"poses": OWN_POSES, "pictures": files})
+    assert [one.name for one in poses.stated] == ["mask.png", "other.png"]
+    with pytest.raises(ConfigError, match="0 pictures of poses were given"):
+        requests.animate_request(values | {"poses": OWN_POSES})
+    assert animate_fields(Limits(preset=LIMITS.preset, layers=16)) == ()
 
 
 def test_limits_are_those_of_the_model() -> None:

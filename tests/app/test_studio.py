@@ -62,7 +62,8 @@ def test_a_set_is_what_generate_makes(studio: Studio, model: LoadedModel) -> Non
     assert difference.getbbox() is None
     assert recipe.picture == "target1-controlled"
     assert json.loads(made.recipe)["request"]["seed"] == 7
-    assert made.command.startswith("masactrl generate 'a cat' --to 'a dog' --seed 7")
+    assert made.command.startswith("masactrl generate 'a cat' ")
+    assert "--to 'a dog' --seed 7" in made.command
     assert "--model models/tiny" in made.command
     assert len(made.shown) == 3
     assert made.before_after is not None

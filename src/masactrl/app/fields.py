@@ -7,7 +7,8 @@ request moved.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from masactrl.runs.request import GenerateRequest
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from masactrl.models import ModelPreset
     from masactrl.settings.declare import Declared
 
-Widget = Literal["text", "lines", "whole", "number", "slider", "choice", "tick", "picture", "paint"]
+Widget = Literal[
+    "text", "lines", "whole", "number", "slider", "choice", "tick", "picture", "files", "paint"
+]
 """How a field is drawn; `lines` is one entry a line, `whole` a number without a point."""
 
 SUBJECT = "Subject: keep it apart from the background"
@@ -66,10 +69,13 @@ class Limits:
     Attributes:
         preset: its settings.
         layers: how many self-attention layers it has.
+        networks: kind of layout -> the ControlNet or T2I-Adapter that reads it; None is the
+            embedded model's own.
     """
 
     preset: ModelPreset
     layers: int
+    networks: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def declared_field(owner: type, name: str, limits: Limits | None = None, **own: Any) -> Field:
@@ -110,7 +116,8 @@ def _widget(declared: Declared) -> Widget:
     return named.get(declared.kind, "text")
 
 
-def _source(example: str) -> Field:
+def source_field(example: str) -> Field:
+    """Return the field of the source's prompt."""
     return declared_field(
         GenerateRequest,
         "source_prompt",
@@ -156,7 +163,8 @@ def control_fields(limits: Limits) -> tuple[Field, ...]:
     )
 
 
-def _picture_fields(limits: Limits) -> tuple[Field, ...]:
+def picture_fields(limits: Limits) -> tuple[Field, ...]:
+    """Return the fields of the negative prompt and the size."""
     return (
         declared_field(GenerateRequest, "negative_prompt", info="Guidance leads away from it."),
         declared_field(GenerateRequest, "width", limits),
@@ -164,13 +172,13 @@ def _picture_fields(limits: Limits) -> tuple[Field, ...]:
     )
 
 
-_SEED = declared_field(GenerateRequest, "seed", value=7, high=None, fold=False)
+SEED = declared_field(GenerateRequest, "seed", value=7, high=None, fold=False)
 
 
 def set_fields(limits: Limits) -> tuple[Field, ...]:
     """Return the fields of the tab "Consistent set": one source, many prompts."""
     return (
-        _source("a cat standing in the snow, facing left"),
+        source_field("a cat standing in the snow, facing left"),
         declared_field(
             GenerateRequest,
             "target_prompts",
@@ -179,10 +187,10 @@ def set_fields(limits: Limits) -> tuple[Field, ...]:
             value="a cat running in the snow, facing left\na cat sitting in the snow, facing left",
             fold=False,
         ),
-        _SEED,
+        SEED,
         *run_fields(limits),
         *control_fields(limits),
-        *_picture_fields(limits),
+        *picture_fields(limits),
         method_field(),
     )
 
@@ -204,7 +212,7 @@ def grid_fields(limits: Limits) -> tuple[Field, ...]:
     low, high = max(0, preset.start_layer - 4), min(limits.layers - 1, preset.start_layer + 3)
     control = [one for one in control_fields(limits) if not one.name.startswith("start_")]
     return (
-        _source("a cat standing in the snow, facing left"),
+        source_field("a cat standing in the snow, facing left"),
         Field(
             name="target_prompt",
             label="What the target shows",
@@ -229,17 +237,17 @@ def grid_fields(limits: Limits) -> tuple[Field, ...]:
             value=", ".join(map(str, sorted({low, preset.start_layer, high}))),
             fold=False,
         ),
-        _SEED,
+        SEED,
         *run_fields(limits),
         *control,
-        *_picture_fields(limits),
+        *picture_fields(limits),
     )
 
 
 def compare_fields(limits: Limits) -> tuple[Field, ...]:
     """Return the fields of the tab "Compare": one target by several methods."""
     return (
-        _source("a cat standing in the snow, facing left"),
+        source_field("a cat standing in the snow, facing left"),
         Field(
             name="target_prompt",
             label="What the target shows",
@@ -258,8 +266,8 @@ def compare_fields(limits: Limits) -> tuple[Field, ...]:
             many=True,
             fold=False,
         ),
-        _SEED,
+        SEED,
         *run_fields(limits),
         *control_fields(limits)[:2],
-        *_picture_fields(limits),
+        *picture_fields(limits),
     )

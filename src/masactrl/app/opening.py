@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
+from masactrl.app.layout_fields import OWN_POSES
 from masactrl.app.requests import shown_values
 from masactrl.errors import ConfigError
+from masactrl.rerun.animate import plain_animation
 from masactrl.rerun.attention import watched_run
 from masactrl.rerun.auto import chosen_run
 from masactrl.rerun.compare import comparison_of, edit_in
@@ -15,11 +17,13 @@ from masactrl.rerun.edit import edit_of
 from masactrl.rerun.kinds import request_of
 from masactrl.rerun.layouts import layouts_of
 from masactrl.rerun.sweep import axes_of, plain_recipe
+from masactrl.runs.motion import GAIT_NAMES
 from masactrl.settings.shared import MethodName
 from masactrl.studies.sweep_result import SWEEP
 
 if TYPE_CHECKING:
     from masactrl.rerun.edit import AskedMasks
+    from masactrl.rerun.layouts import AskedLayout
     from masactrl.runs.edit_request import EditRequest
     from masactrl.runs.inversion_request import InversionRequest
     from masactrl.runs.recipe import Recipe
@@ -57,7 +61,11 @@ def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
     """
     told = [f"{recipe.picture}, made by masactrl {recipe.masactrl} with {recipe.model.name}."]
     if (found := _grid(recipe)) is not None and "grid" in tabs:
-        return _opened("grid", found, told, tabs)
+        shown, more = _layout_values(plain_recipe(recipe))
+        return _opened("grid", found | shown, [*told, *more], tabs)
+    if recipe.kind == "animate" and "animate" in tabs and recipe.request.get("of") != "edit":
+        values, more = _animate_values(recipe, tabs["animate"])
+        return _opened("animate", values, [*told, *more], tabs)
     recipe, more = _run_of(recipe)
     told += more
     tab = _TABS.get(recipe.kind)
@@ -80,9 +88,50 @@ def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
         values = shown_values(tabs[tab], request)
         if request.method_options:
             told.append("The tab has no fields for the method's options.")
-        if layouts_of(recipe.request):
-            told.append("The tab has no field for the layout, which the run had.")
+    shown, more = _layout_values(recipe)
+    values |= shown
+    told += more
     return _opened(tab, values, told, tabs)
+
+
+def _layout_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """Return what the fields of a layout show, and sentences about its picture and the rest."""
+    layouts = layouts_of(recipe.request)
+    if not layouts:
+        return {}, []
+    first, *others = layouts
+    files = [one.name for one in recipe.inputs[-sum(one.files for one in layouts) :]]
+    told = [f"The layout is not in the recipe: choose {files[0]} again."] if files else []
+    if others or first.files > 1 or first.begin or first.source:
+        told.append("The tab has fields for one layout, for all targets and from the first step.")
+    return _of_layout(first), told
+
+
+def _of_layout(layout: AskedLayout) -> dict[str, Any]:
+    return {
+        "layout_kind": layout.kind,
+        "layout_scale": layout.scale,
+        "layout_until": layout.end,
+    }
+
+
+def _animate_values(recipe: Recipe, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return what the fields of "Animate" show, and sentences about the rest."""
+    plain, motion = plain_animation(recipe)
+    request = request_of(plain.request)
+    gait = motion.poses in GAIT_NAMES
+    values = shown_values(names, request) | {
+        "target_prompt": request.target_prompts[0],
+        "poses": motion.poses if gait else OWN_POSES,
+        "frames": motion.frames,
+        "fps": motion.fps,
+        "first_frame": motion.first_frame,
+        "layout_kind": motion.kind,
+        "layout_scale": motion.layout_scale,
+        "layout_until": motion.layout_until,
+    }
+    told = [] if gait else ["The poses are not in the recipe: choose their pictures again."]
+    return values, told
 
 
 def _opened(
@@ -140,12 +189,12 @@ def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
         "source_word": "",
         "target_word": "",
     }
-    named = ", ".join(one.name for one in recipe.inputs)
+    count = sum(one.files for one in layouts_of(recipe.request))
+    named = ", ".join(one.name for one in recipe.inputs[: len(recipe.inputs) - count])
     told = [f"A recipe holds no picture: choose {named} again."]
     if masks is not None and masks.by == "words":
         values |= _words(masks)
     missing = _missing(inversion, request, masks)
-    missing += ["the layout"] if layouts_of(recipe.request) else []
     if missing:
         told.append(f"The tab has no fields for {', '.join(missing)}, which the run had.")
     return values, told

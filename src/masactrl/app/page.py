@@ -13,6 +13,7 @@ from gradio.utils import get_upload_folder
 from masactrl.app import fields, requests
 from masactrl.app.drawn import drawn_examples
 from masactrl.app.edit_fields import edit_fields
+from masactrl.app.layout_fields import animate_fields, layout_fields
 from masactrl.app.open_tab import draw_open_tab
 from masactrl.app.studio import Studio
 from masactrl.app.tab import draw_tab, session_of
@@ -52,7 +53,8 @@ def build(studio: Studio) -> gr.Blocks:
         )
         with gr.Tabs(selected="set") as tabs:
             with gr.Tab("Consistent set", id="set"):
-                controls = draw_tab(studio, "set", fields.set_fields(limits), studio.make_set)
+                shown = (*fields.set_fields(limits), *layout_fields(limits))
+                controls = draw_tab(studio, "set", shown, studio.make_set)
                 if studio.model.family == "puppets":
                     names = ("source_prompt", "target_prompts", "seed", "steps", "start_step")
                     gr.Examples(
@@ -65,7 +67,8 @@ def build(studio: Studio) -> gr.Blocks:
                     "Good for another pose, action or view of what the picture shows. Not for "
                     "another style or colour, and not for a side that it does not show."
                 )
-                edit = draw_tab(studio, "edit", edit_fields(limits), studio.make_edit)
+                shown = (*edit_fields(limits), *layout_fields(limits))
+                edit = draw_tab(studio, "edit", shown, studio.make_edit)
                 if studio.model.family == "puppets":
                     gr.Examples(
                         drawn_examples(studio.cache / "drawn"),
@@ -73,14 +76,19 @@ def build(studio: Studio) -> gr.Blocks:
                         label="Drawn animals, for somebody without a photo",
                     )
             with gr.Tab("Grid", id="grid"):
-                grid = fields.grid_fields(limits)
+                grid = (*fields.grid_fields(limits), *layout_fields(limits))
                 cost = partial(_grid_cost, tuple(one.name for one in grid))
                 swept = draw_tab(studio, "grid", grid, studio.make_grid, cost=cost)
             with gr.Tab("Compare", id="compare"):
-                compared = fields.compare_fields(limits)
+                compared = (*fields.compare_fields(limits), *layout_fields(limits))
                 compare = draw_tab(studio, "compare", compared, studio.make_comparison)
+            filled = {"set": controls, "edit": edit, "grid": swept, "compare": compare}
+            if limits.networks:
+                with gr.Tab("Animate", id="animate"):
+                    filled["animate"] = draw_tab(
+                        studio, "animate", animate_fields(limits), studio.make_animation, film=True
+                    )
             with gr.Tab("Open a result", id="open"):
-                filled = {"set": controls, "edit": edit, "grid": swept, "compare": compare}
                 draw_open_tab(studio, filled, tabs)
         page.unload(_leaver(studio))
     studio.keep_cache()

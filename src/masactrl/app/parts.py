@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import gradio as gr
 from masactrl.app.fields import Field
 from masactrl.app.visit import Made
 
-__all__ = ["draw", "filled", "keepsakes", "pictures", "sentence"]
+__all__ = ["can_write_mp4", "draw", "filled", "keepsakes", "pictures", "player", "sentence"]
 
 
 def sentence(error: Exception, *values: Any) -> gr.Error:
     """Return an error as the page shows it: files by name, for their folders are the server's."""
     words = str(error)
     for value in values:
-        if isinstance(value, str) and Path(value).is_absolute():
-            words = words.replace(value, Path(value).name)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and Path(one).is_absolute():
+                words = words.replace(one, Path(one).name)
     return gr.Error(words, print_exception=False)
 
 
@@ -46,6 +48,8 @@ def draw(one: Field) -> Any:
         )
         picture.preprocess = _sent
         return picture
+    if one.widget == "files":
+        return gr.Files(file_types=["image"], height=140, **common)
     if one.widget == "paint":
         return gr.ImageEditor(
             type="filepath",
@@ -97,6 +101,19 @@ def pictures(name: str) -> list[Any]:
     return [gallery, slider, gr.Markdown(elem_id=f"{name}-note")]
 
 
+def player(name: str) -> Any:
+    """Draw the player of films: with a bar for MP4, else the GIF as it runs."""
+    own: dict[str, Any] = {"label": "Film", "elem_id": f"{name}-film", "interactive": False}
+    if can_write_mp4():
+        return gr.Video(format=None, autoplay=True, loop=True, height=420, **own)
+    return gr.Image(type="filepath", format="gif", height=420, **own)
+
+
+def can_write_mp4() -> bool:
+    """Whether PyAV, which writes MP4, is there."""
+    return find_spec("av") is not None
+
+
 def keepsakes(name: str) -> list[Any]:
     """Draw what is kept of a run: a fold that appears with it, its files, command and recipe."""
     with gr.Accordion(
@@ -122,8 +139,9 @@ def keepsakes(name: str) -> list[Any]:
 
 
 def filled(made: Made) -> list[Any]:
-    """Return what `pictures` and then `keepsakes` show for a run."""
+    """Return what the player, where there is a film, `pictures` and `keepsakes` show for a run."""
     return [
+        *([] if made.film is None else [made.film]),
         gr.Gallery(value=list(made.shown), columns=made.columns),
         gr.ImageSlider(value=made.before_after, visible=made.before_after is not None),
         made.note,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from masactrl.app.layout_fields import layouts_in, poses_in
 from masactrl.app.painting import painted_mask
 from masactrl.errors import ConfigError, PromptError
 from masactrl.runs.request import GenerateRequest
@@ -16,8 +18,16 @@ from masactrl.studies.axes import Axes
 
 if TYPE_CHECKING:
     from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest
+    from masactrl.runs.layout import Layout
+    from masactrl.runs.motion import MotionWords
+
+Networks = Mapping[str, str | None]
+"""Kind of layout -> what reads it; None is the embedded model's own."""
+
+NONE: Networks = MappingProxyType({})
 
 __all__ = [
+    "animate_request",
     "compare_request",
     "edit_requests",
     "grid_request",
@@ -25,21 +35,27 @@ __all__ = [
     "shown_values",
 ]
 
-_FRACTIONS = ("guidance_scale", "strength", "mask_threshold")
+_FRACTIONS = (
+    *("guidance_scale", "strength", "mask_threshold"),
+    *("layout_scale", "layout_until", "fps"),
+)
 _MOST_CELLS = 12  # of a row or a column of a grid
 
 
-def set_request(values: Mapping[str, Any]) -> GenerateRequest:
+def set_request(values: Mapping[str, Any], networks: Networks = NONE) -> GenerateRequest:
     """Return the request of the tab "Consistent set".
 
     Raises:
         ConfigError: a value is out of its range.
     """
     asked = {**_plain(values), "target_prompts": _lines(values["target_prompts"])}
+    asked["layouts"] = layouts_in(asked, networks)
     return GenerateRequest(**_without_control(asked))
 
 
-def grid_request(values: Mapping[str, Any]) -> tuple[GenerateRequest, Axes]:
+def grid_request(
+    values: Mapping[str, Any], networks: Networks = NONE
+) -> tuple[GenerateRequest, Axes]:
     """Return the request of the tab "Grid", and its axes: a row for every S, a column for every L.
 
     Raises:
@@ -51,18 +67,38 @@ def grid_request(values: Mapping[str, Any]) -> tuple[GenerateRequest, Axes]:
         for name, what in (("start_steps", "start steps"), ("start_layers", "start layers"))
     )
     asked["target_prompts"] = (asked.pop("target_prompt"),)
+    asked["layouts"] = layouts_in(asked, networks)
     return GenerateRequest(**asked), Axes(start_steps=steps, start_layers=layers)
 
 
-def compare_request(values: Mapping[str, Any]) -> tuple[GenerateRequest, tuple[str, ...]]:
+def compare_request(
+    values: Mapping[str, Any], networks: Networks = NONE
+) -> tuple[GenerateRequest, tuple[str, ...]]:
     """Return the request of the tab "Compare", and the methods."""
     asked = _plain(values)
     methods = tuple(asked.pop("methods") or ())
     asked["target_prompts"] = (asked.pop("target_prompt"),)
+    asked["layouts"] = layouts_in(asked, networks)
     return GenerateRequest(**asked), methods
 
 
-def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, EditRequest]:
+def animate_request(
+    values: Mapping[str, Any], networks: Networks = NONE
+) -> tuple[GenerateRequest, Layout, MotionWords]:
+    """Return the request of the tab "Animate", the poses, and what is said of the frames.
+
+    Raises:
+        ConfigError: a value is out of its range, or a picture cannot be read.
+    """
+    asked = _plain(values)
+    asked["target_prompts"] = (asked.pop("target_prompt"),)
+    poses, motion = poses_in(asked, networks, asked["height"] or 256)
+    return GenerateRequest(**asked), poses, motion
+
+
+def edit_requests(
+    values: Mapping[str, Any], networks: Networks = NONE
+) -> tuple[Path, InversionRequest, EditRequest]:
     """Return the picture and the two requests of the tab "Edit a photo".
 
     Raises:
@@ -91,6 +127,7 @@ def edit_requests(values: Mapping[str, Any]) -> tuple[Path, InversionRequest, Ed
     if source or target:
         masks = EditMasks(source=source or None, targets=target or None, threshold=threshold)
     asked = _without_control(asked)
+    asked["layouts"] = layouts_in(asked, networks)
     return (
         picture,
         inversion,

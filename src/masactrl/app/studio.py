@@ -24,6 +24,7 @@ from masactrl.app.painting import PAINTED, painted_mask
 from masactrl.app.visit import Made, Report, Running, Visit, noted
 from masactrl.app.watched import Watched
 from masactrl.errors import ConfigError
+from masactrl.layouts.networks import EMBEDDED_KINDS
 from masactrl.pictures.images import save_png
 from masactrl.pictures.overlays import MaskedPicture, masks_figure
 from masactrl.rerun.kinds import command_line
@@ -51,17 +52,28 @@ class Studio:
         model: what `load_pipeline` returns.
         words: what --model was given, for the commands that are shown.
         loras: what --lora was given.
+        networks: kind of layout -> ControlNet or T2I-Adapter that reads it, beside those that the
+            embedded model has; visitors choose among these and name none.
     """
 
     def __init__(
-        self, *, model: LoadedModel, words: str = "puppets", loras: tuple[str, ...] = ()
+        self,
+        *,
+        model: LoadedModel,
+        words: str = "puppets",
+        loras: tuple[str, ...] = (),
+        networks: Mapping[str, str] | None = None,
     ) -> None:
         from masactrl.attention.networks import find_sites
 
         self.model = model
         self.words = words
         self.loras = loras
-        self.limits = fields.Limits(preset=model.preset, layers=len(find_sites(model.denoiser)))
+        own = EMBEDDED_KINDS if model.family == "puppets" else ()
+        self.networks: Mapping[str, str | None] = {**dict.fromkeys(own), **(networks or {})}
+        self.limits = fields.Limits(
+            preset=model.preset, layers=len(find_sites(model.denoiser)), networks=self.networks
+        )
         remove_orphans()
         self._root = own_folder()
         self._leftovers: Leftovers | None = None
@@ -124,7 +136,7 @@ class Studio:
         """Run the tab "Consistent set"."""
         from masactrl.studies.attention import generate_watched
 
-        request = requests.set_request(values)
+        request = requests.set_request(values, self.networks)
         with self._running(session) as (visit, folder), noted() as said:
             total = request.resolve(self.model.preset).steps
             told = visit.told(report, total)
@@ -154,7 +166,7 @@ class Studio:
         from masactrl.studies.sweep import sweep_generate
         from masactrl.studies.sweep_plan import generated_calls
 
-        request, axes = requests.grid_request(values)
+        request, axes = requests.grid_request(values, self.networks)
         with self._running(session) as (visit, folder), noted() as said:
             told = visit.told(report, generated_calls(request.steps or 0, axes))
             result = sweep_generate(self.model, request, axes, on_step=told)
@@ -174,7 +186,7 @@ class Studio:
         """Run the tab "Compare"."""
         from masactrl.studies.compare import compare_generated, comparison_recipe
 
-        request, methods = requests.compare_request(values)
+        request, methods = requests.compare_request(values, self.networks)
         steps = request.resolve(self.model.preset).steps
         with self._running(session) as (visit, folder), noted() as said:
             told = visit.told(report, steps * len(methods))
@@ -184,6 +196,7 @@ class Studio:
         shown = []
         for column, path in zip(found.columns, paths[1:], strict=True):
             read = f": {column.figures.seen}" if column.figures else ""
+            read += f", {column.note}" if column.note else ""
             shown.append((str(path), f"{column.title}{read}"))
         seconds = sum(column.seconds or 0 for column in found.columns)
         return Made(
@@ -194,13 +207,46 @@ class Studio:
             note=self._note(seconds, said),
         )
 
+    def make_animation(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
+        """Run the tab "Animate"."""
+        from masactrl.app.parts import can_write_mp4
+        from masactrl.studies.animate import ANIMATION, generated_run
+        from masactrl.studies.animate_files import film
+
+        request, poses, motion = requests.animate_request(values, self.networks)
+        steps = request.resolve(self.model.preset).steps
+        batches = -(-len(poses.pictures) // motion.batch)
+        with self._running(session) as (visit, folder), noted() as said:
+            run = generated_run(
+                self.model,
+                request,
+                poses,
+                fps=motion.fps,
+                batch=motion.batch,
+                first_frame=motion.first_frame,
+                words=motion.poses,
+                on_step=visit.told(report, steps * (1 + batches)),
+            )
+            mp4 = ("mp4",) if can_write_mp4() else ()
+            made = film(run, folder, films=("gif", *mp4))
+        recipe = run.recipe(ANIMATION)
+        return Made(
+            shown=tuple((str(path), path.stem) for path in made.paths),
+            files=tuple(map(str, (*made.films, *made.paths))),
+            columns=4,
+            recipe=json.dumps(recipe.to_json(), indent=2),
+            command=self._command(recipe),
+            note=self._note(made.seconds, said),
+            film=str(made.films[-1]),
+        )
+
     def make_edit(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Edit a photo"; the same picture is inverted once for many prompts."""
         from masactrl.models.origin import file_hash
         from masactrl.runs.invert import invert, plan
         from masactrl.studies.attention import edit_watched
 
-        picture, inversion, request = requests.edit_requests(values)
+        picture, inversion, request = requests.edit_requests(values, self.networks)
         steps = inversion.steps or self.model.preset.steps
         calls = plan(self.model, picture, inversion, request).calls
         key = (file_hash(picture), inversion)
@@ -252,6 +298,11 @@ class Studio:
         """
         recipe = Recipe.parse(find_recipe(path))
         found = opened(recipe, tabs)
+        kind = found.values.get("layout_kind")
+        if kind is not None and kind not in self.networks:
+            known = {name: one for name, one in found.values.items() if name != "layout_kind"}
+            told = f"{found.told} The studio has no network for the layout {kind}."
+            found = replace(found, values=known, told=told)
         if recipe.model.weights in (None, self.model.origin.weights):
             return found
         other = f"The studio runs {self.model.name}: it will draw something else."

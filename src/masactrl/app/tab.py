@@ -31,8 +31,9 @@ def draw_tab(
     runner: Runner,
     *,
     cost: Callable[..., str] | None = None,
+    film: bool = False,
 ) -> dict[str, Any]:
-    """Draw one tab: controls left, results right; return the controls by name."""
+    """Draw one tab: controls left, results right, with a player for films; return the controls."""
     controls: dict[str, Any] = {}
     with gr.Row():
         with gr.Column(scale=2):
@@ -55,7 +56,8 @@ def draw_tab(
                     if group == fields.SUBJECT:
                         _follow_subject(studio, controls)
         with gr.Column(scale=3):
-            results = parts.pictures(name)
+            results = [parts.player(name)] if film else []
+            results += parts.pictures(name)
             looking = _looking(studio, name) if name in ("set", "edit") else None
             results += parts.keepsakes(name)
     ordered = [controls[one.name] for one in shown]
@@ -82,7 +84,7 @@ def draw_tab(
     # First of all the click is noted, outside of the queue: Stop may come while the run waits.
     asked = run.click(_asker(studio), queue=False, api_visibility="private")
     made = asked.then(
-        _handler(studio, runner, names),
+        _handler(studio, runner, names, len(results)),
         ordered,
         results,
         concurrency_id=_DEVICE,
@@ -152,7 +154,9 @@ def _backdrop(path: str | None) -> Any:
         raise parts.sentence(error, path) from error
 
 
-def _handler(studio: Studio, runner: Runner, names: Sequence[str]) -> Callable[..., Any]:
+def _handler(
+    studio: Studio, runner: Runner, names: Sequence[str], results: int = 7
+) -> Callable[..., Any]:
     """Return the function behind Run: values in, results out, errors as sentences."""
 
     def run(request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
@@ -165,7 +169,7 @@ def _handler(studio: Studio, runner: Runner, names: Sequence[str]) -> Callable[.
             made = runner(session_of(request), asked, report)
         except Stopped:
             gr.Info("Stopped; nothing was kept of the run at hand.")
-            return [gr.skip()] * 7
+            return [gr.skip()] * results
         except MasaCtrlError as error:
             raise parts.sentence(error, *asked.values()) from error
         except (RuntimeError, MemoryError) as error:

@@ -39,6 +39,7 @@ class Made:
         note: a line of figures and warnings.
         columns: in which the pictures stand.
         before_after: two paths for the slider; None where there is nothing to compare.
+        film: path of a moving picture, on the tab that has a player.
     """
 
     shown: tuple[tuple[str, str], ...]
@@ -48,6 +49,7 @@ class Made:
     note: str
     columns: int = 3
     before_after: tuple[str, str] | None = None
+    film: str | None = None
 
 
 @dataclass(slots=True)

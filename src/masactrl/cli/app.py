@@ -10,14 +10,15 @@ import typer
 from rich.console import Console
 
 from masactrl.cli.console import quiet_libraries
-from masactrl.cli.declared import Given, takes
+from masactrl.cli.declared import Given, only, takes
 from masactrl.errors import ConfigError, MasaCtrlError
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
 
 LOCAL = "127.0.0.1"
 
 
-@takes(ModelSpec)
+@takes(ModelSpec, only(LayoutWords, "layout_model"))
 def app(
     given: Given,
     port: Annotated[
@@ -57,7 +58,8 @@ def app(
         from masactrl.app.studio import Studio
 
         spec = given.build(ModelSpec)
-        studio = Studio(model=spec.load(), words=spec.model, loras=spec.loras)
+        networks = given.build(LayoutWords).networks()
+        studio = Studio(model=spec.load(), words=spec.model, loras=spec.loras, networks=networks)
         # Gradio's copies of what visitors see; with the studio's own folder they are gone.
         os.environ.setdefault("GRADIO_TEMP_DIR", str(studio.cache))
         errors = Console(stderr=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from masactrl.runs.layout import (
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
 
-__all__ = ["FILMS", "GAIT_NAMES", "MotionWords"]
+__all__ = ["FILMS", "GAIT_NAMES", "MotionWords", "layout_of_frames"]
 
 FILMS: Final = ("gif", "mp4", "webp")
 """Kinds of films."""
@@ -53,7 +54,13 @@ class MotionWords:
         int, Setting(help="How many frames of a gait, 2 to 1000.", low=2, high=1000)
     ] = 24
     fps: Annotated[
-        float, Setting(help="Frames a second, above 0, up to 120.", above=0, high=120)
+        float,
+        Setting(
+            help="Frames a second, above 0, up to 120.",
+            label="Frames a second",
+            above=0,
+            high=120,
+        ),
     ] = 12.0
     batch: Annotated[int, Setting(help="Frames at once, 1 and more.", low=1)] = 4
     kind: Annotated[
@@ -125,8 +132,6 @@ class MotionWords:
         return Layout(kind="pose", pictures=PicturesWhenWanted(self.frames, draw))
 
     def _folder(self) -> Layout:
-        from masactrl.pictures.input import read_picture
-
         folder = Path(self.poses)
         if not folder.is_dir():
             raise ConfigError(
@@ -135,9 +140,21 @@ class MotionWords:
         files = sorted(one for one in folder.iterdir() if one.suffix.lower() in _PICTURES)
         if len(files) < 2:
             raise ConfigError(f"{folder} holds {len(files)} pictures; an animation has at least 2.")
-        # One is read at a time, here to see that all of them can be, later when it is its turn.
-        return Layout(
-            kind=self.kind,
-            pictures=PicturesWhenWanted(len(files), lambda number: read_picture(files[number])),
-            stated=tuple(stated_file(one) for one in files if read_picture(one)),
-        )
+        return layout_of_frames(self.kind, files)
+
+
+def layout_of_frames(kind: str, files: Sequence[Path]) -> Layout:
+    """Return the layouts of frames, read one at a time: here to see that all can be, later in turn.
+
+    Raises:
+        ConfigError: there are fewer than two, or one cannot be read.
+    """
+    from masactrl.pictures.input import read_picture
+
+    if len(files) < 2:
+        raise ConfigError(f"{len(files)} pictures of poses were given; an animation has 2 or more.")
+    return Layout(
+        kind=kind,
+        pictures=PicturesWhenWanted(len(files), lambda number: read_picture(files[number])),
+        stated=tuple(stated_file(one) for one in files if read_picture(one)),
+    )
