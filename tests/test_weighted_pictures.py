@@ -19,7 +19,7 @@ from torch import Tensor
 from masactrl import EditMasks, EditRequest, GenerateRequest, InversionRequest, generate, invert
 from masactrl.cli import main
 from masactrl.errors import ControlWarning, PromptError
-from masactrl.methods import METHODS
+from masactrl.methods import METHODS, methods_of
 from masactrl.models import LoadedModel
 from masactrl.pictures.images import read_recipe
 from masactrl.runs.prompts import prompt_warnings
@@ -121,7 +121,7 @@ def test_escaped_brackets_are_letters(model: LoadedModel) -> None:
 
 
 @needs_compel
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(methods_of("diffusion")))
 def test_every_method_takes_weights(name: str, model: LoadedModel) -> None:
     options: dict[str, dict[str, Any]] = {
         "prompt-to-prompt": {"reweight": (("running", 2.0),)},

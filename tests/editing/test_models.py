@@ -18,7 +18,7 @@ from editing_parts import HEIGHT, WIDTH, loaded, outcome, random_picture, relati
 
 from masactrl.errors import ConfigError
 from masactrl.inversion import inversions_of
-from masactrl.methods import METHODS
+from masactrl.methods import methods_of
 from masactrl.models.denoiser import Denoiser
 from masactrl.runs.invert import EditRequest, InversionRequest, invert, plan
 
@@ -53,7 +53,7 @@ def asked(method: str, **more: Any) -> EditRequest:
 def test_every_method_goes_with_every_inversion(inverted: Inverted, name: str) -> None:
     few = 1 if name in ("fixed-point", "null-text") else None
     session = inverted(method=name, prompt="a cat", iterations=few)
-    made = {method: outcome(session, asked(method)) for method in METHODS}
+    made = {method: outcome(session, asked(method)) for method in methods_of("diffusion")}
     for method, one in made.items():
         assert one.passes == session.plan(asked(method)).edit, method
         assert bool(one.controlled.isfinite().all()), method
@@ -80,7 +80,7 @@ def test_every_inversion_on_sdxl(big: LoadedModel, name: str) -> None:
         assert made.quality.psnr_to_vae == float("inf")
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "masactrl"])
+@pytest.mark.parametrize("method", [name for name in methods_of("diffusion") if name != "masactrl"])
 def test_every_method_on_sdxl(big: LoadedModel, method: str) -> None:
     session = invert(big, random_picture(), inversion("direct", steps=3))
     made, plain = (outcome(session, asked(name)) for name in (method, "fixed-seed"))

@@ -22,6 +22,7 @@ from masactrl.methods import (
     StyleAligned,
     Unified,
     method_named,
+    methods_of,
 )
 from masactrl.methods.plug_and_play import FEATURE_LAYER
 from masactrl.settings.shared import FROM_SOURCE, MethodName
@@ -68,7 +69,7 @@ def state(pipe: Any) -> list[Any]:
 
 def test_every_method_is_in_the_table_and_known_to_a_request() -> None:
     assert set(METHODS) == set(MethodName.__args__)
-    for name in METHODS:
+    for name in methods_of("diffusion"):
         options = {"schedule": Schedule()} if name == "masactrl" else {}
         method = method_named(name, **options)
         assert method.name == name

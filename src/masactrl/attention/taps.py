@@ -18,7 +18,6 @@ from masactrl.attention.hooks import DenoiserHook, install
 from masactrl.attention.networks import network_of
 from masactrl.attention.report import Attached, RunReport
 from masactrl.attention.steps import Clock, Tick
-from masactrl.attention.support import denoiser_of
 from masactrl.errors import ControlNotApplied
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class TapSession:
         self.moment = Moment()
         self._pipeline, self._taps, self._rows, self._steps = pipeline, taps, rows, steps
         self._on_call, self._on_run = on_call, on_run
-        self._clock = Clock()
+        self._clock = Clock(network_of(pipeline)[0].time_scale)
         self._window: frozenset[int] = frozenset()
         self._touched: set[tuple[int, int]] = set()
         self._layouts: dict[tuple[int, torch.device], BatchRows] = {}
@@ -169,8 +168,8 @@ def tapped(
     with ExitStack() as stack:
         for module, hook in hooks:
             stack.callback(install(module, hook, name).remove)
-        unet = denoiser_of(pipeline)
-        clock = DenoiserHook(session.before, session.after, network_of(pipeline)[0].read)
-        stack.callback(install(unet, clock, name).remove)
+        family, network = network_of(pipeline)
+        clock = DenoiserHook(session.before, session.after, family.read)
+        stack.callback(install(network, clock, name).remove)
         yield session.attached
         session.conclude()

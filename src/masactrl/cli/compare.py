@@ -23,7 +23,7 @@ from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder, write_pictures
 from masactrl.settings.shared import CONTROL, RunSettings, parse_options
-from masactrl.studies.compare import COMPARED, COMPARISON
+from masactrl.studies.compare import COMPARED, COMPARED_FLOWS, COMPARISON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,8 +50,9 @@ def compare(
         typer.Option(
             "--method",
             help=f"A method to compare; repeat for more. All are: {', '.join(COMPARED)}, "
-            "style-aligned. The picture without control is always there.",
-            show_default=", ".join(COMPARED),
+            f"style-aligned; of SD3 and FLUX: {', '.join(COMPARED_FLOWS)}. The picture without "
+            "control is always there.",
+            show_default=f"{', '.join(COMPARED)}; SD3, FLUX: all theirs",
             rich_help_panel=CONTROL,
         ),
     ] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,13 @@ from rich.table import Table
 from masactrl.cli.console import finishing, output, progress
 from masactrl.cli.plan import show_lines
 from masactrl.runs.request import GenerateRequest
-from masactrl.studies.compare import COMPARED, COMPARISON, check_compared
+from masactrl.studies.compare import (
+    COMPARED,
+    COMPARED_FLOWS,
+    COMPARISON,
+    check_compared,
+    compared_by,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,11 +67,23 @@ class Asked:
 
     def names(self) -> list[str]:
         """Return the names of the pictures that will be written."""
-        names = [COMPARISON, "source", "fixed-seed", *(self.methods or COMPARED)]
+        usual = tuple(dict.fromkeys((*COMPARED, *COMPARED_FLOWS)))  # whatever the model will be
+        names = [COMPARISON, "source", "fixed-seed", *(self.methods or usual)]
         return [*names, "reconstruction"] if isinstance(self.request, tuple) else names
+
+    def of(self, model: LoadedModel) -> Asked:
+        """Return the comparison with the methods of the model's kind, where none are named.
+
+        A photo's are left to the study where it may leave some out.
+        """
+        if self.methods or (isinstance(self.request, tuple) and model.kind == "diffusion"):
+            return self
+        return replace(self, methods=compared_by(model))
 
     def run(self, model: LoadedModel) -> tuple[Comparison, Recipe, bool]:
         """Make the comparison; also say how it was made, and whether somebody interrupted it."""
+        if (own := self.of(model)) is not self:
+            return own.run(model)
         with finishing(Console(stderr=True)) as stopping:
             return *self._made(model, stopping), stopping()
 
@@ -110,6 +128,7 @@ class Asked:
 
 def show_compare_plan(asked: Asked, model: LoadedModel, out: Path, *, as_json: bool) -> None:
     """Print what a comparison would make and cost; nothing is run."""
+    asked = asked.of(model)
     told = {
         "model": model.name,
         "source": asked.source,

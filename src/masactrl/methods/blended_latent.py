@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masactrl.attention.support import denoiser_of
 from masactrl.attention.taps import TapSession, tapped
 from masactrl.errors import ConfigError, ControlNotApplied, MaskError
 from masactrl.methods.local_blend import blended_steps
@@ -97,8 +98,16 @@ class BlendedLatent:
         """Rows through the U-Net before a target begins: two a noise, for the mask."""
         return 2 * _NOISES
 
-    def of_source(self, z_0: Tensor, *, seed: int = 0, mask: Tensor | None = None) -> _OfSource:
+    def of_source(
+        self,
+        z_0: Tensor,
+        *,
+        seed: int = 0,
+        mask: Tensor | None = None,
+        prompts: Sequence[str] = (),
+    ) -> _OfSource:
         """Blend these sources (images, c, h, w) in; see `masactrl.methods.starts.FromSource`."""
+        del prompts  # it looks at the sources, not at their words
         if mask is not None and tuple(mask.shape) != (len(z_0), 1, *z_0.shape[-2:]):
             raise MaskError(
                 f"A mask of {tuple(mask.shape)} was given for latents of {tuple(z_0.shape)}; give "
@@ -142,6 +151,7 @@ class _OfSource:
         Raises `PromptError` without one prompt per source, `MaskError` for a mask that leaves all
         or nothing, and `ControlNotApplied` when no step was blended.
         """
+        denoiser_of(pipeline)  # its noise levels are those of U-Nets
         prompts = check_sources(self.name, rows, self._z_0, prompts)
         mask = self._mask
         if mask is None:

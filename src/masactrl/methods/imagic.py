@@ -54,9 +54,9 @@ class _FreshNoise:
         del steps
         return 0
 
-    def latents(self, z_0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    def latents(self, z_0: Tensor, noise: Tensor, levels: tuple[float, float]) -> Tensor:
         """The noise."""
-        del alpha_bar
+        del levels
         return noise.to(z_0)
 
 
@@ -110,8 +110,16 @@ class Imagic:
         """Rows through the U-Net before a target begins; a step back counts like two forth."""
         return 3 * (self.text_steps + self.tuning_steps)
 
-    def of_source(self, z_0: Tensor, *, seed: int = 0, mask: Tensor | None = None) -> _OfSource:
+    def of_source(
+        self,
+        z_0: Tensor,
+        *,
+        seed: int = 0,
+        mask: Tensor | None = None,
+        prompts: Sequence[str] = (),
+    ) -> _OfSource:
         """Fit these sources (images, c, h, w); see `masactrl.methods.starts.FromSource`."""
+        del prompts  # it learns the words of the targets
         if mask is not None:
             raise ConfigError("Imagic takes no masks; leave them out.")
         return _OfSource(self, z_0, seed)

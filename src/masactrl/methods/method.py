@@ -38,11 +38,11 @@ class Start(Protocol):
         """The step at which targets begin in a run of `steps` steps, 0 to steps - 1."""
         ...
 
-    def latents(self, z_0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    def latents(self, z_0: Tensor, noise: Tensor, levels: tuple[float, float]) -> Tensor:
         """The targets' latents (n, c, h, w) before that step.
 
         `z_0` (n, c, h, w) are the source's clean latents, `noise` is standard normal of the same
-        shape, `alpha_bar` in (0, 1] the share of signal variance at that step's timestep.
+        shape, `levels` the shares of picture and noise there, see `NoiseSchedule.pair`.
         """
         ...
 

@@ -103,7 +103,13 @@ def _made(
         source_latents = kept[-1]
     prompts = list(target_prompts)
     with beginning(
-        pipeline, method, prompts=prompts, z_0=source_latents, noise=noise, steps=steps
+        pipeline,
+        method,
+        prompts=prompts,
+        z_0=source_latents,
+        noise=noise,
+        steps=steps,
+        source_prompts=source_prompts,
     ) as z_t:
         targets = call(prompts, z_t, None)
     return Made(sources=sources, targets=targets, source_latents=source_latents)

@@ -1,7 +1,8 @@
 r"""SDEdit (Meng et al., ICLR 2022): noise the source part of the way, denoise with another prompt.
 
     n    = int(s N)                                      steps that are run, the last n of N
-    z_t  = sqrt(a_t) z_0^s + sqrt(1 - a_t) eps           at the first of them
+    z_t  = sqrt(a_t) z_0^s + sqrt(1 - a_t) eps           at the first of them; of a flow
+         = (1 - s_t) z_0^s + s_t eps
     z_{t-1} = Sample(z_t, eps_theta(z_t, P))             from there on, no control
 
     s      strength in (0, 1]: 1 keeps (almost) nothing of the source, small values nearly all
@@ -17,7 +18,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from masactrl.errors import ConfigError, ScheduleError
@@ -52,10 +52,10 @@ class NoisedSource:
             )
         return steps - run
 
-    def latents(self, z_0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
-        """sqrt(a_t) z_0 + sqrt(1 - a_t) eps, all (n, c, h, w)."""
-        a_t = torch.as_tensor(alpha_bar, dtype=torch.float64)
-        return float(a_t.sqrt()) * z_0 + float((1 - a_t).sqrt()) * noise
+    def latents(self, z_0: Tensor, noise: Tensor, levels: tuple[float, float]) -> Tensor:
+        """The mixture of `z_0` and noise, all (n, c, h, w)."""
+        signal, share = levels
+        return signal * z_0 + share * noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,9 @@ import functools
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from masactrl.attention.networks import network_of
 from masactrl.attention.rows import Rows
+from masactrl.diffusion.noise import flow_schedule
 from masactrl.errors import ConfigError, PromptError, UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -35,7 +37,14 @@ class FromSource(Protocol):
         """Rows through the U-Net, a training step counting three, before one target begins."""
         ...
 
-    def of_source(self, z_0: Tensor, *, seed: int = 0, mask: Tensor | None = None) -> Method:
+    def of_source(
+        self,
+        z_0: Tensor,
+        *,
+        seed: int = 0,
+        mask: Tensor | None = None,
+        prompts: Sequence[str] = (),
+    ) -> Method:
         """Return the method for these sources.
 
         Args:
@@ -43,6 +52,7 @@ class FromSource(Protocol):
             seed: of the noise that the method draws.
             mask: (images, 1, h, w) in {0, 1}, where targets may differ from their source; None
                 leaves it to the method.
+            prompts: what the sources show, one each; none where nobody said it.
         """
         ...
 
@@ -59,13 +69,20 @@ def check_sources(
     return tuple(prompts)
 
 
-def of_source(method: Method, z_0: Tensor, *, seed: int = 0, mask: Tensor | None = None) -> Method:
+def of_source(
+    method: Method,
+    z_0: Tensor,
+    *,
+    seed: int = 0,
+    mask: Tensor | None = None,
+    prompts: Sequence[str] = (),
+) -> Method:
     """The method for these sources, see `FromSource`; one that need not see them, as it is.
 
     Raises `ConfigError` for a mask that the method has no use for.
     """
     if isinstance(method, FromSource):
-        return method.of_source(z_0, seed=seed, mask=mask)
+        return method.of_source(z_0, seed=seed, mask=mask, prompts=prompts)
     if mask is not None:
         raise ConfigError(f"The method {method.name} takes no masks; leave them out.")
     return method
@@ -81,6 +98,7 @@ def beginning(
     noise: Tensor,
     steps: int,
     seed: int = 0,
+    source_prompts: Sequence[str] = (),
 ) -> Iterator[Tensor]:
     """Let the pipeline make targets of a method that has a `start`; yields their first latents.
 
@@ -93,12 +111,13 @@ def beginning(
         z_0, noise: (targets, c, h, w) clean latents of their sources, and standard normal noise.
         steps: of a whole run.
         seed: of further noise that the method draws.
+        source_prompts: what the sources show, one each.
     """
     start = method.start
     if start is None:
         raise ConfigError(f"The method {method.name} starts from the noise of its source.")
     first, z_t = noised_start(pipeline, start, z_0, noise, steps)
-    ready = of_source(method, z_0, seed=seed)
+    ready = of_source(method, z_0, seed=seed, prompts=source_prompts)
     with (
         late_start(pipeline, first),
         ready.attach(pipeline, Rows.plain(images=len(prompts)), prompts=prompts),
@@ -115,6 +134,12 @@ def noised_start(
     for schedulers whose latents are scaled in another way than z_t = sqrt(a) z_0 + sqrt(1 - a) eps.
     """
     scheduler: Any = pipeline.scheduler
+    first = start.first_step(steps)
+    family = network_of(pipeline)[0]
+    if family.noise == "flow":
+        patches = (z_0.shape[-2] // 2) * (z_0.shape[-1] // 2)
+        schedule = flow_schedule(scheduler, steps, patches=patches, listed=family.name == "flux")
+        return first, start.latents(z_0, noise, schedule.pair(first)).to(z_0.dtype)
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None or float(scheduler.init_noise_sigma) != 1.0:
         raise UnsupportedPipeline(
@@ -122,10 +147,9 @@ def noised_start(
             f"their variance, such as DDIM, and the pipeline has {type(scheduler).__name__}. Use "
             "DDIMScheduler."
         )
-    first = start.first_step(steps)
     scheduler.set_timesteps(steps)
-    t = int(scheduler.timesteps[first])
-    return first, start.latents(z_0, noise, alphas[t]).to(z_0.dtype)
+    a = float(alphas[int(scheduler.timesteps[first])])
+    return first, start.latents(z_0, noise, (a**0.5, (1 - a) ** 0.5)).to(z_0.dtype)
 
 
 @contextmanager
@@ -142,6 +166,8 @@ def late_start(pipeline: DiffusionPipeline, first: int) -> Iterator[None]:
     def set_timesteps(*args: Any, **kwargs: Any) -> None:
         inner(*args, **kwargs)
         scheduler.timesteps = scheduler.timesteps[first * scheduler.order :]
+        if hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod"):
+            scheduler.sigmas = scheduler.sigmas[first:]  # a flow's, found by their number
 
     scheduler.set_timesteps = set_timesteps
     try:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from masactrl.attention import find_sites
 from masactrl.attention.schedule import Schedule
 from masactrl.errors import ConfigError
+from masactrl.methods import FlowEdit
 from masactrl.methods.starts import FromSource
 from masactrl.models.joint import check_guidance, latent_channels, reads_guidance
 from masactrl.runs.method_choice import check_words, flat_rows, method_of
@@ -130,13 +131,18 @@ def plan_edit(
     visited = _visited(inversion, request, free=method.name == "virtual")
     if control.start is not None:
         edit, calls = _late(control.start, inversion, request, branches, model)
-        if isinstance(control, FromSource):
+        if isinstance(control, FlowEdit):
+            left = steps - control.start.first_step(steps)
+            beside = control.beside(left, one_branch=reads_guidance(model.pipeline))
+            edit += beside * len(request.target_prompts)
+        elif isinstance(control, FromSource):
             edit += control.fitting * len(request.target_prompts)
     elif cached:
         edit, calls = steps * of_target * _images(request), steps + visited
     else:
         edit, calls = _joint(request, branches), steps
-    edit = edit * evaluations(method, steps) // steps
+    if control.start is None:
+        edit = edit * evaluations(method, steps) // steps
     channels = latent_channels(model.pipeline)
     features = sum(site.module.query_dim * grid_size(site.grid(*grid)) for site in sites)
     bytes_each = 2 if request.half else unet.dtype.itemsize

@@ -340,6 +340,7 @@ def _pictures(
         noise=noise.repeat(each),
         steps=settings.steps,
         seed=settings.seed,
+        source_prompts=(without_weights(settings.source_prompt),) * len(targets),
     ) as z_t:
         edited = call(list(targets), z_t)
     return (

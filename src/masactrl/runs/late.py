@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from masactrl.diffusion import denoise
-from masactrl.methods import Parts
+from masactrl.methods import FlowEdit, Parts
 from masactrl.methods.starts import FromSource, of_source
 from masactrl.runs.batch import alone_layout, source_layout
 from masactrl.runs.method_choice import method_of
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from masactrl.diffusion import OnStep, Trajectory
     from masactrl.methods import Start
     from masactrl.runs.edit import EditRun
-    from masactrl.runs.edit_request import ResolvedEdit
 
 __all__ = ["late_targets"]
 
@@ -44,16 +43,17 @@ def late_targets(run: EditRun, start: Start) -> Outcome:
         controlled=z,
         uncontrolled=twins,
         masks=None,
-        passes=run.denoiser.passes - before + _fitting(run.request),
+        passes=run.denoiser.passes - before + _fitting(run, run.trajectory.steps - first),
         seconds=time.perf_counter() - began,
     )
 
 
-def _fitting(request: ResolvedEdit) -> int:
-    """Rows that the method takes to learn of the source, for all targets."""
-    method = method_of(request)
-    each = method.fitting if isinstance(method, FromSource) else 0
-    return each * len(request.target_prompts)
+def _fitting(run: EditRun, steps: int) -> int:
+    """Rows that the method takes to learn of the source, or of the source beside the targets."""
+    method, count = method_of(run.request), len(run.request.target_prompts)
+    if isinstance(method, FlowEdit):
+        return count * method.beside(steps, one_branch=run.denoiser.reads_guidance)
+    return count * method.fitting if isinstance(method, FromSource) else 0
 
 
 def _without_control(run: EditRun) -> tuple[Tensor, Tensor | None]:
@@ -87,7 +87,7 @@ def _noised(run: EditRun, start: Start, first: int) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(run.request.seed or 0)
     drawn = torch.randn(z_0.shape, generator=generator, dtype=torch.float32, device="cpu")
     noise = drawn.to(z_0)
-    return start.latents(z_0, noise, run.trajectory.schedule.alpha_bar[first])
+    return start.latents(z_0, noise, run.trajectory.schedule.pair(first))
 
 
 def _targets(run: EditRun, first: int, z_t: Tensor) -> Tensor:
@@ -98,7 +98,11 @@ def _targets(run: EditRun, first: int, z_t: Tensor) -> Tensor:
     each = (len(prompts), 1, 1, 1)
     z_0 = run.trajectory.latents[-1].repeat(each).to(run.denoiser.device)
     method = of_source(
-        method_of(run.request), z_0, seed=run.request.seed or 0, mask=_mask(run, z_0)
+        method_of(run.request),
+        z_0,
+        seed=run.request.seed or 0,
+        mask=_mask(run, z_0),
+        prompts=(run.trajectory.prompt,) * len(prompts),
     )
     with (
         run.denoiser.timetable(rest.schedule),
@@ -110,6 +114,7 @@ def _targets(run: EditRun, first: int, z_t: Tensor) -> Tensor:
             layout.guided,
             z_t.repeat(each).to(run.denoiser.device),
             rest.schedule,
+            walk="euler" if rest.schedule.kind == "flow" else "ddim",
             adjust=None if after is None else lambda _level, z: after(z),
             on_step=_from(run.on_step, first),
         )

@@ -31,10 +31,13 @@ MethodName = Literal[
     "unified",
     "blended-latent",
     "imagic",
+    "flowedit",
+    "consistedit",
+    "rf-edit",
 ]
 """The names in `masactrl.methods.METHODS`, known without importing what they are made of."""
 
-FROM_SOURCE: Final = ("sdedit", "blended-latent", "imagic")
+FROM_SOURCE: Final = ("sdedit", "blended-latent", "imagic", "flowedit")
 """Methods whose targets do not share their source's noise: they draw noise of their own, and read
 nothing of the source while they are made."""
 

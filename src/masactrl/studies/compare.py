@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPARED",
+    "COMPARED_FLOWS",
     "COMPARISON",
     "Comparison",
     "ComparisonColumn",
@@ -42,6 +43,7 @@ __all__ = [
     "check_compared",
     "column_of",
     "compare_generated",
+    "compared_by",
     "comparison_recipe",
     "layouts_by",
     "read_figures",
@@ -50,6 +52,9 @@ __all__ = [
 
 COMPARED = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit", "unified")
 """Methods compared when none are named; the picture without control is always there."""
+
+COMPARED_FLOWS = ("masactrl", "sdedit", "flowedit", "consistedit", "rf-edit")
+"""The same of SD3 and FLUX."""
 
 
 COMPARISON = "comparison"
@@ -148,7 +153,7 @@ def comparison_recipe(
     model: LoadedModel,
     request: GenerateRequest,
     *,
-    methods: Sequence[str] = COMPARED,
+    methods: Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Recipe:
     """Return how the pictures of a comparison are made; arguments are those that made it."""
@@ -161,7 +166,7 @@ def comparison_recipe(
         dtype=model.dtype,
         request={
             **request.resolve(model.preset).recipe(),
-            "methods": list(methods),
+            "methods": list(methods or compared_by(model)),
             "options": given,
         },
         inputs=stated_files(request.layouts),
@@ -172,7 +177,7 @@ def compare_generated(
     model: LoadedModel,
     request: GenerateRequest,
     *,
-    methods: Sequence[str] = COMPARED,
+    methods: Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -183,7 +188,8 @@ def compare_generated(
         model: what `load_pipeline` returns.
         request: with one target prompt; its method is not looked at. Its layouts lead the target of
             every method but those of `FROM_SOURCE`, which come last then, and say so.
-        methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first.
+        methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first. None is
+            `compared_by(model)`.
         options: fields of the methods by their name.
         on_step: called after every denoising step of all runs.
         stop: asked before every further method; True ends it with those that are made.
@@ -193,7 +199,7 @@ def compare_generated(
             methods that take none.
     """
     given = dict(options or {})
-    names = check_compared(request, methods, given)
+    names = check_compared(request, methods or compared_by(model), given)
     columns: list[ComparisonColumn] = []
     for name in names:
         if columns and stop is not None and stop():
@@ -213,6 +219,11 @@ def compare_generated(
         columns=with_figures(model, columns, request.target_prompts[0]),
         unmade=names[len(columns) - 2 :],  # beside the source and its fixed seed
     )
+
+
+def compared_by(model: LoadedModel) -> tuple[str, ...]:
+    """Return the methods compared with a model when none are named."""
+    return COMPARED_FLOWS if model.kind == "flow" else COMPARED
 
 
 def check_compared(

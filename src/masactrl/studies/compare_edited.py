@@ -20,6 +20,7 @@ from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.settings.shared import FROM_SOURCE
 from masactrl.studies.compare import (
     COMPARED,
+    COMPARED_FLOWS,
     COMPARISON,
     Comparison,
     ComparisonColumn,
@@ -58,8 +59,8 @@ def compare_edited(
         request: with one target prompt; its S, L, form, strength and masks are masactrl's. Its
             layouts are for all methods, see `compare_generated`.
         methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first. None is
-            `studies.compare.COMPARED` without those that align words, where the picture was
-            inverted without a prompt.
+            `studies.compare.compared_by(model)` without those that align words, where the picture
+            was inverted without a prompt.
         options: fields of the methods by their name.
         seed: of the noise that methods draw that start from the source or from fresh noise.
         on_step: called after each U-Net call of all edits.
@@ -70,6 +71,8 @@ def compare_edited(
         PromptError: a method was named that aligns words, and the picture has no prompt.
         MasaCtrlError: what `EditSession.edit` raises.
     """
+    if methods is None and session.model.kind == "flow":
+        methods = COMPARED_FLOWS
     asked, left_out = _edits(session.plan, request, methods, options, seed)
     columns = [ComparisonColumn(method="source", title="source", image=session.picture)]
     unmade = list(asked)

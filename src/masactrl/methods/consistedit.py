@@ -1,0 +1,69 @@
+r"""ConsistEdit's control of structure (Yin et al., SIGGRAPH Asia 2025), on SD3 and FLUX.
+
+    A([Q_text, Q_image^s], [K_text, K_image^s], V)      for the first int(alpha N) of N steps
+
+A target attends with the queries and keys that the picture's tokens of its source have, to values
+of its own: where things are is the source's, what they look like the target's. alpha is the
+consistency strength. In SD3 in every block, in FLUX in the single blocks, as in the authors' code.
+Their second half, values kept outside a mask that words find, is not here.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from masactrl.errors import ConfigError
+from masactrl.methods.exchange import exchanged, joint_sites
+from masactrl.methods.method import check_pairs
+from masactrl.methods.steps import first_steps
+from masactrl.settings.checks import settle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diffusers import DiffusionPipeline
+
+    from masactrl.attention.report import Attached
+    from masactrl.attention.rows import Rows
+
+__all__ = ["ConsistEdit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsistEdit:
+    """ConsistEdit at one `strength` alpha in (0, 1]; raises `ConfigError` outside that range."""
+
+    strength: float = 0.5
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if not 0.0 < self.strength <= 1.0:
+            raise ConfigError(f"strength={self.strength} was given; accepted is above 0 to 1.")
+
+    @property
+    def name(self) -> str:
+        """Its name among the methods."""
+        return "consistedit"
+
+    @property
+    def start(self) -> None:
+        """Targets start from the noise of their source."""
+        return
+
+    def attach(
+        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
+    ) -> AbstractContextManager[Attached]:
+        """Exchange queries and keys inside the `with` block."""
+        del prompts  # the method looks at pictures, not at words
+        check_pairs(self.name, rows)
+        sites = joint_sites(pipeline, self.name)
+        single = tuple(site for site in sites if site.place == "single")
+        return exchanged(
+            pipeline,
+            rows,
+            ("to_q", "to_k"),
+            sites=single or sites,
+            steps=lambda timesteps: first_steps(self.strength, len(timesteps)),
+        )
