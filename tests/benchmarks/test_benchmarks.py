@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -97,3 +98,18 @@ def test_a_section_leaves_the_others_alone(tmp_path: Path) -> None:
     assert page.read_text() == once
     with pytest.raises(SystemExit, match="no marks <!-- else: begin -->"):
         write_into(page, "else", "nothing")
+
+
+def test_joint_attention_at_a_tiny_size() -> None:
+    import mmdit_cost
+
+    threads = torch.get_num_threads()
+    costs = {name: mmdit_cost.measure("flux", name, 64, True) for name in mmdit_cost.RUNS}
+    costs |= {"record": mmdit_cost.measure("sd3.5-medium", "record", 64, True)}
+    torch.set_num_threads(threads)
+    assert [costs[name].rows for name in mmdit_cost.RUNS] == [1, 2, 2, 2, 2, 2, 1]
+    # a layer each, the second attention as well: branches x tokens x channels x bytes
+    assert costs["record"].recorded == 3 * 2 * 16 * 32 * 4
+    text = mmdit_cost.table("flux", 64, costs)
+    assert "16 tokens of picture, 512 of text" in text
+    assert text.count("\n| ") == len(mmdit_cost.RUNS) + 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_mmdit
 import tiny_models
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -51,8 +52,8 @@ def test_every_pitfall_names_files_that_exist() -> None:
             assert (PACKAGE / path).exists(), path
 
 
-def snippets() -> list[str]:
-    text = (DOCS / "control.md").read_text()
+def snippets(page: str = "control.md") -> list[str]:
+    text = (DOCS / page).read_text()
     return re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -73,6 +74,15 @@ def test_the_examples_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown[1].endswith("MiB")
     assert shown[2:] == ["torch.Size([3, 4, 4])", "torch.Size([3, 2, 2])"]
     assert not any("_diffusers_hook" in vars(m) for m in names["pipeline"].unet.modules())
+
+
+@quiet
+def test_the_examples_of_flux_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"pipeline": tiny_mmdit.flux()}
+    small = "num_inference_steps=3, height=64, width=64, output_type='pt'"
+    for snippet in snippets("guides/sd3_and_flux.md"):
+        exec(compile(snippet.replace("num_inference_steps=28", small), "sd3", "exec"), names)
+    assert capsys.readouterr().out == "(1, 2) (2, 3, 4, 5)\n"
 
 
 def test_the_page_of_settings_is_made_from_the_declarations() -> None:

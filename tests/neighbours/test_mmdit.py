@@ -7,6 +7,12 @@ from typing import Any
 import pytest
 import tiny_mmdit
 import torch
+from diffusers import (
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    StableDiffusion3Img2ImgPipeline,
+)
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from oracles.literal_mmdit import LiteralJoint
@@ -38,6 +44,60 @@ def controlled(pipe: Any, form: str) -> torch.Tensor:
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool((one - other).abs().max() / other.abs().max() < 5e-5)
+
+
+# The ControlNet's own class names a module of diffusers by its old place.
+@pytest.mark.filterwarnings("ignore:.FluxPosEmbed. is deprecated:FutureWarning")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "kind", [StableDiffusion3Img2ImgPipeline, FluxImg2ImgPipeline, FluxControlNetPipeline]
+)
+def test_other_pipelines_of_the_families(kind: Any, form: str) -> None:
+    base = tiny_mmdit.sd3() if kind is StableDiffusion3Img2ImgPipeline else tiny_mmdit.flux()
+    parts, options = dict(base.components), {"image": torch.rand(1, 3, 64, 64).repeat(4, 1, 1, 1)}
+    if kind is FluxControlNetPipeline:
+        torch.manual_seed(3)
+        parts["controlnet"] = controlnet()
+        options = {"control_image": torch.rand(2, 3, 64, 64)}
+    else:
+        options["strength"] = 0.75
+    pipe = kind(**parts)
+    pipe.set_progress_bar_config(disable=True)
+
+    def made() -> torch.Tensor:
+        noise = [torch.Generator().manual_seed(5) for _ in range(4)]
+        with torch.no_grad():
+            return pipe(
+                PROMPTS, height=64, width=64, num_inference_steps=4, generator=noise,
+                num_images_per_prompt=2, output_type="latent", max_sequence_length=10, **options,
+            ).images  # fmt: skip
+
+    plain = made()
+    rows = Rows.one_source(targets=1, images_per_prompt=2)
+    with FORMS[form].attach(pipe, rows) as attached:
+        edited = made()
+    assert attached.report.complete
+    assert torch.equal(edited[:2], plain[:2])
+    assert not same(edited, plain)
+    assert torch.equal(made(), plain)
+
+
+def controlnet() -> FluxControlNetModel:
+    made = FluxControlNetModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=tiny_mmdit.T5_WIDTH,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(2, 2, 4),
+    )
+    for name, parameter in made.named_parameters():
+        if "controlnet_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return made.eval()
 
 
 def add_lora(pipe: Any) -> None:
