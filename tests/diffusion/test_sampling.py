@@ -18,7 +18,15 @@ from torch import Tensor
 
 from masactrl.diffusion import NoiseSchedule, Prediction, Trajectory, denoise
 from masactrl.errors import ConfigError
-from masactrl.inversion import DDIM, Direct, EditFriendly, FixedPoint, InversionTask, Virtual
+from masactrl.inversion import (
+    DDIM,
+    Direct,
+    EditFriendly,
+    FixedPoint,
+    InversionTask,
+    OnePass,
+    Virtual,
+)
 
 MU, S = 0.7, 0.6
 
@@ -96,9 +104,24 @@ def test_fixed_point_solves_every_step(prediction: Prediction) -> None:
     assert there_and_back(FixedPoint(iterations=1), 50, prediction) == pytest.approx(plain)
 
 
-@pytest.mark.parametrize("method", [Direct(), Direct(fresh_steps=7), EditFriendly(), Virtual()])
+@pytest.mark.parametrize(
+    "method", [Direct(), Direct(fresh_steps=7), OnePass(), EditFriendly(), Virtual()]
+)
 def test_what_is_replayed_comes_back_exactly(method: Any) -> None:
     assert there_and_back(method, 20) < 1e-5
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_one_pass_is_nearer_to_the_solved_noise_than_ddim(prediction: Prediction) -> None:
+    schedule = schedule_of(20, prediction)
+    task = Task(denoiser=None, schedule=schedule, latents=picture())  # type: ignore[arg-type]
+    solved, once, plain = (
+        method(task).latents
+        for method in (FixedPoint(iterations=30, tolerance=0), OnePass(), DDIM())
+    )
+    assert torch.equal(once[-1].double(), picture().to(once).double())
+    assert (once[0] - solved[0]).abs().max() < (plain[0] - solved[0]).abs().max() / 3
+    assert OnePass().passes(20, 2) == 42
 
 
 def test_the_noise_of_the_closed_form_is_found() -> None:

@@ -21,12 +21,16 @@ from editing_parts import (
     relative,
 )
 
-from masactrl.runs.invert import EditMasks, EditRequest, invert
+from masactrl.errors import ScheduleError
+from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest, invert, plan
 from masactrl.runs.recording import FileCache
 from masactrl.runs.session import EditSession
 
 if TYPE_CHECKING:
     from editing_parts import Inverted
+
+    from masactrl.models import LoadedModel
+    from masactrl.runs.edit_request import Keep
 
 
 # Tiny maps make masks without background now and then.
@@ -144,3 +148,66 @@ def test_files_of_a_recording_go_with_it() -> None:
     assert cache.get(0, 999.0, 10).shape == (1, 1, 12, 8)
     del cache
     assert not folder.exists()
+
+
+# Guidance of the source makes two branches of its prompt, which one pass records as well.
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"method": "one-pass"},
+        {"method": "one-pass", "prompt": "a cat", "guidance_scale": 2.0},
+        {"method": "fixed-point", "replay": True, "iterations": 30},
+    ],
+)
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_features_kept_while_inverting_are_those_of_a_pass_of_their_own(
+    model: LoadedModel, asked: dict[str, Any], keep: Keep
+) -> None:
+    request = EditRequest(
+        target_prompts=TARGETS, start_step=0, start_layer=4, keep=keep, half=False, compare=False
+    )
+    inversion = InversionRequest(**asked)
+    ahead = invert(model, random_picture(), inversion, edit=request)
+    apart = invert(model, random_picture(), inversion)
+    assert torch.equal(ahead.trajectory.latents, apart.trajectory.latents)
+    planned = plan(model, random_picture(), inversion, request)
+    assert planned.source == ahead.plan(request).source == 0 < apart.plan(request).source
+    once, twice = ahead.edit(request), apart.edit(request)
+    assert once.passes == {**twice.passes, "source": 0}
+    assert once.passes["edit"] == planned.edit
+    assert once.cache_bytes == twice.cache_bytes == planned.cache_bytes
+    for name, latents in twice.latents.items():
+        assert relative(once.latents[name], latents) < (1e-2 if "replay" in asked else 1e-6), name
+    with pytest.raises(ScheduleError, match="steps"):
+        invert(model, random_picture(), inversion, edit=replace(request, start_step=STEPS))
+
+
+@pytest.mark.parametrize(
+    ("inversion", "request_"),
+    [
+        (InversionRequest(), {}),  # its levels are asked about one level off
+        (InversionRequest(method="one-pass", replay=False), {}),  # the source goes its own way
+        (InversionRequest(method="one-pass", prompt="a cat"), {}),  # one branch, and two are read
+        (InversionRequest(method="one-pass"), {"mode": "joint"}),
+        (
+            InversionRequest(method="one-pass", prompt="a cat", guidance_scale=2.0),
+            {"masks": WORDS},
+        ),
+    ],
+)
+def test_what_cannot_be_recorded_while_inverting_is_recorded_apart(
+    model: LoadedModel, inversion: InversionRequest, request_: dict[str, Any]
+) -> None:
+    request = EditRequest(target_prompts=TARGETS, compare=False, **request_)
+    ahead = invert(model, random_picture(), inversion, edit=request)
+    cost = ahead.plan(request)
+    result = ahead.edit(request)
+    assert result.passes["source"] == cost.source
+    assert (cost.source == 0) == (result.request.mode == "joint")
+
+
+def test_a_recording_made_on_the_way_serves_what_it_holds(model: LoadedModel) -> None:
+    request = EditRequest(target_prompts=("a dog",), compare=False)
+    session = invert(model, random_picture(), InversionRequest(method="one-pass"), edit=request)
+    assert session.edit(replace(request, start_step=2)).passes["source"] == 0
+    assert session.edit(replace(request, start_step=0)).passes["source"] == STEPS

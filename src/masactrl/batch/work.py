@@ -285,14 +285,14 @@ class Maker:
 
     def _edited(self, items: Sequence[Item], asked: Sequence[Asked]) -> list[EditResult]:
         picture, inversion, request = _edit_parts(asked[0])
+        prompts = [one.request.target_prompts for one in asked]
+        together = replace(request, target_prompts=tuple(p for each in prompts for p in each))
         session = self._sources.session(
             items[0].source,
             self.model,
-            lambda: invert(self.model, picture, inversion),
+            lambda: invert(self.model, picture, inversion, edit=together),
             shared=items[0].shared,
         )
-        prompts = [one.request.target_prompts for one in asked]
-        together = replace(request, target_prompts=tuple(p for each in prompts for p in each))
         result = session.edit(together)
         found, first = [], 0
         for each in prompts:

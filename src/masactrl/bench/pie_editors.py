@@ -120,12 +120,13 @@ class _PieEditor:
 
     def __call__(self, item: PieItem, source: Image.Image) -> Image.Image:
         """Invert the source and edit it."""
-        session = invert(self.model, source, self._inversion(item))
+        request = self._request(item)
+        session = invert(self.model, source, self._inversion(item), edit=request)
         if self.published and self.method == "prompt-to-prompt":
             # The published run inverts without guidance and denoises its source with it.
             guided = replace(session.trajectory, guidance=GUIDANCE)
             session = replace(session, trajectory=guided)
-        return session.edit(self._request(item)).targets[0].controlled
+        return session.edit(request).targets[0].controlled
 
     def _inversion(self, item: PieItem) -> InversionRequest:
         words = self.method != "masactrl" and aligns_words(method_named(self.method))

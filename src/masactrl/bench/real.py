@@ -219,7 +219,7 @@ class _Bench:
         with warnings.catch_warnings():
             # About words that a model does not know: the same for every picture.
             warnings.simplefilter("ignore", ControlWarning)
-            return invert(self.model, source, asked).edit(request)
+            return invert(self.model, source, asked, edit=request).edit(request)
 
     def _from_noise(self, task: RealTask) -> Image.Image:
         # Its own noise for each scene, whatever was run before.

@@ -75,7 +75,8 @@ def run_edit(
     total = calls + (steps if found is None else 0)
     with progress(Console(stderr=True), "Denoising", total) as on_step:
         if found is None:
-            found = invert(model, path, asked, limit=limit, on_step=on_step)
+            ahead = request if scorer is None else None
+            found = invert(model, path, asked, edit=ahead, limit=limit, on_step=on_step)
             if file is not None:
                 found.save(file)
         if scorer is not None:

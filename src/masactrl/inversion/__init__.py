@@ -14,6 +14,7 @@ from masactrl.inversion.fireflow import FireFlow
 from masactrl.inversion.fixed_point import FixedPoint
 from masactrl.inversion.negative_prompt import NegativePrompt
 from masactrl.inversion.null_text import NullText
+from masactrl.inversion.one_pass import OnePass
 from masactrl.inversion.rf_solver import RFSolver
 from masactrl.inversion.task import Inversion, InversionTask
 from masactrl.inversion.uni_inv import UniInv
@@ -31,6 +32,7 @@ __all__ = [
     "InversionTask",
     "NegativePrompt",
     "NullText",
+    "OnePass",
     "RFSolver",
     "UniInv",
     "Virtual",
@@ -41,7 +43,7 @@ INVERSIONS: Mapping[str, type[Inversion]] = MappingProxyType(
     {
         method.name: method
         for method in (
-            *(Direct, DDIM, FixedPoint, NegativePrompt, NullText, EditFriendly, Virtual),
+            *(Direct, OnePass, DDIM, FixedPoint, NegativePrompt, NullText, EditFriendly, Virtual),
             *(Euler, RFSolver, FireFlow, UniInv),
         )
     }

@@ -41,6 +41,7 @@ class FixedPoint:
     name: ClassVar[str] = "fixed-point"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = False
+    visits: ClassVar[bool] = True
     spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:

@@ -151,7 +151,7 @@ def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str,
 
     picture, *files = given.inputs
     inversion, request, _ = edit_of(recipe, tuple(files), given.networks)
-    session = invert(model, picture, inversion, on_step=given.on_step)
+    session = invert(model, picture, inversion, edit=request, on_step=given.on_step)
     result = session.edit(request, on_step=given.on_step)
     return {**result.pictures(), SHEET: result.to_sheet()}
 

@@ -4,7 +4,8 @@ A row is one picture in one guidance branch at one step. Plain generation of one
 guidance takes 2 N of them.
 
     inversion         N                   null prompt or no guidance, DDIM
-    source, cached    N - S + 1           once; the controlled steps and the first
+    source, cached    N - S + 1           once; the controlled steps and the first; 0 where it is
+                                          recorded while inverting (one-pass)
     source, joint     N                   with every edit
     a target          2 N                 with guidance
     its twin          2 N                 the same without control, for comparison
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from masactrl.runs.edit_request import Features, ResolvedEdit
     from masactrl.runs.inversion_request import InversionRequest
 
-__all__ = ["EditPlan", "check_inversion", "plan_edit"]
+__all__ = ["EditPlan", "check_inversion", "plan_edit", "records_on_the_way"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,7 @@ def plan_edit(
     size: tuple[int, int],
     *,
     branches: int,
+    recorded: bool = False,
 ) -> EditPlan:
     """Return what an edit will cost.
 
@@ -101,6 +103,7 @@ def plan_edit(
         request: the edit.
         size: of the picture as the model sees it, (width, height) in pixels.
         branches: guidance branches of the source, 1 where both are the same.
+        recorded: whether the source's features are there, or come with the inversion.
 
     Raises:
         ScheduleError: S or L is beyond the run or the model, or no step is left to a target.
@@ -128,7 +131,7 @@ def plan_edit(
     of_target = 1 if request.guidance_scale == 1 else 2
     method = inversion.build()
     cached = request.mode == "cached"
-    visited = _visited(inversion, request, free=method.name == "virtual")
+    visited = 0 if recorded else _visited(inversion, request, free=method.name == "virtual")
     if control.start is not None:
         edit, calls = _late(control.start, inversion, request, branches, model)
         if isinstance(control, FlowEdit):
@@ -227,6 +230,28 @@ def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:
     """Guidance branches of the inversion itself."""
     single = inversion.guidance(model.preset) == 1 or not inversion.prompt
     return 1 if single or reads_guidance(model.pipeline) else 2
+
+
+def records_on_the_way(inversion: InversionRequest, request: ResolvedEdit, scale: float) -> bool:
+    """Whether an edit's source can be recorded while the picture is inverted.
+
+    It can where the inversion asks the network about the latents of its trajectory, the source is
+    put back on them, and the guidance branches that targets will read are those that it asks about.
+
+    Args:
+        inversion: how the picture is inverted.
+        request: the edit.
+        scale: guidance of the inversion.
+    """
+    by_words = request.masks is not None and request.masks.by_words
+    both = inversion.one_branch or request.guidance_scale == 1 or scale != 1
+    return (
+        request.features == "cached"
+        and getattr(inversion.build(), "visits", False)
+        and _replays(inversion)
+        and both
+        and not by_words
+    )
 
 
 def check_inversion(model: LoadedModel, inversion: InversionRequest) -> None:

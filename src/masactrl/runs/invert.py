@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +21,13 @@ from masactrl.models.loading import ddim_like
 from masactrl.models.origin import file_hash
 from masactrl.pictures.images import image_to_tensor
 from masactrl.pictures.input import PIXEL_LIMIT, frame, read_picture
-from masactrl.runs.cost import EditPlan, check_inversion, plan_edit
+from masactrl.runs.cost import EditPlan, check_inversion, plan_edit, records_on_the_way
 from masactrl.runs.edit_request import EditMasks, EditRequest
 from masactrl.runs.edit_result import EditResult
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.method_choice import as_walked
 from masactrl.runs.recipe import InputStated
+from masactrl.runs.recording import Recording, RecordingKey, recorded_on_the_way
 from masactrl.runs.running import running
 from masactrl.runs.session import EditSession, tell_steps
 from masactrl.runs.session_file import load_session
@@ -55,6 +57,7 @@ def invert(
     picture: Path | str | Image.Image,
     request: InversionRequest | None = None,
     *,
+    edit: EditRequest | None = None,
     limit: int = PIXEL_LIMIT,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> EditSession:
@@ -66,6 +69,8 @@ def invert(
         model: what `load_pipeline` returns.
         picture: a file, or a picture that is open already.
         request: how; None is direct inversion with a null prompt and the model's own steps.
+        edit: that will follow. Where the inversion can (one-pass, fixed-point with replay), what
+            its targets read of the source is recorded on the way, which saves a pass.
         limit: pixels above which the picture is refused.
         on_step: called after each step, the noisiest last; an exception raised there ends it.
 
@@ -79,13 +84,14 @@ def invert(
     """
     request = request or InversionRequest()
     with running(model, request):
-        return _inverted(model, picture, request, limit, on_step)
+        return _inverted(model, picture, request, edit, limit, on_step)
 
 
 def _inverted(
     model: LoadedModel,
     picture: Path | str | Image.Image,
     request: InversionRequest,
+    edit: EditRequest | None,
     limit: int,
     on_step: Callable[[StepRecord], None] | None,
 ) -> EditSession:
@@ -103,19 +109,27 @@ def _inverted(
     latent = framing.padded[1] // denoiser.factor, framing.padded[0] // denoiser.factor
     schedule = denoiser.schedule(steps, spacing=method.spacing, size=latent)
     pixels = image_to_tensor(framing.enter(opened))[None]  # 1 3 h w in [-1, 1]
-    trajectory = method(
-        InversionTask(
-            denoiser=denoiser,
-            schedule=schedule,
-            latents=denoiser.encode_image(pixels),
-            prompt=request.prompt,
-            guidance=request.guidance(model.preset),
-            seed=request.seed or 0,
-            on_step=tell_steps(on_step, schedule.steps),
-        )
+    task = InversionTask(
+        denoiser=denoiser,
+        schedule=schedule,
+        latents=denoiser.encode_image(pixels),
+        prompt=request.prompt,
+        guidance=request.guidance(model.preset),
+        seed=request.seed or 0,
+        on_step=tell_steps(on_step, schedule.steps),
     )
+    key = _key(model, request, edit, schedule.steps)
+    recorder = recorded_on_the_way(denoiser, model.pipeline, schedule, key) if key else None
+    with recorder or nullcontext() as cache:
+        trajectory = method(task)
     if request.replay is not None:
         trajectory = replace(trajectory, replay=request.replay)
+    recordings = []
+    if key is not None and cache is not None:
+        path = trajectory.latents.to(denoiser.device)
+        recordings.append(
+            Recording(key=key, cache=cache, path=path, errors=None, passes=0, seconds=0.0)
+        )
     return EditSession(
         model=model,
         picture=opened,
@@ -125,7 +139,20 @@ def _inverted(
         stated=_stated(picture),
         passes=denoiser.passes,
         seconds=time.perf_counter() - started,
+        _recordings=recordings,
     )
+
+
+def _key(
+    model: LoadedModel, request: InversionRequest, edit: EditRequest | None, steps: int
+) -> RecordingKey | None:
+    """What is recorded while inverting; nothing where there is no edit, or the source cannot be."""
+    settings = None if edit is None else edit.resolve(model.preset, steps)
+    if settings is None or not records_on_the_way(
+        request, settings, request.guidance(model.preset)
+    ):
+        return None
+    return RecordingKey.needed(settings, one_branch=request.one_branch)
 
 
 def plan(
@@ -150,7 +177,14 @@ def plan(
     settings = as_walked(settings, getattr(inversion.build(), "rule", "euler"))
     guided = settings.guidance_scale != 1 or inversion.guidance(model.preset) != 1
     branches = 2 if guided and not inversion.one_branch else 1
-    return plan_edit(model, inversion, settings, framing.padded, branches=branches)
+    return plan_edit(
+        model,
+        inversion,
+        settings,
+        framing.padded,
+        branches=branches,
+        recorded=records_on_the_way(inversion, settings, inversion.guidance(model.preset)),
+    )
 
 
 def _stated(picture: Path | str | Image.Image) -> tuple[InputStated, ...]:

@@ -1,4 +1,8 @@
-"""The source's features, recorded in one pass over its trajectory, kept for any number of edits."""
+"""The source's features, recorded over its trajectory, kept for any number of edits.
+
+Either in a pass of their own, or while the picture is inverted, where the inversion asks the
+network about the very latents of its trajectory (`visits`).
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,29 @@ import shutil
 import tempfile
 import time
 import weakref
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from masactrl.attention import Schedule, SourceCache, attach
+from masactrl.attention import Rows, Schedule, SourceCache, attach
 from masactrl.diffusion import denoise
 from masactrl.runs.batch import source_layout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from masactrl.attention import WordMasks
-    from masactrl.diffusion import OnStep, Trajectory
+    from masactrl.diffusion import NoiseSchedule, OnStep, Trajectory
     from masactrl.models.denoiser import Denoiser
     from masactrl.models.loading import Pipeline
     from masactrl.runs.edit_request import Keep, ResolvedEdit
     from masactrl.runs.masks import MaskPlan
 
-__all__ = ["Recording", "RecordingKey", "record_source"]
+__all__ = ["Recording", "RecordingKey", "record_source", "recorded_on_the_way"]
 
 
 class FileCache(SourceCache):
@@ -46,6 +53,36 @@ class FileCache(SourceCache):
         path = self._folder / str(self._files)
         mapped = torch.from_file(str(path), shared=True, size=kept.numel(), dtype=kept.dtype)
         return mapped.reshape(kept.shape).copy_(kept)
+
+
+class UpwardCache(SourceCache):
+    """What a run in the order of an inversion, cleanest level first, puts into another cache.
+
+    Where a level is asked about several times, its last time counts.
+    """
+
+    def __init__(self, recorded: SourceCache, steps: int) -> None:
+        super().__init__()
+        self._recorded, self._steps = recorded, steps
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._recorded.clear()
+
+    def put(
+        self,
+        step: int,
+        timestep: float,
+        layer: int,
+        hidden: Tensor,
+        images: int,
+        *,
+        part: int = 0,
+        call: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Keep the hidden states under the step of the way down."""
+        down = self._steps - 1 - step
+        self._recorded.put(down, timestep, layer, hidden, images, part=part)
 
 
 class SharedBranch(SourceCache):
@@ -108,10 +145,17 @@ class RecordingKey:
         cls, request: ResolvedEdit, masks: MaskPlan | None, trajectory: Trajectory
     ) -> RecordingKey:
         """Return what an edit needs."""
+        return cls.needed(request, masks, one_branch=trajectory.one_branch)
+
+    @classmethod
+    def needed(
+        cls, request: ResolvedEdit, masks: MaskPlan | None = None, *, one_branch: bool
+    ) -> RecordingKey:
+        """Return what an edit needs of a source whose guidance branches are the same, or not."""
         return cls(
             start_step=request.start_step,
             start_layer=request.start_layer,
-            guided=request.guidance_scale != 1 and not trajectory.one_branch,
+            guided=request.guidance_scale != 1 and not one_branch,
             keep=request.keep,
             half=request.half,
             words=repr(masks.source) if masks is not None and masks.by_words else None,
@@ -205,6 +249,32 @@ def record_source(
         passes=denoiser.passes - before,
         seconds=time.perf_counter() - started,
     )
+
+
+@contextmanager
+def recorded_on_the_way(
+    denoiser: Denoiser, pipeline: Pipeline, schedule: NoiseSchedule, key: RecordingKey
+) -> Iterator[SourceCache]:
+    """Record inside the `with` block, in which the one picture is inverted.
+
+    Args:
+        denoiser: that the inversion asks.
+        pipeline: whose network it is.
+        schedule: of the inversion.
+        key: what will be read.
+    """
+    Schedule(start_step=key.start_step).resolve_steps(schedule.timesteps)  # refuses S beyond it
+    cache = _cache(key, denoiser.dtype)
+    upwards = replace(schedule, timesteps=schedule.timesteps[::-1])
+    window = Schedule(
+        steps=tuple(range(schedule.steps - key.start_step)), start_layer=key.start_layer
+    )
+    record = UpwardCache(cache, schedule.steps)
+    with (
+        denoiser.timetable(upwards),
+        attach(pipeline, None, rows=Rows.plain(images=1), schedule=window, record=record),
+    ):
+        yield cache
 
 
 def _cache(key: RecordingKey, dtype: torch.dtype) -> SourceCache:

@@ -195,7 +195,20 @@ class EditSession:
     def _plan(self, settings: ResolvedEdit) -> EditPlan:
         guided = settings.guidance_scale != 1 or self.trajectory.guidance != 1
         branches = 2 if guided and not self.trajectory.one_branch else 1
-        return plan_edit(self.model, self.request, settings, self.framing.padded, branches=branches)
+        recorded = settings.features == "cached" and self._found(settings, self._masks(settings))
+        return plan_edit(
+            self.model,
+            self.request,
+            settings,
+            self.framing.padded,
+            branches=branches,
+            recorded=bool(recorded),
+        )
+
+    def _found(self, settings: ResolvedEdit, masks: MaskPlan | None) -> Recording | None:
+        """A recording that is there already and has all that the edit needs."""
+        wanted = RecordingKey.of(settings, masks, self.trajectory)
+        return next((one for one in self._recordings if one.key.serves(wanted)), None)
 
     def forget(self) -> None:
         """Let recorded source features go; the next cached edit records them anew."""
@@ -245,10 +258,10 @@ class EditSession:
         """The source's features, and whether they were recorded just now; none where joint."""
         if settings.mode == "joint":
             return None, False
+        found = self._found(settings, masks)
+        if found is not None:
+            return found, False
         wanted = RecordingKey.of(settings, masks, self.trajectory)
-        for recording in self._recordings:
-            if recording.key.serves(wanted):
-                return recording, False
         made = record_source(
             denoiser,
             self.model.pipeline,

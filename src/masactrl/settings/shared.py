@@ -46,6 +46,7 @@ Fit = Literal["auto", "keep"]
 
 InversionName = Literal[
     "direct",
+    "one-pass",
     "ddim",
     "fixed-point",
     "negative-prompt",
