@@ -300,7 +300,7 @@ def mask(ground: Ground, chance: random.Random, out: Path) -> list[str]:
 
 def layout(ground: Ground, chance: random.Random, out: Path) -> list[str]:
     """A layout that is damaged."""
-    words = ["generate", "a cat", "--to", "a dog", *SMALL[:-3], "24x16", *SMALL[-3:]]
+    words = ["generate", "a cat", "--to", "a dog", *SMALL[:-4], "24x16", *SMALL[-3:]]
     kind = chance.choice(("pose", "pose", "edges", "", "a b"))
     return file_of(ground, chance, words, f"--layout={kind}=", out)
 
