@@ -186,3 +186,12 @@ def _report(
         soft_wrap=True,
         markup=False,
     )
+    source, _, seed = ROWS[0]
+    target = source.replace(" standing", "", 1)
+    console.print(
+        f'Poses that no words say: masactrl animate "{source}" --to "{target}" --poses run '
+        f"--seed {seed}; of your own pictures: masactrl generate --layout pose=FILE.",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )

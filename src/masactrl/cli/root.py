@@ -27,6 +27,7 @@ from masactrl.cli import (
     export,
     generate,
     info,
+    layout,
     puppets,
     rerun,
     sweep,
@@ -59,6 +60,7 @@ app.command("edit")(edit.edit)
 app.command("batch")(batch.batch)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
+app.command("layout")(layout.layout)
 app.command("attention")(attention.attention)
 app.command("info")(info.info)
 app.command("rerun")(rerun.rerun)
