@@ -7,8 +7,8 @@ request moved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from masactrl.runs.request import GenerateRequest
@@ -16,6 +16,7 @@ from masactrl.settings.declare import settings_of
 from masactrl.settings.shared import MethodName, RunSettings
 
 if TYPE_CHECKING:
+    from masactrl.diffusion import NoiseKind
     from masactrl.models import ModelPreset
     from masactrl.settings.declare import Declared
 
@@ -71,11 +72,28 @@ class Limits:
         layers: how many self-attention layers it has.
         networks: kind of layout -> the ControlNet or T2I-Adapter that reads it; None is the
             embedded model's own.
+        kind: of its noise levels, which decides about methods and inversions.
     """
 
     preset: ModelPreset
     layers: int
     networks: Mapping[str, str | None] = field(default_factory=dict)
+    kind: NoiseKind = "diffusion"
+
+
+def offered(fields: Sequence[Field], limits: Limits) -> tuple[Field, ...]:
+    """Return the fields without the methods and inversions that the model's kind has not."""
+    from masactrl.inversion import INVERSIONS, inversions_of
+    from masactrl.methods import METHODS, methods_of
+
+    without = {*METHODS, *INVERSIONS} - {*methods_of(limits.kind), *inversions_of(limits.kind)}
+
+    def left(one: Field) -> Field:
+        choices = tuple(choice for choice in one.choices if choice not in without)
+        value = [each for each in one.value if each in choices] if one.many else one.value
+        return replace(one, choices=choices, value=value)
+
+    return tuple(left(one) if one.choices else one for one in fields)
 
 
 def declared_field(owner: type, name: str, limits: Limits | None = None, **own: Any) -> Field:

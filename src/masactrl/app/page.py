@@ -53,7 +53,7 @@ def build(studio: Studio) -> gr.Blocks:
         )
         with gr.Tabs(selected="set") as tabs:
             with gr.Tab("Consistent set", id="set"):
-                shown = (*fields.set_fields(limits), *layout_fields(limits))
+                shown = (*fields.offered(fields.set_fields(limits), limits), *layout_fields(limits))
                 controls = draw_tab(studio, "set", shown, studio.make_set)
                 if studio.model.family == "puppets":
                     names = ("source_prompt", "target_prompts", "seed", "steps", "start_step")
@@ -67,7 +67,7 @@ def build(studio: Studio) -> gr.Blocks:
                     "Good for another pose, action or view of what the picture shows. Not for "
                     "another style or colour, and not for a side that it does not show."
                 )
-                shown = (*edit_fields(limits), *layout_fields(limits))
+                shown = (*fields.offered(edit_fields(limits), limits), *layout_fields(limits))
                 edit = draw_tab(studio, "edit", shown, studio.make_edit)
                 if studio.model.family == "puppets":
                     gr.Examples(
@@ -76,11 +76,14 @@ def build(studio: Studio) -> gr.Blocks:
                         label="Drawn animals, for somebody without a photo",
                     )
             with gr.Tab("Grid", id="grid"):
-                grid = (*fields.grid_fields(limits), *layout_fields(limits))
+                grid = (*fields.offered(fields.grid_fields(limits), limits), *layout_fields(limits))
                 cost = partial(_grid_cost, tuple(one.name for one in grid))
                 swept = draw_tab(studio, "grid", grid, studio.make_grid, cost=cost)
             with gr.Tab("Compare", id="compare"):
-                compared = (*fields.compare_fields(limits), *layout_fields(limits))
+                compared = (
+                    *fields.offered(fields.compare_fields(limits), limits),
+                    *layout_fields(limits),
+                )
                 compare = draw_tab(studio, "compare", compared, studio.make_comparison)
             filled = {"set": controls, "edit": edit, "grid": swept, "compare": compare}
             if limits.networks:

@@ -72,7 +72,10 @@ class Studio:
         own = EMBEDDED_KINDS if model.family == "puppets" else ()
         self.networks: Mapping[str, str | None] = {**dict.fromkeys(own), **(networks or {})}
         self.limits = fields.Limits(
-            preset=model.preset, layers=len(find_sites(model.denoiser)), networks=self.networks
+            preset=model.preset,
+            layers=len(find_sites(model.denoiser)),
+            networks=self.networks,
+            kind=model.kind,
         )
         remove_orphans()
         self._root = own_folder()
@@ -141,7 +144,7 @@ class Studio:
             total = request.resolve(self.model.preset).steps
             told = visit.told(report, total)
             visit.watched.pop("set", None)
-            if _looks(request):
+            if _looks(self.model, request):
                 result, view = generate_watched(self.model, request, on_step=told)
                 visit.watched["set"] = _watched(result, view, folder)
             else:
@@ -258,7 +261,7 @@ class Studio:
                 inverted = invert(self.model, picture, inversion, on_step=lambda *_: told(None))
                 visit.inverted = (key, inverted)
             visit.watched.pop("edit", None)
-            if _looks(request):
+            if _looks(self.model, request):
                 result, view = edit_watched(visit.inverted[1], request, on_step=told)
                 visit.watched["edit"] = _watched(result, view, folder)
             else:
@@ -330,9 +333,12 @@ class Studio:
         return Running(self._visit(session), self._device)
 
 
-def _looks(request: GenerateRequest | EditRequest) -> bool:
-    """Whether targets of the request look into their source."""
-    return request.method == "masactrl" and request.strength > 0
+def _looks(model: LoadedModel, request: GenerateRequest | EditRequest) -> bool:
+    """Whether targets of the request look into their source, and it can be shown where.
+
+    Joint attention mixes text and picture, and shows nothing yet.
+    """
+    return model.kind == "diffusion" and request.method == "masactrl" and request.strength > 0
 
 
 def _watched(result: GenerateResult | EditResult, view: AttentionView, folder: Path) -> Watched:

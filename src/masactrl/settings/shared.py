@@ -218,7 +218,8 @@ StartLayer = Annotated[
     Setting(
         label="Start layer L",
         help="L, the first controlled self-attention layer: 0 to 15 for Stable Diffusion and the "
-        "embedded model, 0 to 69 for SDXL. Lower keeps more of the source.",
+        "embedded model, 0 to 69 for SDXL, 0 to 23 or 37 for SD3, 0 to 56 for FLUX. Lower "
+        "keeps more of the source.",
         low=0,
         usual=OF_MODEL,
         panel=CONTROL,
