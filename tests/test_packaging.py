@@ -60,6 +60,8 @@ def test_the_version_is_written_once(project: dict[str, Any]) -> None:
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["hatch"]["version"]["path"] == "src/masactrl/_version.py"
     assert f"\nversion: {masactrl.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    nodes = tomllib.loads((ROOT / "integrations/comfyui/pyproject.toml").read_text())
+    assert nodes["project"]["version"] == masactrl.__version__
     assert f"## [{masactrl.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -151,6 +153,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     )
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name == f"masactrl-{masactrl.__version__}-py3-none-any.whl"
+    assert wheel.stat().st_size < 100e6
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (entry,) = (name for name in names if name.endswith("entry_points.txt"))

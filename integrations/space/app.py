@@ -96,8 +96,8 @@ def build(*, cache: bool = True) -> gr.Blocks:
                 gr.Number(label="Seed", value=3, precision=0, minimum=0),
                 gr.Slider(**strength),
             ]
-            drawn = gr.Gallery(label="Without and with control", format="png", columns=3)
             button = gr.Button("Draw", variant="primary")
+            drawn = gr.Gallery(label="Without and with control", format="png", columns=3)
             button.click(said(draw), words, drawn, api_name="draw", concurrency_id="gpu")
             gr.Examples(
                 [[*one, 1.0] for one in SETS], words, drawn, said(draw), cache_examples=cache
@@ -109,8 +109,8 @@ def build(*, cache: bool = True) -> gr.Blocks:
                 gr.Textbox(label="What it should show instead"),
                 gr.Slider(**strength),
             ]
-            edited = gr.Gallery(label="Reconstruction and edit", format="png", columns=4)
             button = gr.Button("Edit", variant="primary")
+            edited = gr.Gallery(label="Reconstruction and edit", format="png", columns=4)
             button.click(said(edit), photo, edited, api_name="edit", concurrency_id="gpu")
             if MODEL.family == "puppets":
                 animals = drawn_examples(Path(tempfile.mkdtemp()))
