@@ -22,8 +22,9 @@ from editing_parts import (
 )
 
 from masactrl.errors import ScheduleError
+from masactrl.models.denoiser import Denoiser
 from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest, invert, plan
-from masactrl.runs.recording import FileCache
+from masactrl.runs.recording import FileCache, RecordingKey, record_source
 from masactrl.runs.session import EditSession
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ def test_features_kept_while_inverting_are_those_of_a_pass_of_their_own(
 @pytest.mark.parametrize(
     ("inversion", "request_"),
     [
-        (InversionRequest(), {}),  # its levels are asked about one level off
+        (InversionRequest(), {"mode": "cached"}),  # its levels are asked about one level off
+        (InversionRequest(fresh_steps=1), {}),  # and one of them not at all
         (InversionRequest(method="one-pass", replay=False), {}),  # the source goes its own way
         (InversionRequest(method="one-pass", prompt="a cat"), {}),  # one branch, and two are read
         (InversionRequest(method="one-pass"), {"mode": "joint"}),
@@ -211,3 +213,30 @@ def test_a_recording_made_on_the_way_serves_what_it_holds(model: LoadedModel) ->
     session = invert(model, random_picture(), InversionRequest(method="one-pass"), edit=request)
     assert session.edit(replace(request, start_step=2)).passes["source"] == 0
     assert session.edit(replace(request, start_step=0)).passes["source"] == STEPS
+
+
+def test_direct_inversion_keeps_the_features_of_the_neighbouring_level(model: LoadedModel) -> None:
+    request = EditRequest(target_prompts=("a dog",), compare=False, start_step=0, half=False)
+    session = invert(model, random_picture(), edit=request)
+    path = session.trajectory.latents
+    off = replace(session.trajectory, latents=torch.cat([path[1:], path[-1:]]))
+    asked = request.resolve(model.preset, STEPS)
+    denoiser, key = Denoiser(model.pipeline), RecordingKey.of(asked, None, off)
+    wanted = record_source(denoiser, model.pipeline, off, key).cache
+    (found,) = session._recordings
+    assert found.cache.timesteps == wanted.timesteps
+    for step, timestep in wanted.timesteps.items():
+        for layer in (10, 15):
+            kept, same = (one.get(step, timestep, layer) for one in (found.cache, wanted))
+            assert relative(kept, same) < 1e-5
+
+    near = session.edit(request)
+    assert near.passes["source"] == 0
+    assert near.request.mode == "ahead"
+    exact = session.edit(replace(request, mode="cached"))
+    assert exact.passes["source"] == STEPS
+    assert exact.request.mode == "cached"
+    # What is exact serves both, and says so.
+    assert session.edit(request).request.mode == "cached"
+    joint = session.edit(replace(request, mode="joint"))
+    assert relative(exact.latents["target1-controlled"], joint.latents["target1-controlled"]) < 1e-4

@@ -148,10 +148,9 @@ def load_bytes(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
     return load_file(copy)
 
 
-def test_a_plan_before_anything_runs_is_the_session_s(
-    model: LoadedModel, session: EditSession
-) -> None:
+def test_a_plan_before_anything_runs_is_the_session_s(model: LoadedModel) -> None:
     request = EditRequest(target_prompts=TARGETS)
+    session = invert(model, random_picture(), edit=request)
     cost = plan(model, random_picture(), InversionRequest(), request)
     assert cost == session.plan(request)
     assert (cost.inversion, cost.plain) == (session.passes, 2 * STEPS)

@@ -217,7 +217,7 @@ def _missing(
         found.append("guidance of the source")
     found += [] if request.compare else ["compare"]
     # The source of another method runs with every edit, whatever is asked for.
-    found += ["mode"] if request.method == "masactrl" and request.mode != "cached" else []
+    found += ["mode"] if request.method == "masactrl" and request.mode == "joint" else []
     found += ["the method's options"] if request.method_options else []
     found += ["seed of the method"] if request.seed else []
     if masks is not None and masks.by == "words":

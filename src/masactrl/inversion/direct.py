@@ -9,7 +9,7 @@ targets read the features of the true picture. The default.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from masactrl.diffusion import NoiseKind
 from masactrl.inversion.ddim import DDIM
@@ -24,3 +24,8 @@ class Direct(DDIM):
     name: ClassVar[str] = "direct"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = True
+
+    @property
+    def visits(self) -> Literal["near", ""]:
+        """Where the network is asked: one level off; nowhere at levels reached by adding noise."""
+        return "" if self.fresh_steps else "near"

@@ -12,7 +12,7 @@ solved, z = z_{i+1} + (s_i - s_{i+1}) v(z, s_i).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.diffusion import NoiseKind, Trajectory, step_up
 from masactrl.errors import ConfigError
@@ -41,7 +41,7 @@ class FixedPoint:
     name: ClassVar[str] = "fixed-point"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = False
-    visits: ClassVar[bool] = True
+    visits: ClassVar[Literal["at"]] = "at"
     spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ the steps of DDIM, and of Euler in flows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -36,7 +36,7 @@ class OnePass:
     name: ClassVar[str] = "one-pass"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = True
-    visits: ClassVar[bool] = True
+    visits: ClassVar[Literal["at"]] = "at"
     spacing: ClassVar[None] = None
 
     def passes(self, steps: int, branches: int) -> int:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AskedMasks", "edit_again", "edit_of", "edit_steps", "edit_words"]
 
-_CALLS = MappingProxyType({"cached": 3, "joint": 2})
+_CALLS = MappingProxyType({"ahead": 2, "cached": 3, "joint": 2})
 """Passes over all steps: inversion, recording, edit; or inversion and edit."""
 
 
@@ -208,7 +208,7 @@ def edit_options(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _mode(asked: _Asked) -> Mode:
     """What was said of it: a resolved edit by another method than masactrl is always joint."""
-    return asked.mode if asked.method == "masactrl" else "cached"
+    return asked.mode if asked.method == "masactrl" else "ahead"
 
 
 def _seed(asked: _Asked, inversion: InversionRequest) -> int | None:

@@ -130,7 +130,7 @@ def plan_edit(
     grid = size[1] // factor, size[0] // factor
     of_target = 1 if request.guidance_scale == 1 else 2
     method = inversion.build()
-    cached = request.mode == "cached"
+    cached = request.mode != "joint"
     visited = 0 if recorded else _visited(inversion, request, free=method.name == "virtual")
     if control.start is not None:
         edit, calls = _late(control.start, inversion, request, branches, model)
@@ -235,8 +235,9 @@ def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:
 def records_on_the_way(inversion: InversionRequest, request: ResolvedEdit, scale: float) -> bool:
     """Whether an edit's source can be recorded while the picture is inverted.
 
-    It can where the inversion asks the network about the latents of its trajectory, the source is
-    put back on them, and the guidance branches that targets will read are those that it asks about.
+    It can where the inversion asks the network about the latents of its trajectory, or about their
+    neighbours and the edit's mode allows it, the source is put back on its trajectory, and the
+    guidance branches that targets will read are those that it asks about.
 
     Args:
         inversion: how the picture is inverted.
@@ -244,10 +245,11 @@ def records_on_the_way(inversion: InversionRequest, request: ResolvedEdit, scale
         scale: guidance of the inversion.
     """
     by_words = request.masks is not None and request.masks.by_words
+    visits = getattr(inversion.build(), "visits", "")
     both = inversion.one_branch or request.guidance_scale == 1 or scale != 1
     return (
         request.features == "cached"
-        and getattr(inversion.build(), "visits", False)
+        and visits in (("at", "near") if request.mode == "ahead" else ("at",))
         and _replays(inversion)
         and both
         and not by_words

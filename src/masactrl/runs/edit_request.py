@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EditMasks", "EditRequest", "Features", "Keep", "Mode", "ResolvedEdit", "split_seed"]
 
-Mode = Literal["cached", "joint"]
-"""Source features recorded once and read by every edit, or source and targets in one batch."""
+Mode = Literal["ahead", "cached", "joint"]
+"""Source features recorded once and read by every edit (cached), already while the picture is
+inverted where that can be (ahead), or source and targets in one batch (joint)."""
 
 Keep = Literal["device", "memory", "disk"]
 """Where recorded source features are kept: beside the model, in the host's memory, in files."""
@@ -147,7 +148,10 @@ class EditRequest:
             blended-latent: pictures, in whose union the target may differ; None finds one.
         keep_background: put the source back outside the union of source and target mask.
         compare: make every target without control, too.
-        mode: see `Mode`; both give the same pictures. Only masactrl reads recorded features: the
+        mode: see `Mode`; cached and joint give the same pictures. Direct inversion asks the network
+            about the neighbour of each level, and ahead takes the features there: pictures differ
+            by about 40 dB from cached ones, and a first edit takes a quarter less time. Results
+            say cached where nothing was approximated. Only masactrl reads recorded features: the
             source of another method runs with every edit, whatever is said here.
         keep: where recorded features are kept, in cached mode.
         half: whether they are kept in half precision.
@@ -196,10 +200,12 @@ class EditRequest:
     mode: Annotated[
         Mode,
         Setting(
-            help="Record the source once (cached), or run it with each edit (joint).",
+            help="Record the source while inverting, of direct inversion at the neighbouring noise "
+            "level (ahead), in an exact pass of its own (cached), or run it with each edit "
+            "(joint).",
             panel=CONTROL,
         ),
-    ] = "cached"
+    ] = "ahead"
     keep: Annotated[
         Keep,
         Setting(
@@ -292,7 +298,9 @@ class ResolvedEdit(EditRequest):
     @property
     def features(self) -> Features:
         """How targets come by the source's features."""
-        return "none" if self.method in _ALONE else self.mode
+        if self.method in _ALONE:
+            return "none"
+        return "joint" if self.mode == "joint" else "cached"
 
     def recipe(self) -> Mapping[str, Any]:
         """Return the request as values that JSON knows; of masks the kind, not the pixels.

@@ -69,8 +69,9 @@ def invert(
         model: what `load_pipeline` returns.
         picture: a file, or a picture that is open already.
         request: how; None is direct inversion with a null prompt and the model's own steps.
-        edit: that will follow. Where the inversion can (one-pass, fixed-point with replay), what
-            its targets read of the source is recorded on the way, which saves a pass.
+        edit: that will follow. Where the inversion can (one-pass, fixed-point with replay, direct
+            where its mode is ahead), what its targets read of the source is recorded on the way,
+            which saves a pass.
         limit: pixels above which the picture is refused.
         on_step: called after each step, the noisiest last; an exception raised there ends it.
 
@@ -152,7 +153,8 @@ def _key(
         request, settings, request.guidance(model.preset)
     ):
         return None
-    return RecordingKey.needed(settings, one_branch=request.one_branch)
+    key = RecordingKey.needed(settings, one_branch=request.one_branch)
+    return replace(key, near=getattr(request.build(), "visits", "") == "near")
 
 
 def plan(

@@ -122,6 +122,7 @@ class RecordingKey:
         keep: where it is kept.
         half: whether in half precision.
         words: of the source, for masks by words.
+        near: whether the features are, or may be, those of the neighbouring noise level.
     """
 
     start_step: int
@@ -130,6 +131,7 @@ class RecordingKey:
     keep: Keep
     half: bool
     words: object = None
+    near: bool = False
 
     def serves(self, other: RecordingKey) -> bool:
         """Say whether a recording of this key has all that is wanted by `other`."""
@@ -138,6 +140,7 @@ class RecordingKey:
             and self.start_layer <= other.start_layer
             and (self.guided, self.keep, self.half) == (other.guided, other.keep, other.half)
             and (other.words is None or self.words == other.words)
+            and self.near <= other.near
         )
 
     @classmethod
@@ -159,6 +162,7 @@ class RecordingKey:
             keep=request.keep,
             half=request.half,
             words=repr(masks.source) if masks is not None and masks.by_words else None,
+            near=request.mode == "ahead",
         )
 
 
@@ -242,7 +246,7 @@ def record_source(
                 on_step=on_step,
             )
     return Recording(
-        key=key,
+        key=replace(key, near=False),
         cache=cache,
         path=path if len(visited) == 1 else torch.stack(visited),
         errors=torch.stack(errors) if errors else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +121,8 @@ class EditSession:
         told = tell_steps(on_step, settings.steps)
         _reset_peak(denoiser.device)
         recording, fresh = self._recording(denoiser, settings, masks, told)
+        if recording is not None and not recording.key.near:
+            settings = replace(settings, mode="cached")  # nothing is approximated
         outcome = EditRun(
             denoiser=denoiser,
             pipeline=self.model.pipeline,

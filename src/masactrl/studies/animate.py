@@ -314,7 +314,7 @@ def edited_run(
 ) -> AnimationRun:
     """Return an animation of the subject of an inverted picture; see `animate_edited`."""
     _check(request)
-    if request.mode != "cached" or request.masks is not None:
+    if request.mode == "joint" or request.masks is not None:
         raise ConfigError("An animation records its source once, and has no masks.")
     model, steps = session.model, session.trajectory.steps
     settings = replace(request, compare=False).resolve(model.preset, steps)

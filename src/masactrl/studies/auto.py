@@ -297,7 +297,7 @@ def check_open(request: EditRequest) -> None:
         )
     if request.start_step is not None or request.start_layer is not None:
         raise ConfigError("S or L is given, and auto chooses both; leave them or leave auto out.")
-    if request.mode != "cached":
+    if request.mode == "joint":
         raise ConfigError("Auto records its source once, which mode='joint' does not; leave it.")
 
 

@@ -82,7 +82,7 @@ def sweep_edit(
         ControlWarning: what edits warn of, once.
     """
     _check_method(request.method)
-    if request.mode != "cached":
+    if request.mode == "joint":
         raise ConfigError("A sweep records its source once, which mode='joint' does not; leave it.")
     settings = request.resolve(session.model.preset, session.trajectory.steps)
     axes = axes.filled(settings.start_step, settings.start_layer)
