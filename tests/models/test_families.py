@@ -242,7 +242,7 @@ def test_what_a_family_has_not_is_a_sentence(
 def test_inversions_of_another_kind_are_refused(
     models: dict[str, LoadedModel], model: LoadedModel, picture: Image.Image
 ) -> None:
-    with pytest.raises(ConfigError, match="accepted there are direct, fixed-point, euler"):
+    with pytest.raises(ConfigError, match="accepted there are direct, .*euler"):
         invert(models["flux"], picture, InversionRequest(method="edit-friendly"))
     with pytest.raises(ConfigError, match="not one for U-Nets"):
         invert(model, picture, InversionRequest(method="rf-solver"))
