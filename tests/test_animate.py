@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from masactrl.puppets.gaits import GAITS, gait_scenes, gait_skeleton
 from masactrl.puppets.renderer import keypoints_of
 from masactrl.rerun.animate import animate_words
 from masactrl.rerun.kinds import Given, run_again
-from masactrl.runs.layout import Layout
+from masactrl.runs.layout import Layout, PicturesWhenWanted
 from masactrl.runs.motion import GAIT_NAMES, MotionWords
 from masactrl.studies.animate import animate, frame_name, generated_run
 from masactrl.studies.animate_files import Film, film, write_film
@@ -141,6 +143,35 @@ def test_frames_are_there_as_they_are_made_and_a_second_run_goes_on(
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_memory_holds_one_batch_of_frames_and_poses(
+    tiny: tuple[LoadedModel, str], tmp_path: Path
+) -> None:
+    alive, most = list[weakref.ref[Image.Image]](), list[int]()
+
+    def count() -> None:
+        most.append(sum(one() is not None for one in alive))
+
+    def made(number: int) -> Image.Image:
+        picture = pictures(8)[number].copy()
+        alive.append(weakref.ref(picture))
+        count()
+        return picture
+
+    class Drawn:
+        def source(self) -> Image.Image:
+            return made(0)
+
+        def draw(self, numbers: range) -> tuple[Image.Image, ...]:
+            return tuple(poses.pictures[number] for number in numbers)
+
+    poses = Layout(kind="x", pictures=PicturesWhenWanted(8, made), model=tiny[1])
+    run = replace(generated_run(tiny[0], REQUEST, poses, fps=8, batch=2), frames=Drawn())
+    most.clear()
+    film(run, tmp_path, films=("webp",), on_frames=lambda _: count())
+    # A batch, and the one before it until its name is given to the next.
+    assert max(most) <= 4
+
+
 def test_what_is_of_another_run_is_not_taken_for_this_one(
     tiny: tuple[LoadedModel, str], tmp_path: Path
 ) -> None:
@@ -258,8 +289,6 @@ def test_a_picture_is_inverted_and_moves(
 def test_other_requests_are_refused(
     tiny: tuple[LoadedModel, str], change: dict[str, Any], says: str
 ) -> None:
-    from dataclasses import replace
-
     poses = Layout(kind="x", pictures=pictures(2), model=tiny[1])
     with pytest.raises(ConfigError, match=says):
         animate(tiny[0], replace(REQUEST, **change), poses)
