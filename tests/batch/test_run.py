@@ -143,6 +143,22 @@ def test_rows_at_once_are_as_alone(run: Run, rows: list[dict[str, Any]], tmp_pat
                 assert json.loads(str(b.info["masactrl"]))["request"] == recipe["request"]
 
 
+def test_where_memory_ends_fewer_are_made_at_once(
+    run: Run, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = Maker._tried, []
+
+    def full(self: Maker, items: Any) -> Any:
+        sizes.append(len(items))
+        if len(items) > 1:
+            raise MemoryError
+        return real(self, items)
+
+    monkeypatch.setattr(Maker, "_tried", full)
+    assert run(rows, batch=2).done == 5
+    assert sizes == [2, 1, 1, 1, 2, 1, 1]
+
+
 def test_shards_share_a_folder_and_make_every_row_once(
     run: Run, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

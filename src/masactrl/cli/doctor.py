@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 
 EXTRAS = {
     "app": ("gradio", "the studio in the browser"),
+    "batch": ("pyarrow", "Parquet manifests and results"),
     "bench": ("torchmetrics", "measurements"),
     "layout": ("cv2", "edges of pictures"),
     "lora": ("peft", "LoRA files"),
     "prompts": ("compel", "weights in prompts"),
+    "ray": ("ray", "batches on clusters"),
     "video": ("av", "MP4 of animations"),
 }
 """Extra -> the package that tells whether it is installed, and what it is for."""
