@@ -4,7 +4,8 @@
 
 Manifests, recipes, sessions, pictures, masks, layouts, LoRA files, settings and prompts go through
 the command line, on the embedded model with few and small steps. Wrong is a traceback, an exception
-that nobody foresaw, an exit that is none of ours, more than 10 s or 1 GB, or a process that dies.
+that nobody foresaw, an exit that is none of ours, more than 10 s (of one core) or 1 GB, or a
+process that dies or hangs.
 Every kind runs in a process of its own; what was wrong is printed with its number, from which
 `--only KIND:NUMBER` makes it again.
 """
@@ -364,7 +365,7 @@ def model_kept() -> Iterator[None]:
 
 
 class TooLong(BaseException):
-    """More than a minute."""
+    """More than two minutes."""
 
 
 def child(kind: str, numbers: list[int], seed: int, folder: Path) -> None:
@@ -384,15 +385,15 @@ def child(kind: str, numbers: list[int], seed: int, folder: Path) -> None:
                 words = KINDS[kind](ground, chance, folder / kind / f"out{number}")
             except Exception:  # noqa: BLE001
                 wrong, words = "the generator: " + traceback.format_exc(), []
-            started = time.perf_counter()
-            signal.alarm(60)
+            started = time.process_time()  # of a machine that may be busy with other things
+            signal.alarm(120)
             try:
                 if words:
                     code, said = run(ground.main, [w.replace("\0", "") for w in words])
             except (Exception, SystemExit, TooLong):  # noqa: BLE001
                 wrong = traceback.format_exc()
             signal.alarm(0)
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - base
             if code is not None and code not in EXITS:
                 wrong = f"exit {code}"

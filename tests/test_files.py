@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from masactrl.errors import OutputError
-from masactrl.pictures.files import written_whole
+from masactrl.pictures.files import at_home, written_whole
 
 
 def test_what_was_written_takes_the_place_and_nothing_is_left_beside(tmp_path: Path) -> None:
@@ -41,3 +41,8 @@ def test_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
     wanted = pytest.raises(OutputError, match=r"table\.md cannot be written: No such file")
     with wanted, written_whole(path) as beside:
         beside.write_text("new")
+
+
+def test_a_home_that_is_nobodys_stays_as_it_is() -> None:
+    assert at_home("~no-such-user/x") == Path("~no-such-user/x")
+    assert at_home("~/x") == Path.home() / "x"

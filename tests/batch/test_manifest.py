@@ -131,6 +131,7 @@ WRONG = (
     ('{"file_name": "a.png", "target_prompt": "\\ud800"}', "cannot be written"),
     ('{"file_name": "a.png", "target_prompt": "x", "note": NaN, "method": "magic"}', "accepted"),
     ('{"source_prompt": "a", "target_prompt": "x", "size": "big"}', "width x height"),
+    ('{"file_name": "~no-such-user/x.png", "target_prompt": "x"}', "no file"),
 )
 
 

@@ -69,6 +69,23 @@ def test_the_tables_have_a_line_for_every_row_and_every_edited_picture(
     assert [row["album"] for row in table] == ['"x"', "1", None]  # of two kinds: as JSON
 
 
+@pytest.mark.parametrize("odd", [{"a": {}}, [None], [[1]], 10**30, 1e308, True, "x", ["x"], 2**60])
+def test_any_column_can_be_carried_into_parquet(tmp_path: Path, odd: object) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra batch")
+    rows = [
+        RowResult(
+            number=number,
+            line=number,
+            status="open",
+            row=Row(number=number, line=number, kind="edit", settings={}, carried=carried),
+        )
+        for number, carried in enumerate([{"odd": odd}, {"odd": 0.5}, {}], start=1)
+    ]
+    for some in (rows, rows[:1]):
+        write_results(tmp_path, some)
+        assert len(parquet.read_table(tmp_path / "results.parquet")) == len(some)
+
+
 def test_it_loads_as_a_folder_of_pictures(results: list[RowResult], tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="not an extra")
     write_results(tmp_path, results)

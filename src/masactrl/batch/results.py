@@ -198,7 +198,7 @@ def _one_each(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _plain(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows whose columns are of one kind each; those that are not become text."""
     names = dict.fromkeys(name for row in rows for name in row)
-    texts = {name for name in names if name == "settings" or len(_kinds(rows, name)) > 1}
+    texts = {name for name in names if not _simple([row.get(name) for row in rows])}
     return [
         {
             name: json.dumps(row[name], default=str)
@@ -210,7 +210,11 @@ def _plain(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _kinds(rows: Sequence[Mapping[str, Any]], name: str) -> set[Any]:
-    values = (row[name] for row in rows if row.get(name) is not None)
-    # Whole numbers and others go together.
-    return {float if type(value) is int else type(value) for value in values}
+def _simple(values: Sequence[Any]) -> bool:
+    """Whether a column is of texts, of numbers, of truth values or of lists of texts alone."""
+    given = [value for value in values if value is not None]
+    if all(isinstance(value, list) for value in given):
+        return all(isinstance(one, str) for value in given for one in value)
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
+        return all(abs(value) < 2**53 for value in given)
+    return len({type(value) for value in given}) == 1 and isinstance(given[0], str | bool)

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_origin
 
 from masactrl.errors import ConfigError
+from masactrl.pictures.files import at_home
 from masactrl.runs.edit_request import EditRequest, split_seed
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.layout import LayoutWords
@@ -317,4 +318,4 @@ def _placed(name: str, value: Any, folder: Path) -> Any:
 
 
 def _path(text: str, folder: Path) -> str:
-    return str((folder / Path(text).expanduser()).absolute())
+    return str((folder / at_home(text)).absolute())

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from masactrl.errors import ConfigError, MasaCtrlError, MissingExtra, ModelNotFound
 from masactrl.models.origin import LoraOrigin, file_hash
+from masactrl.pictures.files import at_home
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Lora:
 
     def __post_init__(self) -> None:
         settle(self)
-        object.__setattr__(self, "path", Path(self.path).expanduser())
+        object.__setattr__(self, "path", at_home(self.path))
         if self.path.suffix.lower() != ".safetensors":
             raise ConfigError(
                 f"{self.path} was given as a LoRA; accepted are .safetensors files, because other "

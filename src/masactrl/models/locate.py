@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from masactrl.errors import ConfigError, ModelNotFound
+from masactrl.pictures.files import at_home
 
 INDEX = "model_index.json"
 """The file that makes a folder a pipeline in diffusers format."""
@@ -56,7 +57,7 @@ def locate(model: str | Path, *, allow_pickle: bool = False) -> Place:
     """
     if model == EMBEDDED:
         return _embedded()
-    path = Path(model).expanduser()
+    path = at_home(model)
     pickled = path.suffix.lower() in PICKLES
     if pickled and not allow_pickle:
         raise ConfigError(

@@ -12,15 +12,15 @@ import codecs
 import contextlib
 import os
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masactrl.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-__all__ = ["read_text", "write_text", "written_whole"]
+__all__ = ["at_home", "read_text", "write_text", "written_whole"]
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -30,6 +30,14 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """What editors and shells of Windows begin text files with, the longer mark first."""
+
+
+def at_home(path: Path | str) -> Path:
+    """Return a path with `~` as the home that it is; as it stands where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def read_text(path: Path) -> str:

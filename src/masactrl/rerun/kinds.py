@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masactrl.errors import ConfigError
+from masactrl.pictures.files import at_home
 from masactrl.pictures.images import as_rgb, contact_sheet
 from masactrl.rerun.animate import animate_again, animate_steps, animate_words
 from masactrl.rerun.attention import attention_again, attention_steps, attention_words
@@ -150,7 +151,7 @@ def hub_id(recipe: Recipe) -> str | None:
     stated = recipe.model
     if stated.kind == "embedded" and stated.name == "puppets":
         return stated.name
-    if stated.kind == "hub" and not Path(stated.name).expanduser().exists():
+    if stated.kind == "hub" and not at_home(stated.name).exists():
         if stated.revision is not None and not _COMMIT.fullmatch(stated.revision):
             raise ConfigError(f"The recipe cannot be used: {stated.revision!r} is no commit.")
         return stated.name

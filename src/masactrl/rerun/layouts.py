@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from masactrl.errors import ConfigError
+from masactrl.pictures.files import at_home
 from masactrl.runs.layout import Layout, layout_of_files
 from masactrl.runs.recipe import STRICT, checked
 
@@ -47,7 +48,7 @@ class AskedLayout:
                     f"say where it is with --layout-model {self.kind}=PATH."
                 )
             return networks[self.kind]
-        if not _HUB_ID.fullmatch(self.model) or Path(self.model).expanduser().exists():
+        if not _HUB_ID.fullmatch(self.model) or at_home(self.model).exists():
             raise ConfigError(f"The recipe cannot be used: {self.model!r} is no Hub id.")
         return self.model
 

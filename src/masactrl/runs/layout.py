@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from masactrl.errors import ConfigError
+from masactrl.pictures.files import at_home
 from masactrl.runs.recipe import InputStated
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
@@ -133,7 +134,7 @@ class Layout:
 
     def described(self) -> dict[str, Any]:
         """Return it as values that JSON knows; of pictures how many, not the pixels."""
-        local = self.model is not None and Path(self.model).expanduser().exists()
+        local = self.model is not None and at_home(self.model).exists()
         return {
             "kind": self.kind,
             "scale": self.scale,

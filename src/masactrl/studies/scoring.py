@@ -23,7 +23,6 @@ on the picture. So both are laid between doing nothing and the prompt alone (no 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masactrl.errors import ConfigError, ModelNotFound
+from masactrl.pictures.files import at_home
 from masactrl.pictures.images import image_to_tensor
 from masactrl.puppets.captions import parse
 from masactrl.puppets.identity import identity
@@ -243,7 +243,7 @@ def load_scorer(model: LoadedModel, *, clip: str | None = None, dino: str | None
 
 def _told(name: str) -> str:
     """Return the Hub id, or of a folder its name: a recipe holds no path."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return folder.resolve().name if folder.exists() else name
 
 
