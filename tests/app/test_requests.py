@@ -229,4 +229,9 @@ def test_limits_are_those_of_the_model() -> None:
 def test_every_field_is_a_field_of_its_request() -> None:
     names = {one.name for one in fields.set_fields(LIMITS)}
     missing = set(GenerateRequest.__dataclass_fields__) - names
-    assert missing == {"method_options", "layouts"}  # the command line has them
+    assert missing == {
+        "method_options",
+        "layouts",
+        "guidance_begin",
+        "guidance_end",
+    }  # the command line has them

@@ -65,7 +65,7 @@ def test_rows_of_every_kind(model: LoadedModel, inspector: Inspector, tmp_path: 
         direct, ddim = figures[task, "direct"], figures[task, "ddim"]
         # Direct inversion is put back on its way: the VAE's picture, which ddim need not reach.
         assert direct["reconstruction"] == direct["ceiling"] == ddim["ceiling"]
-        assert (direct["passes"], ddim["passes"]) == (2 + 2 + 4, 2 + 2 + 4)
+        assert (direct["passes"], ddim["passes"]) == (2 + 4, 2 + 2 + 4)
         assert figures[task, "prompt only"]["passes"] == 4
         assert figures[task, "ground truth"]["reconstruction"] is None
     for name in names:
@@ -92,14 +92,14 @@ FACTS = {"count": 2, "steps": 2, "guidance": 4.0, "start_step": 1, "start_layer"
 
 
 def test_options_of_a_row(model: LoadedModel, inspector: Inspector, tmp_path: Path) -> None:
-    rows = ("direct", "direct:fresh_steps=1")
+    rows = ("ddim", "ddim:fresh_steps=1")
     settings = replace(FEW, count=1, inversions=rows)
     found = {
         row["row"]: row["figures"] for row in measure_real(model, inspector, settings, tmp_path)
     }
-    assert found["direct:fresh_steps=1"]["passes"] == found["direct"]["passes"] - 1
+    assert found["ddim:fresh_steps=1"]["passes"] == found["ddim"]["passes"] - 1
     assert picture_path(tmp_path, "0000", rows[1]).exists()
-    assert "direct (fresh_steps=1), replay" in real_markdown(
+    assert "ddim (fresh_steps=1)" in real_markdown(
         real_means(measure_real(model, inspector, settings, tmp_path)), {**FACTS, "model": "tiny"}
     )
     wrong = replace(FEW, inversions=("direct:patience=3",))

@@ -171,7 +171,7 @@ def test_features_kept_while_inverting_are_those_of_a_pass_of_their_own(
     ahead = invert(model, random_picture(), inversion, edit=request)
     apart = invert(model, random_picture(), inversion)
     assert torch.equal(ahead.trajectory.latents, apart.trajectory.latents)
-    planned = plan(model, random_picture(), inversion, request)
+    planned = plan(model, random_picture(), inversion, request, ahead=True)
     assert planned.source == ahead.plan(request).source == 0 < apart.plan(request).source
     once, twice = ahead.edit(request), apart.edit(request)
     assert once.passes == {**twice.passes, "source": 0}

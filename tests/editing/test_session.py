@@ -151,7 +151,7 @@ def load_bytes(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
 def test_a_plan_before_anything_runs_is_the_session_s(model: LoadedModel) -> None:
     request = EditRequest(target_prompts=TARGETS)
     session = invert(model, random_picture(), edit=request)
-    cost = plan(model, random_picture(), InversionRequest(), request)
+    cost = plan(model, random_picture(), InversionRequest(), request, ahead=True)
     assert cost == session.plan(request)
     assert (cost.inversion, cost.plain) == (session.passes, 2 * STEPS)
     assert cost.trajectory_bytes == session.trajectory.nbytes

@@ -216,6 +216,7 @@ def _missing(
     if inversion.method != "null-text" and inversion.guidance_scale not in (None, 1):
         found.append("guidance of the source")
     found += [] if request.compare else ["compare"]
+    found += _part_of_guidance(request)
     # The source of another method runs with every edit, whatever is asked for.
     found += ["mode"] if request.method == "masactrl" and request.mode == "joint" else []
     found += ["the method's options"] if request.method_options else []
@@ -226,3 +227,9 @@ def _missing(
     if masks is not None and masks.by == "pictures" and masks.files > 1:
         found.append("masks of targets")
     return found
+
+
+def _part_of_guidance(request: Any) -> list[str]:
+    """Return the names of the ends of guidance that are not those of the run."""
+    usual = {"guidance_begin": 0.0, "guidance_end": 1.0}
+    return [name for name, one in usual.items() if getattr(request, name) != one]

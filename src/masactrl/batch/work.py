@@ -206,7 +206,7 @@ class Maker:
         with Image.open(picture) as opened:
             width, height = opened.size
         blank = Image.new("RGB", (width, height))
-        cost = plan(self.model, blank, inversion, request)
+        cost = plan(self.model, blank, inversion, request, ahead=True)
         settled = request.resolve(preset, steps)
         framing = frame((width, height), native=(preset.width, preset.height), fit=inversion.fit)
         inverted = asdict(inversion) | {

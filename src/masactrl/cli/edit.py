@@ -81,7 +81,7 @@ def edit(
         from masactrl.runs import invert as editing
 
         loaded = spec.load()
-        cost = editing.plan(loaded, opened, asked, request, limit=limit)
+        cost = editing.plan(loaded, opened, asked, request, limit=limit, ahead=not auto)
         if plan:
             ask = partial(editing.plan, loaded, opened, asked, limit=limit)
             chosen = choosing(loaded, ask, asked, request, auto=auto)

@@ -49,6 +49,11 @@ class Text:
         pooled = None if self.pooled is None else self.pooled[number : number + 1]
         return Text(hidden=self.hidden[number : number + 1], pooled=pooled)
 
+    def rows(self, which: slice) -> Text:
+        """Return several rows."""
+        pooled = None if self.pooled is None else self.pooled[which]
+        return Text(hidden=self.hidden[which], pooled=pooled)
+
     def with_hidden(self, hidden: Tensor) -> Text:
         """Return the same text with other hidden states of equal shape."""
         return replace(self, hidden=hidden.to(self.hidden))

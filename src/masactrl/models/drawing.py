@@ -19,6 +19,7 @@ from torch import Tensor
 from masactrl.attention.networks import network_of
 from masactrl.diffusion.noise import timestep_grid
 from masactrl.errors import UnsupportedPipeline
+from masactrl.models.guidance_interval import check_guided_interval, guidance_within
 from masactrl.models.joint import (
     check_guidance,
     check_size,
@@ -77,6 +78,7 @@ def draw(
     steps: int,
     guidance_scale: float,
     negative_prompt: str = "",
+    interval: tuple[float, float] = (0.0, 1.0),
     on_step_end: Callable[..., dict[str, Any]] | None = None,
 ) -> Tensor:
     """Return pictures (n, 3, h, w) in [0, 1] that start from ``latents`` (n, c, h/8, w/8).
@@ -89,6 +91,7 @@ def draw(
         guidance_scale: weight of classifier-free guidance; 1 switches it off.
         negative_prompt: what guidance leads away from in all pictures. Empty is the pipeline's own
             nothing: zeros for models that were trained so (SDXL's base), else no words.
+        interval: part of the run in which guidance acts, see `masactrl.models.guidance_interval`.
         on_step_end: callback of diffusers, called after each step; latents are (n, c, h, w) there.
 
     Raises:
@@ -96,7 +99,8 @@ def draw(
     """
     run: Any = pipeline
     check_guidance(pipeline, guidance_scale, negative_prompt)
-    with exact_ddim(pipeline):
+    check_guided_interval(pipeline, interval, guidance_scale)
+    with exact_ddim(pipeline), guidance_within(pipeline, *interval):
         pictures: Tensor = run(
             **_words(pipeline, prompts, negative_prompt, guided=guidance_scale > 1),
             height=latents.shape[-2] * run.vae_scale_factor,

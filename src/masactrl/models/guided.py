@@ -35,12 +35,15 @@ class Condition:
         scale: weight of the guidance.
         embeddings: per-step hidden states (steps, words, width) that take the place of the
             unconditional ones, or None.
+        within: steps at which guidance acts; None is all. Where no image of a batch in branches has
+            it, the unconditional branch is not computed.
     """
 
     text: Text
     unconditional: Text | None = None
     scale: float = 1.0
     embeddings: Tensor | None = None
+    within: range | None = None
 
 
 class Guided:
@@ -93,12 +96,35 @@ class Guided:
         """Return the guided output (images, c, h, w) for latents of that shape."""
         timestep = self._schedule.timestep(step)
         text = self._text_at(int(step))
+        if self.branches_at(step) < self.branches:
+            images = len(self._conditions)
+            prompts = text.rows(slice(images, None))
+            return self._denoiser.predict(z, timestep, prompts, scale=self._scale)
         scale = self._scale[self._image]
         output = self._denoiser.predict(z[self._image], timestep, text, scale=scale)
         c = output[self._c]
         if self.rows == len(self._conditions):
             return c
-        return guided(output[self._u], c, self._scale[:, None, None, None])
+        acting = [one.within is None or int(step) in one.within for one in self._conditions]
+        return guided(output[self._u], c, self._scales(acting)[:, None, None, None])
+
+    def branches_at(self, step: float) -> int:
+        """Return how many guidance branches the batch has at a step."""
+        if self.branches == 1 or any(self._guides(one, step) for one in self._conditions):
+            return self.branches
+        return 1
+
+    def _guides(self, condition: Condition, step: float) -> bool:
+        """Whether guidance acts on an image at a step."""
+        there = condition.unconditional is not None
+        return there and (condition.within is None or int(step) in condition.within)
+
+    def _scales(self, acting: Sequence[bool]) -> Tensor:
+        """The scale of every image, 1 where guidance does not act."""
+        if all(acting):
+            return self._scale
+        on = torch.tensor(acting, device=self._scale.device)
+        return torch.where(on, self._scale, torch.ones_like(self._scale))
 
     def _row(self, image: int, is_u: bool) -> Text:
         condition = self._conditions[image]

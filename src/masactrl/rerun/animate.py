@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags, declared_options
-from masactrl.rerun.edit import edit_of, edit_options
+from masactrl.rerun.edit import edit_of, study_options
 from masactrl.rerun.generate import request_of, run_options
 from masactrl.rerun.layouts import AskedLayout
 from masactrl.runs.motion import GAIT_NAMES, MotionWords
@@ -140,7 +140,7 @@ def animate_words(recipe: Recipe) -> list[str]:
     else:
         inversion, _, _ = edit_of(plain)
         source = PurePath(plain.inputs[0].name).name or "picture"
-        run = edit_options(plain)
+        run = study_options(plain)
         foreign = [*declared_flags(inversion), *(name for name, _ in run if name in _FOREIGN)]
         if foreign:
             raise ConfigError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
-from masactrl.rerun.edit import edit_of, edit_options, input_names
+from masactrl.rerun.edit import edit_of, input_names, study_options
 from masactrl.rerun.generate import layout_words, request_again, request_of, run_options
 from masactrl.settings.shared import json_word
 from masactrl.studies.compare import compare_generated
@@ -107,7 +107,7 @@ def _method_words(recipe: Recipe) -> list[tuple[str, str]]:
 def _photo_words(recipe: Recipe) -> list[str]:
     edit, seed = edit_in(recipe)
     inversion, _, masks = edit_of(edit)
-    asked = edit_options(edit)
+    asked = study_options(edit)
     foreign = [name.replace("_", "-") for name, _ in asked if name in _FOREIGN]
     foreign += [flag.removeprefix("--") for flag in declared_flags(inversion)]
     foreign += ["masks"] if masks is not None else []

@@ -185,6 +185,11 @@ def input_names(recipe: Recipe) -> list[str]:
     return [PurePath(one.name).name or "picture" for one in recipe.inputs]
 
 
+def study_options(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the options of an edit that a study made; it records its source once in any case."""
+    return [one for one in edit_options(recipe) if one != ("mode", "cached")]
+
+
 def edit_options(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the options of `masactrl edit` that are no flags and name no masks, as pairs.
 

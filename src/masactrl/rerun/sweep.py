@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
-from masactrl.rerun.edit import edit_of, edit_options, input_names
+from masactrl.rerun.edit import edit_of, input_names, study_options
 from masactrl.rerun.generate import generate_options, layout_words, request_again, request_of
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.studies.axes import Axes
@@ -120,7 +120,7 @@ def sweep_words(recipe: Recipe) -> list[str]:
         _refuse_foreign(options)
         return command_words("sweep", grid, [one for one in options if one[0] not in SWEPT])
     inversion, _, masks = edit_of(plain)
-    options = [*edit_options(plain), *layout_words(plain, 1)]
+    options = [*study_options(plain), *layout_words(plain, 1)]
     _refuse_foreign(options, masks=masks is not None)
     words = command_words(
         "sweep", [input_names(recipe)[0], *grid], [one for one in options if one[0] not in SWEPT]

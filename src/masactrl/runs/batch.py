@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.attention import Rows
+from masactrl.diffusion.guidance import guided_steps
 from masactrl.models.guided import Condition, Guided
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ def joint_layout(
     """Return the batch of source and targets; `flat` where the source has one branch."""
     count = len(request.target_prompts)
     conditions = [
-        source_condition(denoiser, trajectory, guided_targets=request.guidance_scale != 1),
+        source_condition(
+            denoiser,
+            trajectory,
+            guided_targets=request.guidance_scale != 1,
+            within=_within(request, trajectory),
+        ),
         *target_conditions(denoiser, trajectory, request),
     ]
     guided = Guided(denoiser, conditions, trajectory.schedule, flat=flat)
@@ -105,8 +111,21 @@ def source_layout(denoiser: Denoiser, trajectory: Trajectory, *, guided_targets:
     )
 
 
+def _within(request: ResolvedEdit, trajectory: Trajectory) -> range | None:
+    """The steps of this trajectory, the whole or the rest of a run, that targets are guided at."""
+    if (request.guidance_begin, request.guidance_end) == (0.0, 1.0):
+        return None
+    steps = guided_steps(request.steps, request.guidance_begin, request.guidance_end)
+    before = request.steps - trajectory.steps
+    return range(steps.start - before, steps.stop - before)
+
+
 def source_condition(
-    denoiser: Denoiser, trajectory: Trajectory, *, guided_targets: bool
+    denoiser: Denoiser,
+    trajectory: Trajectory,
+    *,
+    guided_targets: bool,
+    within: range | None = None,
 ) -> Condition:
     """Return what the source is denoised with.
 
@@ -114,6 +133,7 @@ def source_condition(
         denoiser: the networks.
         trajectory: of the source.
         guided_targets: whether targets have an unconditional branch, which reads the source's.
+        within: steps at which they have; a source with guidance of its own has it at all.
     """
     scale = trajectory.guidance
     if trajectory.one_branch or (scale == 1 and not guided_targets):
@@ -124,6 +144,7 @@ def source_condition(
         unconditional=text.row(1),
         scale=scale,
         embeddings=trajectory.unconditional,
+        within=within if scale == 1 else None,
     )
 
 
@@ -135,12 +156,14 @@ def target_conditions(
     negative = trajectory.unconditional_prompt if own else request.negative_prompt
     text = denoiser.encode_text([negative or "", *request.target_prompts])
     scale = request.guidance_scale
+    within = _within(request, trajectory)
     conditions = [
         Condition(
             text=text.row(number),
             unconditional=None if scale == 1 else text.row(0),
             scale=scale,
             embeddings=trajectory.unconditional if own and scale != 1 else None,
+            within=within,
         )
         for number in range(1, len(request.target_prompts) + 1)
     ]

@@ -7,7 +7,7 @@ guidance takes 2 N of them.
     source, cached    N - S + 1           once; the controlled steps and the first; 0 where it is
                                           recorded while inverting (one-pass)
     source, joint     N                   with every edit
-    a target          2 N                 with guidance
+    a target          2 N                 with guidance; N at steps outside its interval
     its twin          2 N                 the same without control, for comparison
 
     other methods than masactrl           joint; the source takes both branches, 2 N
@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING
 
 from masactrl.attention import find_sites
 from masactrl.attention.schedule import Schedule
+from masactrl.diffusion.guidance import guided_steps
 from masactrl.errors import ConfigError
 from masactrl.methods import FlowEdit
 from masactrl.methods.starts import FromSource
+from masactrl.models.guidance_interval import check_guided_interval
 from masactrl.models.joint import check_guidance, latent_channels, reads_guidance
 from masactrl.runs.method_choice import check_words, flat_rows, method_of
 
@@ -123,12 +125,13 @@ def plan_edit(
             )
         # Told its guidance, such a network is called once: every image has one branch.
         branches, request = 1, replace(request, guidance_scale=1.0)
+    interval = request.guidance_begin, request.guidance_end
+    check_guided_interval(model.pipeline, interval, request.guidance_scale)
     steps, unet = request.steps, model.denoiser
     sites = Schedule(start_layer=request.start_layer).resolve_layers(find_sites(unet))
     Schedule(start_step=request.start_step).resolve_steps([0.0] * steps)
     factor = model.pipeline.vae_scale_factor
     grid = size[1] // factor, size[0] // factor
-    of_target = 1 if request.guidance_scale == 1 else 2
     method = inversion.build()
     cached = request.mode != "joint"
     visited = 0 if recorded else _visited(inversion, request, free=method.name == "virtual")
@@ -141,9 +144,10 @@ def plan_edit(
         elif isinstance(control, FromSource):
             edit += control.fitting * len(request.target_prompts)
     elif cached:
-        edit, calls = steps * of_target * _images(request), steps + visited
+        edit, calls = _of_target(request) * _images(request), steps + visited
     else:
-        edit, calls = _joint(request, branches), steps
+        own = branches > 1 and inversion.guidance(model.preset) != 1
+        edit, calls = _joint(request, branches, own=own), steps
     if control.start is None:
         edit = edit * evaluations(method, steps) // steps
     channels = latent_channels(model.pipeline)
@@ -157,7 +161,7 @@ def plan_edit(
         inversion=method.passes(steps, _branches_up(inversion, model)),
         source=visited * branches if cached else 0,
         edit=edit,
-        plain=2 * steps if of_target == 2 else steps,
+        plain=_of_target(request),
         calls=calls,
         trajectory_bytes=4 * (latents + words),
         cache_bytes=(
@@ -178,13 +182,23 @@ def _images(request: ResolvedEdit) -> int:
     return (2 if request.compare else 1) * len(request.target_prompts)
 
 
-def _joint(request: ResolvedEdit, branches: int) -> int:
-    """Rows of a batch that the source is in."""
-    of_target, images = 1 if request.guidance_scale == 1 else 2, _images(request)
+def _joint(request: ResolvedEdit, branches: int, *, own: bool) -> int:
+    """Rows of a batch that the source is in; `own` says whether it has guidance of its own."""
+    images = _images(request)
     if branches > 1 or not flat_rows(request):
         # In branches every image takes as many rows as the one that needs most.
-        return request.steps * max(branches, of_target) * (1 + images)
-    return request.steps * (1 + of_target * images)
+        rows = 2 * request.steps if own else _of_target(request)
+        return max(rows, request.steps) * (1 + images)
+    return request.steps + _of_target(request) * images
+
+
+def _of_target(request: ResolvedEdit, first: int = 0) -> int:
+    """Rows of a target from a step on."""
+    left = request.steps - first
+    if request.guidance_scale == 1:
+        return left
+    steps = guided_steps(request.steps, request.guidance_begin, request.guidance_end)
+    return left + sum(step >= first for step in steps)
 
 
 def _late(
@@ -195,14 +209,15 @@ def _late(
     model: LoadedModel,
 ) -> tuple[int, int]:
     """Rows and calls where targets begin on the way; see `masactrl.runs.late`."""
-    steps, of_target = request.steps, 1 if request.guidance_scale == 1 else 2
+    steps = request.steps
     left = steps - start.first_step(steps)
-    rows = left * of_target * len(request.target_prompts)
+    rows = _of_target(request, steps - left) * len(request.target_prompts)
     if request.compare:
         plain = replace(
             request, method="fixed-seed", method_options=(), control=None, compare=False
         )
-        return rows + _joint(plain, branches), left + steps
+        own = branches > 1 and inversion.guidance(model.preset) != 1
+        return rows + _joint(plain, branches, own=own), left + steps
     if _replays(inversion):
         return rows, left
     single = branches == 1 or inversion.guidance(model.preset) == 1

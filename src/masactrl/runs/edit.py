@@ -102,7 +102,7 @@ class EditRun:
     def _attach(self, layout: BatchPlan) -> AbstractContextManager[Handle]:
         method = method_of(self.request, self._masks_of(layout))
         if isinstance(method, MasaCtrl) and self.recording is not None:
-            source = self.recording.serving(layout.guided.branches)
+            source = self.recording.serving(layout.guided.branches_at)
             return method.attach(self.pipeline, layout.rows, source=source)
         said = (self.trajectory.prompt, *self.request.target_prompts)
         # An attachment counts tokens, of which weights have none.

@@ -21,6 +21,8 @@ from masactrl.settings.shared import (
     HIGHEST_SEED,
     MASKS,
     FormSetting,
+    GuidanceBegin,
+    GuidanceEnd,
     GuidanceScale,
     MethodOptions,
     MethodSetting,
@@ -28,6 +30,7 @@ from masactrl.settings.shared import (
     StartStep,
     Strength,
     TargetPrompts,
+    check_interval,
 )
 
 if TYPE_CHECKING:
@@ -138,6 +141,7 @@ class EditRequest:
     Attributes:
         target_prompts: what each target shows, at least one.
         guidance_scale: of the targets, at least 1; 1 switches guidance off.
+        guidance_begin, guidance_end: part of the run in which guidance acts, as shares of it.
         negative_prompt: what guidance leads the targets away from. None is what the inversion has
             for the source: nothing, its prompt (negative-prompt) or embeddings (null-text).
         start_step: S, the first controlled step, 0 (the noisiest) to steps - 1.
@@ -170,6 +174,8 @@ class EditRequest:
 
     target_prompts: TargetPrompts
     guidance_scale: GuidanceScale = None
+    guidance_begin: GuidanceBegin = 0.0
+    guidance_end: GuidanceEnd = 1.0
     negative_prompt: Annotated[
         str | None,
         Setting(
@@ -236,6 +242,7 @@ class EditRequest:
                 raise PromptError(f"Target prompt {number} is empty; say what it is to show.")
         parse(self.negative_prompt or "")  # refuses what is no weight
         check(self)
+        check_interval(self.guidance_begin, self.guidance_end, self.guidance_scale)
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         also = dict(_ALSO_MASACTRLS)
         if self.method == "blended-latent":

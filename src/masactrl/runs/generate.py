@@ -320,6 +320,7 @@ def _pictures(
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         negative_prompt=settings.negative_prompt,
+        interval=(settings.guidance_begin, settings.guidance_end),
         on_step_end=tell,
     )
     prompts = [settings.source_prompt, *targets]
@@ -381,6 +382,7 @@ def painter(
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 negative_prompt=settings.negative_prompt,
+                interval=(settings.guidance_begin, settings.guidance_end),
                 on_step_end=_reporter(on_step),
             )
         check_numbers(model, made)

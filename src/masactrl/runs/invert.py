@@ -164,8 +164,17 @@ def plan(
     request: EditRequest,
     *,
     limit: int = PIXEL_LIMIT,
+    ahead: bool = False,
 ) -> EditPlan:
     """Return what inversion and edit of a picture will cost; nothing is run.
+
+    Args:
+        model: what `load_pipeline` returns.
+        picture: a file, or a picture that is open already.
+        inversion: how it will be inverted.
+        request: the edit.
+        limit: pixels above which the picture is refused.
+        ahead: whether `invert` is told the edit.
 
     Raises:
         ConfigError: the picture cannot be read.
@@ -185,7 +194,8 @@ def plan(
         settings,
         framing.padded,
         branches=branches,
-        recorded=records_on_the_way(inversion, settings, inversion.guidance(model.preset)),
+        recorded=ahead
+        and records_on_the_way(inversion, settings, inversion.guidance(model.preset)),
     )
 
 

@@ -151,4 +151,6 @@ def flat_rows(request: ResolvedEdit) -> bool:
     """
     words = request.masks is not None and request.masks.by_words
     ours = request.control is None or isinstance(request.control, MasaCtrl)
-    return ours and request.method in ("masactrl", "fixed-seed") and not words
+    # At steps without guidance a batch in branches has one, and a flat one cannot leave rows out.
+    whole = (request.guidance_begin, request.guidance_end) == (0.0, 1.0)
+    return ours and request.method in ("masactrl", "fixed-seed") and not words and whole

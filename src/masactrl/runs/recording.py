@@ -23,7 +23,7 @@ from masactrl.diffusion import denoise
 from masactrl.runs.batch import source_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from masactrl.attention import WordMasks
     from masactrl.diffusion import NoiseSchedule, OnStep, Trajectory
@@ -88,13 +88,13 @@ class UpwardCache(SourceCache):
 class SharedBranch(SourceCache):
     """A recording as a run of that many guidance branches reads it.
 
-    A source whose branches are the same was recorded once and serves all; targets without guidance
-    read the branch of the prompts, the last.
+    A source whose branches are the same was recorded once and serves all; targets without guidance,
+    of the run or of a step, read the branch of the prompts, the last.
     """
 
-    def __init__(self, recorded: SourceCache, branches: int) -> None:
+    def __init__(self, recorded: SourceCache, branches_at: Callable[[int], int]) -> None:
         super().__init__()
-        self._recorded, self._branches = recorded, branches
+        self._recorded, self._branches_at = recorded, branches_at
         self.images = recorded.images
 
     def get(
@@ -102,9 +102,10 @@ class SharedBranch(SourceCache):
     ) -> Tensor:
         """The hidden states (branches, images, tokens, channels) for one layer call."""
         kept = self._recorded.get(step, timestep, layer, part=part, call=call)
+        branches = self._branches_at(step)
         if kept.shape[0] == 1:
-            return kept.expand(self._branches, *kept.shape[1:])
-        return kept[-self._branches :]
+            return kept.expand(branches, *kept.shape[1:])
+        return kept[-branches:]
 
     def get_map(self, step: int, timestep: float, layer: int) -> Tensor:
         """The source's attention maps (images, tokens) of one cross-attention layer."""
@@ -187,9 +188,9 @@ class Recording:
     passes: int
     seconds: float
 
-    def serving(self, branches: int) -> SourceCache:
-        """Return the features for targets of that many guidance branches."""
-        return SharedBranch(self.cache, branches)
+    def serving(self, branches_at: Callable[[int], int]) -> SourceCache:
+        """Return the features for targets of so many guidance branches at a step."""
+        return SharedBranch(self.cache, branches_at)
 
 
 def record_source(

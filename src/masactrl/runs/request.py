@@ -14,6 +14,8 @@ from masactrl.settings.declare import check
 from masactrl.settings.prompt_weights import parse, without_weights
 from masactrl.settings.shared import (
     FormSetting,
+    GuidanceBegin,
+    GuidanceEnd,
     GuidanceScale,
     MethodOptions,
     MethodSetting,
@@ -26,6 +28,7 @@ from masactrl.settings.shared import (
     StartStep,
     Strength,
     TargetPrompts,
+    check_interval,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class GenerateRequest(RunSettings):
         target_prompts: what each target shows, at least one.
         seed: 0 to 2**63 - 1, of the start noise that source and targets share.
         guidance_scale: weight of classifier-free guidance, at least 1; 1 switches it off.
+        guidance_begin, guidance_end: part of the run in which guidance acts, as shares of it.
         negative_prompt: what guidance leads away from, in all pictures.
         height: pixels, a multiple of 8 up to 4096.
         width: pixels, a multiple of 8 up to 4096.
@@ -70,6 +74,8 @@ class GenerateRequest(RunSettings):
     target_prompts: TargetPrompts
     seed: Seed = 0
     guidance_scale: GuidanceScale = None
+    guidance_begin: GuidanceBegin = 0.0
+    guidance_end: GuidanceEnd = 1.0
     negative_prompt: NegativePrompt = ""
     height: Side = None
     width: Side = None
@@ -90,6 +96,7 @@ class GenerateRequest(RunSettings):
         _check_prompts(self.source_prompt, self.target_prompts)
         parse(self.negative_prompt)  # refuses what is no weight
         check(self)
+        check_interval(self.guidance_begin, self.guidance_end, self.guidance_scale)
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         check_method(self)
         object.__setattr__(self, "layouts", tuple(self.layouts))

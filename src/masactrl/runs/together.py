@@ -78,6 +78,7 @@ def _made(model: LoadedModel, requests: Sequence[GenerateRequest]) -> tuple[Gene
             steps=settled[0].steps,
             guidance_scale=settled[0].guidance_scale,
             negative_prompt=settled[0].negative_prompt,
+            interval=(settled[0].guidance_begin, settled[0].guidance_end),
         )
     seconds = (time.perf_counter() - started) / len(settled)
     parts = pictures.split([len(one) for one in noise])

@@ -188,6 +188,47 @@ GuidanceScale = Annotated[
         usual=OF_MODEL,
     ),
 ]
+GuidanceBegin = Annotated[
+    float,
+    Setting(
+        help="Share of the run at which guidance begins, 0 (the noisiest) to 1; before it every "
+        "picture takes one row a step and not two.",
+        label="Guidance begins",
+        flag="cfg-begin",
+        low=0,
+        high=1,
+        slide=(0, 1, 0.05),
+    ),
+]
+GuidanceEnd = Annotated[
+    float,
+    Setting(
+        help="Share of the run at which guidance ends, 0 to 1; from there on one row.",
+        label="Guidance ends",
+        flag="cfg-end",
+        low=0,
+        high=1,
+        slide=(0, 1, 0.05),
+    ),
+]
+
+
+def check_interval(begin: float, end: float, scale: float | None) -> None:
+    """Refuse a part of a run that is none, or that has no guidance to begin or end; ConfigError."""
+    if (begin, end) == (0, 1):
+        return
+    if begin >= end:
+        raise ConfigError(
+            f"guidance_begin={begin:g} and guidance_end={end:g} leave no step to guidance; "
+            "accepted is 0 <= begin < end <= 1, or guidance_scale=1 for none."
+        )
+    if scale == 1:
+        raise ConfigError(
+            "guidance_begin and guidance_end say where guidance acts, and guidance_scale=1 "
+            "switches it off; leave them out."
+        )
+
+
 Side = Annotated[
     int | None,
     Setting(
