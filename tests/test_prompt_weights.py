@@ -170,3 +170,8 @@ def test_letters_come_back() -> None:
         assert without_weights(prompt) == text
         assert not is_weighted(prompt)
     assert literal("a cat: 1.4") == "a cat: 1.4"
+
+
+def test_half_a_letter_is_no_text() -> None:
+    with pytest.raises(PromptError, match="no text in UTF-8"):
+        parse("a \ud800 cat")

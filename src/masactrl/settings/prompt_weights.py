@@ -45,11 +45,14 @@ class Span:
 def parse(prompt: str) -> tuple[Span, ...]:
     r"""Return the parts of a prompt in order, neighbours of one weight joined.
 
-    Raises `PromptError` for a weight that is no number of 0 and more.
+    Raises `PromptError` for a weight that is no number of 0 and more, and for half a letter, which
+    a terminal of another encoding gives.
 
     >>> [(span.text, span.weight) for span in parse(r"a (cat:1.5) \(big\)")]
     [('a ', 1.0), ('cat', 1.5), (' (big)', 1.0)]
     """
+    if not prompt.isascii() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise PromptError(f"The prompt {prompt!a} is no text in UTF-8; write it in that encoding.")
     texts: list[str] = []
     weights: list[float] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}  # where each open bracket began
