@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def test_what_a_family_has_not_is_a_sentence(
 def test_inversions_of_another_kind_are_refused(
     models: dict[str, LoadedModel], model: LoadedModel, picture: Image.Image
 ) -> None:
-    with pytest.raises(ConfigError, match="accepted there are direct, .*euler"):
+    with pytest.raises(ConfigError, match=r"accepted there are direct, .*euler"):
         invert(models["flux"], picture, InversionRequest(method="edit-friendly"))
     with pytest.raises(ConfigError, match="not one for U-Nets"):
         invert(model, picture, InversionRequest(method="rf-solver"))
@@ -281,3 +282,30 @@ def test_the_command_line_makes_and_remakes(
     edited = tmp_path / "e"
     assert main([*words, "--model", folder, "--device", "cpu", "-o", str(edited)]) == 0
     assert (edited / "target1-controlled.png").exists()
+
+
+@pytest.mark.parametrize("name", ["sd35", "flux"])
+def test_s_and_l_are_swept_from_one_recording(name: str, models: dict[str, LoadedModel]) -> None:
+    from masactrl.studies.axes import Axes
+    from masactrl.studies.sweep import sweep_generate
+
+    request = GenerateRequest(
+        source_prompt="a cat", target_prompts=("a dog",), steps=2, start_step=0, **SIZE
+    )
+    axes = Axes(start_steps=(0, 1), start_layers=(1, 3))
+    (target,) = sweep_generate(models[name], request, axes).targets
+    assert len({one.tobytes() for one in target.cells.values()}) == 4
+    alone = generate(models[name], replace(request, start_step=1, start_layer=3))
+    assert _apart(target.cells[1, 3], alone.targets[0].controlled) <= 2
+
+
+def test_what_is_for_u_nets_alone_says_so(models: dict[str, LoadedModel], tmp_path: Path) -> None:
+    from masactrl.layouts.networks import load_network
+    from masactrl.models import export_single_file
+
+    for refused in (
+        lambda: load_network(models["sd3"], "pose", "somewhere"),
+        lambda: export_single_file(models["flux"], tmp_path / "a.safetensors"),
+    ):
+        with pytest.raises(UnsupportedPipeline, match="U-Net"):
+            refused()

@@ -50,6 +50,11 @@ def load_network(
         ModelNotFound: there is none, or it cannot be read.
         UnsupportedPipeline: it is for another family of U-Nets.
     """
+    if model.kind == "flow":
+        raise UnsupportedPipeline(
+            f"A layout was given, and {model.name} is SD3 or FLUX; layouts lead U-Nets (Stable "
+            "Diffusion 1.x, 2.x and XL). Leave it out, or use the pipeline's own ControlNet form."
+        )
     name = source or f"the embedded {kind}"
     try:
         network = _load(Path(source), source) if source else _embedded(model, kind)

@@ -134,6 +134,11 @@ def original_layout(pipeline: Any) -> dict[str, Tensor]:
     Raises:
         UnsupportedPipeline: a network has a form for which the layout has no names.
     """
+    if getattr(pipeline, "unet", None) is None:
+        raise UnsupportedPipeline(
+            f"{type(pipeline).__name__} has no U-Net; the layout of one file is here for Stable "
+            "Diffusion 1.x, 2.x and XL. Hosts load the transformer's file of SD3 and FLUX as it is."
+        )
     xl = getattr(pipeline, "text_encoder_2", None) is not None
     found = {f"model.diffusion_model.{n}": t for n, t in _unet(pipeline.unet)}
     found |= {f"first_stage_model.{n}": t for n, t in _vae(pipeline.vae)}

@@ -34,6 +34,9 @@ TITLES = {
     "unified": "InfEdit's unified control",
     "blended-latent": "Blended Latent Diffusion",
     "imagic": "Imagic",
+    "flowedit": "FlowEdit",
+    "consistedit": "ConsistEdit",
+    "rf-edit": "RF-Edit",
 }
 """How the methods are called in pictures and tables."""
 
