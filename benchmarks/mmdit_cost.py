@@ -203,14 +203,14 @@ def main() -> None:
         for name in RUNS:
             if name == "none" and network != "flux":
                 continue  # positions are learned there
-            print(f"{network}: {RUNS[name]} ...", file=sys.stderr)
+            print(f"{network}: {RUNS[name]} ...", file=sys.stderr, flush=True)
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                 given = (network, name, options.size, options.tiny)
                 costs[name] = pool.submit(measure, *given).result()
         texts.append(table(network, options.size, costs))
+        print(texts[-1], end="\n\n", flush=True)
     page = "\n\n".join(texts)
-    print(page)
     if options.out is not None:
         write_into(options.out, "cost", page)
 

@@ -36,8 +36,10 @@ def test_what_is_left_open_comes_from_the_preset() -> None:
         "width": 256,
         "start_step": 4,
         "start_layer": 10,
+        "layers": "",
         "form": "replace",
         "strength": 1.0,
+        "positions": "same",
         "method": "masactrl",
         "method_options": (),
     }

@@ -30,6 +30,7 @@ TABS: Mapping[str, tuple[Callable[[Limits], tuple[Field, ...]], Callable[..., An
 OTHER = {  # a value that is another one, and allowed beside the tab's first values
     "start_steps": "1, 2",
     "start_layers": "3",
+    "layers": "0-3",
     "methods": ["masactrl"],
     "method": "style-aligned",
     "inversion": "ddim",

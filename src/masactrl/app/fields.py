@@ -159,7 +159,7 @@ def run_fields(limits: Limits) -> tuple[Field, ...]:
 
 
 def control_fields(limits: Limits) -> tuple[Field, ...]:
-    """Return the fields of MasaCtrl: S, L, form and strength."""
+    """Return the fields of MasaCtrl: S, L, layers, form, strength and positions."""
     return (
         declared_field(
             GenerateRequest,
@@ -176,8 +176,10 @@ def control_fields(limits: Limits) -> tuple[Field, ...]:
             widget="slider",
             high=limits.layers - 1,
         ),
+        declared_field(GenerateRequest, "layers"),
         declared_field(GenerateRequest, "form"),
         declared_field(GenerateRequest, "strength"),
+        declared_field(GenerateRequest, "positions"),
     )
 
 

@@ -26,20 +26,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
 
 from masactrl.errors import ConfigError
 from masactrl.settings.checks import settle
+from masactrl.settings.shared import PositionPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["Policy", "Positions", "Rotary", "correspondences", "damping_of", "turned"]
 
-Policy = Literal["same", "none", "damped", "matched"]
+Policy = PositionPolicy
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines (tokens, d) of the places of the picture's tokens, pairs side by side."""
 

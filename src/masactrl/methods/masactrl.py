@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.features import SourceCache
@@ -17,6 +17,7 @@ from masactrl.attention.schedule import Schedule
 from masactrl.errors import ConfigError
 from masactrl.methods.mutual import Form, mutual_self_attention
 from masactrl.settings.checks import settle
+from masactrl.settings.shared import parse_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +31,41 @@ if TYPE_CHECKING:
     from masactrl.attention.report import Attached
     from masactrl.attention.session import OnUntouched
 
-__all__ = ["MasaCtrl"]
+__all__ = ["MasaCtrl", "Settings"]
+
+
+class Settings(Protocol):
+    """What a request says of this control, nothing left open."""
+
+    @property
+    def start_step(self) -> int:
+        """S."""
+        ...
+
+    @property
+    def start_layer(self) -> int:
+        """L."""
+        ...
+
+    @property
+    def layers(self) -> str:
+        """Which of the layers from L on, in words; empty is all."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """What targets read."""
+        ...
+
+    @property
+    def strength(self) -> float:
+        """0 to 1."""
+        ...
+
+    @property
+    def positions(self) -> Policy:
+        """Where keys that are read stand."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +102,31 @@ class MasaCtrl:
             raise ConfigError(
                 f"on_untouched={self.on_untouched!r} was given; accepted are 'raise' and 'warn'."
             )
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        start: tuple[int, int] | None = None,
+        masks: GivenMasks | WordMasks | None = None,
+    ) -> MasaCtrl:
+        """The control that a request asks for; `start` is S and L in place of the request's.
+
+        Raises `ScheduleError` when L is beyond all layers that the request names.
+        """
+        step, layer = start or (settings.start_step, settings.start_layer)
+        if (named := parse_layers(settings.layers)) is None:
+            schedule = Schedule(start_step=step, start_layer=layer)
+        else:
+            schedule = Schedule(start_step=step, layers=tuple(n for n in named if n >= layer))
+        return cls(
+            schedule=schedule,
+            form=settings.form,
+            strength=settings.strength,
+            masks=masks,
+            positions=settings.positions,
+        )
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ __all__ = [
     "run_options",
 ]
 
-_MASACTRLS = ("start_step", "start_layer", "form", "strength")
+_MASACTRLS = ("start_step", "start_layer", "layers", "form", "strength", "positions")
 
 
 def request_of(

@@ -268,6 +268,7 @@ def records_on_the_way(inversion: InversionRequest, request: ResolvedEdit, scale
         and _replays(inversion)
         and both
         and not by_words
+        and request.positions != "matched"  # features of the step before, which comes after here
     )
 
 

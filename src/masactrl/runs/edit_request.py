@@ -24,13 +24,16 @@ from masactrl.settings.shared import (
     GuidanceBegin,
     GuidanceEnd,
     GuidanceScale,
+    LayersSetting,
     MethodOptions,
     MethodSetting,
+    PositionsSetting,
     StartLayer,
     StartStep,
     Strength,
     TargetPrompts,
     check_interval,
+    parse_layers,
 )
 
 if TYPE_CHECKING:
@@ -146,8 +149,10 @@ class EditRequest:
             for the source: nothing, its prompt (negative-prompt) or embeddings (null-text).
         start_step: S, the first controlled step, 0 (the noisiest) to steps - 1.
         start_layer: L, the first controlled self-attention layer in execution order.
+        layers: only these layers of those from L on, such as "0,7-10,18".
         form: targets read the source (replace), or the source and themselves (union).
         strength: of the control, 0 (targets are left alone) to 1.
+        positions: where the keys that are read stand, see `settings.shared.PositionPolicy`.
         masks: keep subject and background apart (Eq. 6 to 8 of the paper); None is one for all. Of
             blended-latent: pictures, in whose union the target may differ; None finds one.
         keep_background: put the source back outside the union of source and target mask.
@@ -188,8 +193,10 @@ class EditRequest:
     ] = None
     start_step: StartStep = None
     start_layer: StartLayer = None
+    layers: LayersSetting = ""
     form: FormSetting = "replace"
     strength: Strength = 1.0
+    positions: PositionsSetting = "same"
     masks: EditMasks | None = None
     keep_background: Annotated[
         bool,
@@ -243,6 +250,7 @@ class EditRequest:
         parse(self.negative_prompt or "")  # refuses what is no weight
         check(self)
         check_interval(self.guidance_begin, self.guidance_end, self.guidance_scale)
+        parse_layers(self.layers)  # refuses what is none
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         also = dict(_ALSO_MASACTRLS)
         if self.method == "blended-latent":

@@ -258,15 +258,23 @@ def _described(
     model: LoadedModel, settings: ResolvedRequest, control: Method
 ) -> tuple[ResolvedRequest, str | None]:
     """Return the request that names the control, and the control in words where none can."""
-    from masactrl.attention import find_sites
+    from masactrl.attention import Positions, find_sites
     from masactrl.methods import MasaCtrl
     from masactrl.methods.described import from_start, options_of
 
     settings = replace(settings, method=control.name, method_options=())
     if isinstance(control, MasaCtrl):
         sites = find_sites(model.denoiser)
-        settings = replace(settings, form=control.form, strength=control.strength)
-        if control.masks is None and control.schedule.max_timestep is None:
+        positions = Positions.of(control.positions)
+        settings = replace(
+            settings,
+            layers="",
+            form=control.form,
+            strength=control.strength,
+            positions=positions.policy,
+        )
+        told = positions == Positions.of(positions.policy)
+        if told and control.masks is None and control.schedule.max_timestep is None:
             window = control.schedule.resolve(sites, settings.steps)
             # Everything from S and L on can be said by two numbers.
             if (start := from_start(window, settings.steps, sites)) is not None:
@@ -282,16 +290,11 @@ def method_of(settings: ResolvedRequest) -> Method:
     Raises:
         ConfigError: the method has no such option, or it is out of its range.
     """
-    from masactrl.attention import Schedule
     from masactrl.methods import MasaCtrl, method_named
 
     if settings.method != "masactrl":
         return method_named(settings.method, **dict(settings.method_options))
-    return MasaCtrl(
-        schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
-        form=settings.form,
-        strength=settings.strength,
-    )
+    return MasaCtrl.of(settings)
 
 
 def _pictures(

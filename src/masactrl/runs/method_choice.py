@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from masactrl.attention import Schedule, Window, find_sites
+from masactrl.attention import Positions, Window, find_sites
 from masactrl.errors import ConfigError, PromptError
 from masactrl.methods import MasaCtrl, PromptToPrompt, Unified, method_named
 from masactrl.methods.described import from_start, options_of
@@ -81,14 +81,22 @@ def _by_masactrl(
         steps=method.schedule.resolve_steps(timesteps),
         layers=frozenset(site.index for site in layers),
     )
+    positions = Positions.of(method.positions)
     asked = replace(
-        request, method="masactrl", method_options=(), form=method.form, strength=method.strength
+        request,
+        method="masactrl",
+        method_options=(),
+        layers="",
+        form=method.form,
+        strength=method.strength,
+        positions=positions.policy,
     )
+    told = method.on_untouched == "raise" and positions == Positions.of(positions.policy)
     if not window.steps or not window.layers:  # nothing is controlled, on purpose
         return replace(asked, strength=0.0).resolve(model.preset, len(timesteps))
     first = replace(asked, start_step=min(window.steps), start_layer=min(window.layers))
     settings = first.resolve(model.preset, len(timesteps))
-    if method.on_untouched == "raise" and from_start(window, len(timesteps), sites) is not None:
+    if told and from_start(window, len(timesteps), sites) is not None:
         return settings
     return replace(settings, control=method)
 
@@ -119,12 +127,7 @@ def method_of(request: ResolvedEdit, masks: GivenMasks | WordMasks | None = None
         return request.control
     if request.method != "masactrl":
         return method_named(request.method, **dict(request.method_options))
-    return MasaCtrl(
-        schedule=Schedule(start_step=request.start_step, start_layer=request.start_layer),
-        form=request.form,
-        strength=request.strength,
-        masks=masks,
-    )
+    return MasaCtrl.of(request, masks=masks)
 
 
 def aligns_words(method: Method) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from masactrl.attention import Rows, Schedule, SourceCache, attach
+from masactrl.attention import Positions, Rows, Schedule, SourceCache, attach, network_of
 from masactrl.diffusion import denoise
 from masactrl.runs.batch import source_layout
 
@@ -124,6 +124,7 @@ class RecordingKey:
         half: whether in half precision.
         words: of the source, for masks by words.
         near: whether the features are, or may be, those of the neighbouring noise level.
+        matched: whether with the features that positions are matched by.
     """
 
     start_step: int
@@ -133,6 +134,7 @@ class RecordingKey:
     half: bool
     words: object = None
     near: bool = False
+    matched: bool = False
 
     def serves(self, other: RecordingKey) -> bool:
         """Say whether a recording of this key has all that is wanted by `other`."""
@@ -142,6 +144,7 @@ class RecordingKey:
             and (self.guided, self.keep, self.half) == (other.guided, other.keep, other.half)
             and (other.words is None or self.words == other.words)
             and self.near <= other.near
+            and (self.matched or not other.matched)
         )
 
     @classmethod
@@ -164,6 +167,7 @@ class RecordingKey:
             half=request.half,
             words=repr(masks.source) if masks is not None and masks.by_words else None,
             near=request.mode == "ahead",
+            matched=request.positions == "matched",
         )
 
 
@@ -224,13 +228,25 @@ def record_source(
         return z
 
     window = Schedule(start_step=key.start_step, start_layer=key.start_layer)
+    positions = Positions(policy="matched") if key.matched else None
+    # In joint attention words and matches are read at the step before.
+    behind = network_of(pipeline)[0].joint and (words is not None or key.matched)
+    first = max(0, key.start_step - behind)
     with (
         torch.no_grad(),
         denoiser.timetable(schedule),
-        attach(pipeline, None, rows=layout.rows, schedule=window, masks=words, record=cache),
+        attach(
+            pipeline,
+            None,
+            rows=layout.rows,
+            schedule=window,
+            masks=words,
+            record=cache,
+            positions=positions,
+        ),
     ):
         if trajectory.replay and not trajectory.corrected:
-            for step in sorted({0, *range(key.start_step, schedule.steps)}):
+            for step in sorted({0, *range(first, schedule.steps)}):
                 layout.guided(path[step], step)
                 if on_step is not None:
                     on_step(step, schedule.timesteps[step])

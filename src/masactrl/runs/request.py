@@ -17,9 +17,11 @@ from masactrl.settings.shared import (
     GuidanceBegin,
     GuidanceEnd,
     GuidanceScale,
+    LayersSetting,
     MethodOptions,
     MethodSetting,
     NegativePrompt,
+    PositionsSetting,
     RunSettings,
     Seed,
     Side,
@@ -29,6 +31,7 @@ from masactrl.settings.shared import (
     Strength,
     TargetPrompts,
     check_interval,
+    parse_layers,
 )
 
 if TYPE_CHECKING:
@@ -57,8 +60,11 @@ class GenerateRequest(RunSettings):
             preset's, as the same part of the run when `steps` is another number than the preset's.
         start_layer: L, the first controlled self-attention layer, 0 to the model's last, counted
             in execution order.
+        layers: only these layers of those from L on, such as "0,7-10,18"; without an L of one's own
+            L is the first of them.
         form: see `Form`.
         strength: 0 (targets are left alone) to 1.
+        positions: where the keys that are read stand, see `PositionPolicy`.
         method: who controls the targets, see `MethodName`; `start_step`, `start_layer`, `form` and
             `strength` are MasaCtrl's and must be left alone with another.
         method_options: fields of another method by name, for example {"features": 0.6}; kept as
@@ -81,8 +87,10 @@ class GenerateRequest(RunSettings):
     width: Side = None
     start_step: StartStep = None
     start_layer: StartLayer = None
+    layers: LayersSetting = ""
     form: FormSetting = "replace"
     strength: Strength = 1.0
+    positions: PositionsSetting = "same"
     method: MethodSetting = "masactrl"
     method_options: MethodOptions = ()
     layouts: Layouts = ()
@@ -97,6 +105,7 @@ class GenerateRequest(RunSettings):
         parse(self.negative_prompt)  # refuses what is no weight
         check(self)
         check_interval(self.guidance_begin, self.guidance_end, self.guidance_scale)
+        parse_layers(self.layers)  # refuses what is none
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
         check_method(self)
         object.__setattr__(self, "layouts", tuple(self.layouts))
@@ -139,6 +148,8 @@ def left_open(request: Any, preset: ModelPreset, steps: int | None) -> dict[str,
     """Return what a request leaves to the model's preset, by name, and the steps of the run."""
     steps = preset.steps if steps is None else steps
     usual = values_of(preset) | {"start_step": preset.start_step_of(steps)}
+    if (layers := parse_layers(request.layers)) is not None:
+        usual["start_layer"] = layers[0]
     asked = values_of(request)
     found = {name: usual[name] for name, one in asked.items() if one is None and name in usual}
     return found | {"steps": steps}
@@ -159,7 +170,14 @@ class MethodAsked(Protocol):
 
 
 _MASACTRLS: Mapping[str, Any] = MappingProxyType(
-    {"start_step": None, "start_layer": None, "form": "replace", "strength": 1.0}
+    {
+        "start_step": None,
+        "start_layer": None,
+        "layers": "",
+        "form": "replace",
+        "strength": 1.0,
+        "positions": "same",
+    }
 )
 
 

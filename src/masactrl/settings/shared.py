@@ -21,6 +21,9 @@ HIGHEST_SEED: Final = 2**63 - 1
 Form = Literal["replace", "union"]
 """A target reads its source only (replace, the paper's), or its source and itself (union)."""
 
+PositionPolicy = Literal["same", "none", "damped", "matched"]
+"""Where the keys that a target reads stand, in networks with rotary embeddings (FLUX)."""
+
 MethodName = Literal[
     "masactrl",
     "fixed-seed",
@@ -266,6 +269,25 @@ StartLayer = Annotated[
         panel=CONTROL,
     ),
 ]
+LayersSetting = Annotated[
+    str,
+    Setting(
+        help="Only these layers of those from L on, such as 0,7-10,18; L is the first of them.",
+        usual="all from L on",
+        metavar="NUMBERS",
+        panel=CONTROL,
+    ),
+]
+PositionsSetting = Annotated[
+    PositionPolicy,
+    Setting(
+        help="FLUX: where keys that are read stand: at their own places (same), at the origin "
+        "(none), at their own with fast turns damped (damped), or where the target's token most "
+        "like them stands (matched).",
+        label="Where the source's keys stand",
+        panel=CONTROL,
+    ),
+]
 FormSetting = Annotated[
     Form,
     Setting(
@@ -274,6 +296,29 @@ FormSetting = Annotated[
         panel=CONTROL,
     ),
 ]
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """The layers that words like 0,7-10,18 name, in order; None of an empty text.
+
+    Raises:
+        ConfigError: they are none; says how they are written.
+    """
+    if not text.strip():
+        return None
+    found: set[int] = set()
+    for word in text.split(","):
+        first, dash, last = word.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or int(last) < int(first):
+            raise ConfigError(
+                f"layers={text!r} was given; accepted are numbers and spans of numbers, such as "
+                "0,7-10,18."
+            )
+        found.update(range(int(first), int(last) + 1))
+    return tuple(sorted(found))
+
+
 Strength = Annotated[
     float,
     Setting(

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from masactrl.attention import Rows, Schedule, SourceCache, attach
+from masactrl.attention import Rows, SourceCache, attach
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
@@ -354,11 +354,7 @@ class _FromWords:
     ) -> None:
         self._model, self._settings, self._poses = model, settings, poses
         self._both = first_frame
-        self._control = MasaCtrl(
-            schedule=Schedule(start_step=settings.start_step, start_layer=settings.start_layer),
-            form=settings.form,
-            strength=settings.strength,
-        )
+        self._control = MasaCtrl.of(settings)
         with running(model, settings):
             self._pictures = painter(model, settings, on_step)
         self._networks: dict[tuple[str, str | None], Any] = {}

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from masactrl.attention import Rows, Schedule
+from masactrl.attention import Rows
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.methods import MasaCtrl
 from masactrl.models.drawing import first_level_warning
@@ -200,11 +200,7 @@ def _generated(
     numbers = range(1, len(targets) + 1)
 
     def control(start_step: int, start_layer: int) -> MasaCtrl:
-        return MasaCtrl(
-            schedule=Schedule(start_step=start_step, start_layer=start_layer),
-            form=settings.form,
-            strength=settings.strength,
-        )
+        return MasaCtrl.of(settings, start=(start_step, start_layer))
 
     # In the host's memory, as edits keep their sources, and as it is: every bit counts.
     with led([0]), control(*min(axes.cells())).record(pipeline, device="cpu") as recorded:
