@@ -41,7 +41,8 @@ class RayActors:
         if self._ours:
             try:
                 ray.init(
-                    address=address,
+                    # None would be any cluster that somebody has on this machine.
+                    address=address or "local",
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     **({} if address else {"include_dashboard": False}),
