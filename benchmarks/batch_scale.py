@@ -131,14 +131,16 @@ def workers_table(folder: Path, count: int) -> str:
 
 def nodes_table(folder: Path, count: int) -> str:
     """Two nodes, one killed halfway, as a table."""
-    from batch_faults import harm, manifest, table
+    from batch_faults import Batch, harm, manifest, table
     from ray.cluster_utils import Cluster
 
     from masactrl.batch.options import BatchOptions
     from masactrl.batch.run import run_batch
 
     rows = manifest(folder, count)
-    run_batch(rows, folder / "calm")
+    code, words = Batch(rows, folder / "calm").end()
+    if code:
+        raise SystemExit(words)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     other = cluster.add_node(num_cpus=1)
     seen: Counter[str] = Counter()

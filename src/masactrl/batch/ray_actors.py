@@ -59,6 +59,7 @@ class RayActors:
         self._work = ray.put(copied(work))
         self._workers: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, bool]] = {}  # reference -> worker, whether it comes
+        self._pulses: dict[Any, int] = {}  # reference -> worker
 
     def hire(self, worker: int) -> None:
         """Ask the cluster for an actor; it comes when there is room."""
@@ -72,9 +73,15 @@ class RayActors:
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return what came in the meantime."""
-        ready, _ = self._ray.wait([*self._calls], num_returns=1, timeout=seconds)
+        waited = [*self._calls, *self._pulses]
+        ready, _ = self._ray.wait(waited, num_returns=1, timeout=seconds)
+        if not ready:
+            self._feel()
         found = []
         for call in ready:
+            if call in self._pulses:
+                found += self._felt(call)
+                continue
             worker, came = self._calls.pop(call)
             try:
                 answer = self._ray.get(call)
@@ -92,6 +99,7 @@ class RayActors:
         """Kill it."""
         actor = self._workers.pop(worker, None)
         self._calls = {call: one for call, one in self._calls.items() if one[0] != worker}
+        self._pulses = {call: one for call, one in self._pulses.items() if one != worker}
         if actor is not None:
             self._ray.kill(actor, no_restart=True)
 
@@ -101,6 +109,26 @@ class RayActors:
             self.dismiss(worker)
         if self._ours:
             self._ray.shutdown()
+
+    def _feel(self) -> None:
+        """Call all who are silent once more.
+
+        An answer that lay on a machine that is gone never comes, and no error either; a call to an
+        actor that is gone fails at once.
+        """
+        felt = {*self._pulses.values()}
+        for worker, came in self._calls.values():
+            if worker not in felt and not came:
+                self._pulses[self._workers[worker].pulse.remote()] = worker
+
+    def _felt(self, call: Any) -> list[Event]:
+        worker = self._pulses.pop(call)
+        try:
+            self._ray.get(call)
+        except self._ray.exceptions.RayError as error:
+            self.dismiss(worker)
+            return [Event(worker=worker, died=type(error).__name__)]
+        return []
 
 
 class _Actor:
@@ -115,6 +143,9 @@ class _Actor:
         begin = getattr(self._work, "begin", None)
         if begin is not None:
             begin()
+
+    def pulse(self) -> None:
+        """Answer after what is being done."""
 
     def do(self, job: Any) -> Any:
         return self._work(job)
