@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from masactrl.attention import GivenMasks
-from masactrl.cli.edit_run import masks_from
 from masactrl.errors import MaskError
 from masactrl.pictures.input import frame, read_mask
 from masactrl.pictures.mask_input import mask_of
 from masactrl.runs.edit_request import EditMasks
+from masactrl.runs.mask_words import MaskWords
 from masactrl.runs.masks import plan_masks
 
 BOX = (4, 4, 11, 11)  # 8 x 8 of 16 x 16: a quarter
@@ -93,7 +93,7 @@ def test_files_are_read_alike(tmp_path: Path, name: str, ending: str) -> None:
     path = tmp_path / f"mask.{ending}"
     PAINTED[name].save(path)
     assert (np.asarray(read_mask(path)) > 127).mean() == 0.25
-    masks = masks_from(words=(None, ()), files=(path, ()), threshold=None, limit=10_000)
+    masks = MaskWords(mask_file=str(path)).masks(limit=10_000)
     assert masks is not None
     assert (np.asarray(masks.source) > 127).mean() == 0.25
 
