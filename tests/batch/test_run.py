@@ -216,6 +216,17 @@ def test_a_line_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
 
 
+def test_no_picture_depends_on_the_rows_before_it(
+    run: Run, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    wider = [{**row, "start_layer": 4 - n, "start_step": 0} for n, row in enumerate(rows[:2])]
+    for mode in ({}, {"mode": "ahead"}):
+        some = [{**row, **mode} for row in wider]
+        one, other = run(some, f"one{len(mode)}"), run(some[::-1], f"other{len(mode)}")
+        made = pixels(tmp_path / f"one{len(mode)}", one)
+        assert made == pixels(tmp_path / f"other{len(mode)}", other)
+
+
 def test_a_plan_says_what_it_takes_and_makes_nothing(
     run: Run, rows: list[dict[str, Any]], spec: ModelSpec, tmp_path: Path
 ) -> None:

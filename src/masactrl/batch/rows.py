@@ -124,6 +124,9 @@ class Row:
             fresh_steps=values.get("fresh_steps"),
         )
         masks = MaskWords(**_of(MaskWords, self.kind, values)).masks()
+        # Features recorded while the picture was inverted are approximate, and would be there for
+        # some of the rows that share it: a row's pictures do not depend on those before it.
+        edited.setdefault("mode", "cached")
         inversion = InversionRequest(**{**inverted, "seed": seeds[0]})
         request = EditRequest(**{**edited, "seed": seeds[1], "masks": masks, "layouts": layouts})
         return Asked(request=request, picture=Path(self.settings[PICTURE]), inversion=inversion)

@@ -287,12 +287,15 @@ class Maker:
         picture, inversion, request = _edit_parts(asked[0])
         prompts = [one.request.target_prompts for one in asked]
         together = replace(request, target_prompts=tuple(p for each in prompts for p in each))
-        session = self._sources.session(
-            items[0].source,
-            self.model,
-            lambda: invert(self.model, picture, inversion, edit=together),
-            shared=items[0].shared,
-        )
+        if request.mode == "ahead":  # what is recorded on the way serves this edit alone
+            session = invert(self.model, picture, inversion, edit=together)
+        else:
+            session = self._sources.session(
+                items[0].source,
+                self.model,
+                lambda: invert(self.model, picture, inversion),
+                shared=items[0].shared,
+            )
         result = session.edit(together)
         found, first = [], 0
         for each in prompts:
