@@ -17,14 +17,15 @@ from masactrl.rerun.edit import edit_of
 from masactrl.rerun.kinds import request_of
 from masactrl.rerun.layouts import layouts_of
 from masactrl.rerun.sweep import axes_of, plain_recipe
+from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.motion import GAIT_NAMES
-from masactrl.settings.shared import MethodName
+from masactrl.settings.declare import settings_of
+from masactrl.settings.shared import MethodName, RunSettings
 from masactrl.studies.sweep_result import SWEEP
 
 if TYPE_CHECKING:
     from masactrl.rerun.edit import AskedMasks
     from masactrl.rerun.layouts import AskedLayout
-    from masactrl.runs.edit_request import EditRequest
     from masactrl.runs.inversion_request import InversionRequest
     from masactrl.runs.recipe import Recipe
 
@@ -174,16 +175,11 @@ def _grid(recipe: Recipe) -> dict[str, Any] | None:
 def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     """Return what the fields of "Edit a photo" show, and sentences about the rest."""
     inversion, request, masks = edit_of(recipe)
-    values = {
-        name: getattr(request, name)
-        for name in ("guidance_scale", "start_step", "start_layer", "form", "strength", "method")
-        if getattr(request, name) is not None
-    }
+    plain = [name for name in settings_of(EditRequest) if name != "negative_prompt"]
+    values = shown_values([*settings_of(RunSettings)], inversion) | shown_values(plain, request)
     values |= {
         "prompt": inversion.prompt,
         "inversion": inversion.method,
-        "steps": inversion.steps,
-        "target_prompts": "\n".join(request.target_prompts),
         "negative_prompt": request.negative_prompt or "",
         "keep_background": bool(recipe.request["keep_background"]),
         "source_word": "",

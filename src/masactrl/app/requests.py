@@ -159,10 +159,11 @@ def _drawn(path: Path) -> EditMasks:
     )
 
 
-def shown_values(names: Sequence[str], request: GenerateRequest) -> dict[str, Any]:
-    """Return what the fields of "Consistent set" show for a request; unnamed ones are left out."""
-    found = {one.name: getattr(request, one.name) for one in fields(GenerateRequest)}
-    found["target_prompts"] = "\n".join(request.target_prompts)
+def shown_values(names: Sequence[str], request: Any) -> dict[str, Any]:
+    """Return what fields show for a request, by name; unnamed ones are left out."""
+    found = {one.name: getattr(request, one.name) for one in fields(request)}
+    if "target_prompts" in found:
+        found["target_prompts"] = "\n".join(request.target_prompts)
     return {name: found[name] for name in names if name in found and found[name] is not None}
 
 
