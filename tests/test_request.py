@@ -35,6 +35,7 @@ def test_what_is_left_open_comes_from_the_preset() -> None:
         "height": 128,
         "width": 256,
         "start_step": 4,
+        "start_at": None,
         "start_layer": 10,
         "layers": "",
         "form": "replace",

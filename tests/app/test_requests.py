@@ -235,4 +235,5 @@ def test_every_field_is_a_field_of_its_request() -> None:
         "layouts",
         "guidance_begin",
         "guidance_end",
+        "start_at",
     }  # the command line has them

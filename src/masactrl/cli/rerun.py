@@ -197,7 +197,8 @@ def load_stated(recipe: Recipe, model: str | None, spec: ModelSpec) -> LoadedMod
     auto = recipe.dtype == "float16" and chosen.type == "cpu"
     dtype: Any = "auto" if auto else recipe.dtype
     revision = stated.revision if model is None and stated.kind == "hub" else None
-    return replace(spec, model=named, dtype=dtype, revision=revision).load()
+    few: Any = spec.recipe if spec.recipe != "auto" else stated.recipe or "none"
+    return replace(spec, model=named, dtype=dtype, revision=revision, recipe=few).load()
 
 
 def differences(recipe: Recipe, model: LoadedModel) -> list[str]:

@@ -126,7 +126,12 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler(
-        cls, scheduler: Any, steps: int, *, spacing: Spacing | None = None
+        cls,
+        scheduler: Any,
+        steps: int,
+        *,
+        spacing: Spacing | None = None,
+        timesteps: tuple[int, ...] | None = None,
     ) -> NoiseSchedule:
         """Read a scheduler of diffusers that has an `alphas_cumprod`, as DDIM does.
 
@@ -136,6 +141,7 @@ class NoiseSchedule:
             scheduler: is read, not changed.
             steps: N, 1 to the number of training timesteps.
             spacing: None is the scheduler's own.
+            timesteps: N of them, where they are none of DDIM's.
 
         Raises:
             ConfigError: the scheduler has no room for so many steps.
@@ -151,7 +157,7 @@ class NoiseSchedule:
                 )
         levels = scheduler.alphas_cumprod.double()
         last = getattr(scheduler, "final_alpha_cumprod", levels[0])
-        timesteps = timestep_grid(
+        timesteps = timesteps or timestep_grid(
             steps,
             trained=len(levels),
             spacing=spacing or config.get("timestep_spacing", "leading"),

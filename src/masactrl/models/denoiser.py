@@ -126,7 +126,8 @@ class Denoiser:
 
         Args:
             steps: N.
-            spacing: of DDIM's timesteps; None is the model's own.
+            spacing: of DDIM's timesteps; None is the model's own. "trailing" ones are those of the
+                distillation where the scheduler is LCM's.
             size: of the latents, (h, w); the levels of some flows depend on it.
         """
         scheduler = self._pipeline.scheduler
@@ -134,6 +135,11 @@ class Denoiser:
             patches = (size[0] // 2) * (size[1] // 2)
             listed = self._family.name == "flux"
             return flow_schedule(scheduler, steps, patches=patches, listed=listed)
+        if spacing == "trailing" and type(scheduler).__name__ == "LCMScheduler":
+            own = copy.deepcopy(scheduler)
+            own.set_timesteps(steps, device="cpu")
+            asked = tuple(own.timesteps.tolist())
+            return NoiseSchedule.from_scheduler(ddim_like(scheduler), steps, timesteps=asked)
         return NoiseSchedule.from_scheduler(ddim_like(scheduler), steps, spacing=spacing)
 
     @contextmanager

@@ -79,6 +79,7 @@ def draw(
     guidance_scale: float,
     negative_prompt: str = "",
     interval: tuple[float, float] = (0.0, 1.0),
+    seeds: Sequence[int] | None = None,
     on_step_end: Callable[..., dict[str, Any]] | None = None,
 ) -> Tensor:
     """Return pictures (n, 3, h, w) in [0, 1] that start from ``latents`` (n, c, h/8, w/8).
@@ -92,6 +93,8 @@ def draw(
         negative_prompt: what guidance leads away from in all pictures. Empty is the pipeline's own
             nothing: zeros for models that were trained so (SDXL's base), else no words.
         interval: part of the run in which guidance acts, see `masactrl.models.guidance_interval`.
+        seeds: one a prompt, of what a scheduler draws at its steps (LCM, ancestral ones); None
+            leaves that to torch's own generator. Equal seeds draw equal noise.
         on_step_end: callback of diffusers, called after each step; latents are (n, c, h, w) there.
 
     Raises:
@@ -108,10 +111,23 @@ def draw(
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             latents=packed(pipeline, latents),
+            generator=_generators(pipeline, latents, seeds),
             output_type="pt",
             callback_on_step_end=_unpacking(pipeline, on_step_end, latents),
         ).images
     return pictures
+
+
+def _generators(
+    pipeline: Any, latents: Tensor, seeds: Sequence[int] | None
+) -> list[torch.Generator] | None:
+    """What draws the noise of steps, behind the start noise of the same seed; DDIM draws none."""
+    if seeds is None or isinstance(pipeline.scheduler, DDIMScheduler):
+        return None
+    made = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    for one in made:
+        torch.randn(latents[:1].shape, generator=one, device="cpu", dtype=torch.float32)
+    return made
 
 
 def _unpacking(

@@ -37,6 +37,7 @@ from masactrl.errors import (
 )
 from masactrl.models.adapters import Lora, with_loras, with_offload
 from masactrl.models.devices import choose_device, choose_dtype
+from masactrl.models.few_steps import for_few_steps, recognised
 from masactrl.models.file_kind import family_of_file
 from masactrl.models.hub import fetch_index, repository_files
 from masactrl.models.joint import latent_channels
@@ -116,6 +117,7 @@ def load_pipeline(
     loras: Sequence[Lora] = (),
     offload: str = "none",
     allow_pickle: bool = False,
+    recipe: str = "auto",
 ) -> LoadedModel:
     """Load a Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 model, or FLUX.1.
 
@@ -136,6 +138,8 @@ def load_pipeline(
             "sequential" one layer at a time; needs a GPU.
         allow_pickle: whether pickled weights (.ckpt, .bin) are read where there are no others; with
             torch's weights-only reader, which is safer than none and no proof.
+        recipe: of a model or LoRA that was distilled for a few steps, see
+            `masactrl.models.few_steps`; "auto" recognises it, "none" looks for none.
 
     Raises:
         ModelNotFound: there is no such model, or it cannot be read.
@@ -182,6 +186,12 @@ def load_pipeline(
     if place.name == EMBEDDED:
         family = "puppets"
     stated, preset = found or (None, usual_preset(family, pipeline))
+    if recipe == "auto":
+        names = [Path(place.name).name, *(one.path.name for one in loras)]
+        recipe = "" if found or place.name == EMBEDDED else recognised(pipeline.scheduler, names)
+        recipe = recipe if hasattr(pipeline, "unet") else ""
+    if recipe not in ("", "none"):
+        preset = for_few_steps(pipeline, recipe, preset)
     if preset.scheduler == "ddim":
         pipeline.scheduler = ddim_like(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)

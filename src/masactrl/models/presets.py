@@ -32,6 +32,9 @@ transformer; Stable Diffusion 1.x and 2.x, XL, 3 and 3.5; FLUX.1."""
 SchedulerName = Literal["ddim", "model"]
 """`ddim`: DDIM made from the configuration of the model's own; `model`: the model's own."""
 
+_UNGUIDED = ("hyper-sd", "turbo", "lightning", "dmd2")
+"""Distilled with guidance in the weights; LCM and TCD stand a little more."""
+
 PRESET_FILE = "masactrl.json"
 _SCHEMA = 1
 
@@ -50,6 +53,7 @@ class ModelPreset:
         height: of a picture in pixels, a multiple of 8.
         width: of a picture in pixels, a multiple of 8.
         scheduler: see `SchedulerName`.
+        distilled: name of its recipe in `masactrl.models.few_steps`; empty for none.
     """
 
     steps: Annotated[int, Field(ge=1, le=1000)]
@@ -59,6 +63,15 @@ class ModelPreset:
     height: Pixels
     width: Pixels
     scheduler: SchedulerName = "ddim"
+    distilled: str = ""
+
+    def check_guidance(self, scale: float | None) -> None:
+        """Refuse guidance of a model that was distilled without; ConfigError."""
+        if scale not in (None, 1) and self.distilled in _UNGUIDED:
+            raise ConfigError(
+                f"guidance_scale={scale:g} was given, and {self.distilled} models are distilled "
+                "without guidance; leave it out, or give 1."
+            )
 
     def start_step_of(self, steps: int) -> int:
         """Return S for a run of ``steps`` steps, 0 to steps - 1.

@@ -84,7 +84,7 @@ class Kind:
     words: Callable[[Recipe], list[str]]
     again: Callable[[LoadedModel, Recipe, Given], Mapping[str, Image.Image]]
     steps: Callable[[Recipe], int]
-    shared: tuple[str, ...] = ("model", "revision", "lora", "device", "dtype")
+    shared: tuple[str, ...] = ("model", "revision", "lora", "preset", "device", "dtype")
 
 
 def kind_of(recipe: Recipe) -> Kind:
@@ -119,6 +119,7 @@ def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[st
     given = loras or [f"{_bare(one.name)}:{_number(one.scale)}" for one in stated.loras]
     options = [("lora", one) for one in given]
     options += [("device", recipe.device), ("dtype", recipe.dtype)]
+    options += [("preset", stated.recipe)] if stated.recipe else []
     named = model or (stated.name if stated.kind == "hub" else _bare(stated.name))
     # Without the option for a commit the command takes model and commit from the picture.
     hub = stated.kind == "hub" and stated.revision is not None

@@ -28,6 +28,7 @@ from masactrl.settings.shared import (
     MethodOptions,
     MethodSetting,
     PositionsSetting,
+    StartAt,
     StartLayer,
     StartStep,
     Strength,
@@ -148,6 +149,7 @@ class EditRequest:
         negative_prompt: what guidance leads the targets away from. None is what the inversion has
             for the source: nothing, its prompt (negative-prompt) or embeddings (null-text).
         start_step: S, the first controlled step, 0 (the noisiest) to steps - 1.
+        start_at: S as a share of the run, instead of start_step; a resolved request has start_step.
         start_layer: L, the first controlled self-attention layer in execution order.
         layers: only these layers of those from L on, such as "0,7-10,18".
         form: targets read the source (replace), or the source and themselves (union).
@@ -192,6 +194,7 @@ class EditRequest:
         ),
     ] = None
     start_step: StartStep = None
+    start_at: StartAt = None
     start_layer: StartLayer = None
     layers: LayersSetting = ""
     form: FormSetting = "replace"

@@ -317,7 +317,7 @@ def _pictures(
         final[:] = [values["latents"]]
         return values if report is None else report(pipe, step, timestep, values)
 
-    call = partial(
+    run = partial(
         draw,
         pipeline,
         steps=settings.steps,
@@ -326,6 +326,10 @@ def _pictures(
         interval=(settings.guidance_begin, settings.guidance_end),
         on_step_end=tell,
     )
+
+    def call(prompts: list[str], z_T: Tensor) -> Tensor:
+        return run(prompts, z_T, seeds=[settings.seed] * len(prompts))
+
     prompts = [settings.source_prompt, *targets]
     if method.start is None:
         rows = rows_of(len(targets))
@@ -386,6 +390,7 @@ def painter(
                 guidance_scale=settings.guidance_scale,
                 negative_prompt=settings.negative_prompt,
                 interval=(settings.guidance_begin, settings.guidance_end),
+                seeds=[settings.seed] * len(prompts),
                 on_step_end=_reporter(on_step),
             )
         check_numbers(model, made)

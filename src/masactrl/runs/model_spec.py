@@ -18,6 +18,9 @@ MODEL = "Model and device"
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 """The words of `masactrl.models.choose_dtype`."""
 
+Recipe = Literal["auto", "none", "lcm", "tcd", "hyper-sd", "turbo", "lightning", "dmd2"]
+"""The names in `masactrl.models.few_steps`, or one that is recognised, or none."""
+
 Offload = Literal["none", "model", "sequential"]
 """The words of `masactrl.models.adapters.Offload`."""
 
@@ -53,6 +56,15 @@ class ModelSpec:
             panel=MODEL,
         ),
     ] = ()
+    recipe: Annotated[
+        Recipe,
+        Setting(
+            help="Of a model or LoRA distilled for a few steps: its scheduler, steps and guidance. "
+            "auto recognises it by scheduler and name.",
+            flag="preset",
+            panel=MODEL,
+        ),
+    ] = "auto"
     device: Annotated[
         str,
         Setting(help="auto, cpu, cuda, cuda:1, mps; auto takes the fastest.", panel=MODEL),
@@ -99,4 +111,5 @@ class ModelSpec:
             loras=[Lora.parse(one) for one in self.loras],
             offload=self.offload,
             allow_pickle=self.allow_pickle,
+            recipe=self.recipe,
         )

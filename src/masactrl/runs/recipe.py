@@ -72,7 +72,7 @@ class LoraStated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStated:
-    """The model; fields as in `masactrl.models.origin.Origin`, plus its name."""
+    """The model; fields as in `Origin`, plus its name and how it was distilled for few steps."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
 
@@ -81,6 +81,7 @@ class ModelStated:
     revision: str | None = None
     weights: str | None = None
     loras: tuple[LoraStated, ...] = ()
+    recipe: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +203,7 @@ def stated_model(model: LoadedModel) -> ModelStated:
         loras=tuple(
             LoraStated(name=one.name, scale=one.scale, hash=one.hash) for one in origin.loras
         ),
+        recipe=model.preset.distilled,
     )
 
 

@@ -79,6 +79,7 @@ def _made(model: LoadedModel, requests: Sequence[GenerateRequest]) -> tuple[Gene
             guidance_scale=settled[0].guidance_scale,
             negative_prompt=settled[0].negative_prompt,
             interval=(settled[0].guidance_begin, settled[0].guidance_end),
+            seeds=[one.seed for one in settled for _ in range(1 + 2 * len(one.target_prompts))],
         )
     seconds = (time.perf_counter() - started) / len(settled)
     parts = pictures.split([len(one) for one in noise])

@@ -257,6 +257,18 @@ StartStep = Annotated[
         panel=CONTROL,
     ),
 ]
+StartAt = Annotated[
+    float | None,
+    Setting(
+        label="Start at",
+        help="S as a share of the run, 0 to 1, in place of --start-step: 0.08 is step 4 of 50 "
+        "and 1 of 4.",
+        low=0,
+        high=1,
+        usual="--start-step",
+        panel=CONTROL,
+    ),
+]
 StartLayer = Annotated[
     int | None,
     Setting(

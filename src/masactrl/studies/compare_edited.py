@@ -183,6 +183,8 @@ def _edit_by(request: EditRequest, name: str, options: Mapping[str, Any], seed: 
     return EditRequest(
         target_prompts=request.target_prompts,
         guidance_scale=request.guidance_scale,
+        guidance_begin=request.guidance_begin,
+        guidance_end=request.guidance_end,
         negative_prompt=request.negative_prompt,
         compare=False,
         method=name,
