@@ -161,7 +161,7 @@ class EditRequest:
         compare: make every target without control, too.
         mode: see `Mode`; cached and joint give the same pictures. Direct inversion asks the network
             about the neighbour of each level, and ahead takes the features there: pictures differ
-            by about 40 dB from cached ones, and a first edit takes a quarter less time. Results
+            by 37 to 40 dB from cached ones, and a first edit takes a quarter less time. Results
             say cached where nothing was approximated. Only masactrl reads recorded features: the
             source of another method runs with every edit, whatever is said here.
         keep: where recorded features are kept, in cached mode.
