@@ -109,7 +109,7 @@ def plan_batch(
         wrong=tuple(wrong),
         hints=found.hints,
         passes=sum(items.passes[key] for key in chosen),
-        seconds=round(load * (_earlier(items, ledger) or seconds), 1),
+        seconds=round(load * (_earlier(items, ledger) or seconds), 3),
         bytes=round(dense * sum(items.pixels[key] for key in chosen)),
         model=surveyed.model,
         device=surveyed.device,
