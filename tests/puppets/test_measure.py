@@ -226,9 +226,7 @@ class Painter:
     """A pipeline that cannot be wrong: it renders what the prompt says."""
 
     def __init__(self) -> None:
-        self.unet = SimpleNamespace(
-            config=SimpleNamespace(sample_size=16, in_channels=4), dtype=torch.float32
-        )
+        self.unet, self.scheduler = tiny_models.unet(), tiny_models.scheduler()
         self.vae_scale_factor, self.device = 8, torch.device("cpu")
         self._generator = torch.Generator().manual_seed(HELD_OUT_SEED + 55)
 
