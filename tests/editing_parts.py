@@ -55,7 +55,7 @@ def outcome(session: EditSession, request: EditRequest, on_step: OnStep | None =
         settings.masks, session.framing, session.trajectory.prompt, settings.target_prompts
     )
     recording = None
-    if settings.mode == "cached":
+    if settings.mode != "joint":
         key = RecordingKey.of(settings, masks, session.trajectory)
         words = masks.recording() if masks else None
         recording = record_source(denoiser, pipeline, session.trajectory, key, words=words)
