@@ -256,9 +256,9 @@ def test_the_rows_are_counted_before(session: EditSession) -> None:
     session.forget()
     request = EditRequest(target_prompts=TARGETS)
     rows, cells = auto_rows(session.plan, request, AXES)
+    plan = session.plan(request)
     found = chosen(session, Fixed(0.5, 0.7, 0.7, 0.7, 0.7))
     assert cells == 4
-    plan = session.plan(request)
     passes = found.sweep.passes - session.passes + sum(found.edit.passes.values())
     assert passes - session.passes == rows + plan.source + plan.edit
     assert scoring.CLIP
