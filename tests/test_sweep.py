@@ -151,8 +151,9 @@ def test_the_source_is_recorded_once(session: EditSession, swept: SweepResult) -
     told: list[int] = []
     session.forget()
     request = EditRequest(target_prompts=TARGETS)
+    calls = sweep_calls(session, request, AXES)
     again = sweep_edit(session, request, AXES, on_step=lambda record: told.append(record.step))
-    assert len(told) == sweep_calls(session, request, AXES) == 3 + 4 * STEPS
+    assert len(told) == calls == 3 + 4 * STEPS
     assert again.passes == swept.passes
 
 

@@ -268,9 +268,8 @@ def save_png(
     Raises:
         OutputError: the file cannot be written there.
     """
-    content = png_bytes(image, recipe, text=text)
     with written_whole(path) as beside:
-        beside.write_bytes(content)
+        beside.write_bytes(png_bytes(image, recipe, text=text))
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:
