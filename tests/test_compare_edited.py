@@ -33,6 +33,7 @@ def test_every_method_has_a_column(model: LoadedModel) -> None:
     worded = invert(model, random_picture(), InversionRequest(prompt="a cat", steps=3))
     seen: list[int] = []
     options: dict[str, Any] = {"unified": {"rigid": 0.4}, "sdedit": {"strength": 0.7}}
+    calls = compared_calls(worded.plan, REQUEST, options=options)
     result = compare_edited(
         worded, REQUEST, options=options, on_step=lambda one: seen.append(one.step)
     )
@@ -43,7 +44,7 @@ def test_every_method_has_a_column(model: LoadedModel) -> None:
     assert all((column.seconds or 0) > 0 for column in result.columns[2:])
     assert "dB" in result.columns[1].note
     assert result.left_out == ()
-    assert len(seen) == compared_calls(worded.plan, REQUEST, options=options)
+    assert len(seen) == calls
     assert result.to_sheet().width > len(methods) * 61
     single = worded.edit(EditRequest(target_prompts=("a dog",)), method="plug-and-play")
     column = result.columns[methods.index("plug-and-play")]
