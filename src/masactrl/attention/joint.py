@@ -149,7 +149,7 @@ class JointAttentionHook(SelfAttentionHook):
             return forward(*args, **kwargs)
         rotary: Any = options.get("image_rotary_emb")
         if self._own:
-            return self._attended(module, hidden, states, rotary)
+            return self._attended(module, hidden, states, rotary, self.control, self.rows)
         rows, turn = self.rows, self._turn
 
         def layer(
@@ -178,10 +178,15 @@ class JointAttentionHook(SelfAttentionHook):
         return output.split(sizes, dim=1) if len(sizes) > 1 else output
 
     def _attended(
-        self, module: Any, hidden: Tensor, states: Tensor | None, rotary: Rotary | None
+        self,
+        module: Any,
+        hidden: Tensor,
+        states: Tensor | None,
+        rotary: Rotary | None,
+        control: Control,
+        rows: BatchRows,
     ) -> object:
         """The output when the attention is our own, from projections of the whole batch."""
-        assert self.control is not None and self.rows is not None  # noqa: PT018, S101
         text = self.text if self._joined or states is not None else 0
         image = hidden.shape[1] - (text if self._joined else 0)
         layer = Attention(module, image=image, text_first=self._text_first, rotary=rotary)
@@ -190,18 +195,18 @@ class JointAttentionHook(SelfAttentionHook):
         if self.source is not None:
             flat = layer.project_source(self.source.flatten(0, 1).to(hidden), text)
             source = flat.unflatten(0, self.source.shape[:2])
-        masks = self.masks(self.rows, image)
+        masks = self.masks(rows, image)
         if masks is not None:
             masks = functional.pad(masks, (0, text), value=1.0)
-        output = self.control(
+        output = control(
             LayerCall(
                 layer=layer,
                 hidden=packed,
-                bank=bank_of(packed, source, self.rows.branches),
-                rows=self.rows,
+                bank=bank_of(packed, source, rows.branches),
+                rows=rows,
                 masks=masks,
                 name=self.layer,
-                turned=None if self._turn is None else layer.turning(self._turn, self.rows),
+                turned=None if self._turn is None else layer.turning(self._turn, rows),
             )
         )
         return layer.finish(output, joined=self._joined, states=states)
@@ -295,7 +300,8 @@ class Attention:
 
     def turning(self, turn: Turn, rows: BatchRows) -> Callable[[Tensor, Part, int], Tensor]:
         """`LayerCall.turned`: the same rows with the picture's keys at other positions."""
-        assert self._rotary is not None  # noqa: S101
+        if self._rotary is None:
+            raise UnsupportedPipeline("Keys have no positions here; use positions='same'.")
         rotary = _of_image(self._rotary, self._image)
 
         def at(context: Tensor, part: Part, k: int) -> Tensor:

@@ -80,7 +80,7 @@ class Matcher:
         """M (images, sources of each, tokens); images that read themselves get their own places."""
         bank = features
         if self._source is not None:
-            bank = torch.cat([features, self._recorded().to(features)])
+            bank = torch.cat([features, self._recorded(self._source).to(features)])
         most = max(len(entry) for entry in self._rows.reads)
         own = torch.arange(features.shape[1], device=features.device)
         table = own.repeat(self._rows.images, most, 1)
@@ -89,11 +89,10 @@ class Matcher:
                 table[image, k] = correspondences(bank[source], features[image])
         return table
 
-    def _recorded(self) -> Tensor:
-        assert self._source is not None  # noqa: S101
+    def _recorded(self, source: SourceCache) -> Tensor:
         step, timestep = self._before
         try:
-            return self._source.get_map(step, timestep, _KEY)
+            return source.get_map(step, timestep, _KEY)
         except ConfigError as error:
             raise ConfigError(
                 f"The features that positions='matched' needs were not recorded at step {step}. "

@@ -222,13 +222,11 @@ class _Led:
         source = self._source
         if tick is None or source is None:
             return latents
-        if self._velocity is None:
-            self._begin(tick.timesteps)
-        assert self._velocity is not None  # noqa: S101
+        velocity = self._velocity or self._begin(tick.timesteps)
         s, s_next = self._sigma[tick.step : tick.step + 2]
         self._inside = True
         try:
-            v = self._velocity(source, tick.step).to(source)
+            v = velocity(source, tick.step).to(source)
         finally:
             self._inside = False
         before = self._edit + source - self._z_0  # z^t, which the step began with
@@ -240,8 +238,8 @@ class _Led:
         self.steps += 1
         return (self._edit + self._source - self._z_0).to(latents)
 
-    def _begin(self, timesteps: Sequence[float]) -> None:
-        """Encode the sources' words and read the levels of the run."""
+    def _begin(self, timesteps: Sequence[float]) -> Guided:
+        """Encode the sources' words and read the levels of the run; what says velocities then."""
         port = Denoiser(self._pipeline)
         self._sigma = (*(t / 1000 for t in timesteps), 0.0)
         schedule = NoiseSchedule(timesteps=tuple(timesteps), prediction="flow", sigma=self._sigma)
@@ -253,3 +251,4 @@ class _Led:
             for k in range(len(self._prompts))
         ]
         self._velocity = Guided(port, conditions, schedule)
+        return self._velocity
