@@ -19,7 +19,7 @@ print("torch" in sys.modules, os.environ.get("OMP_WAIT_POLICY"), os.environ.get(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "False PASSIVE 0"),
+        ({}, "False None 10000"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "False ACTIVE None"),
         ({"GOMP_SPINCOUNT": "100"}, "False None 100"),
     ],
