@@ -20,6 +20,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import masactrl
+from masactrl import attention
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "masactrl"
@@ -218,3 +219,10 @@ def test_old_names_lead_to_the_new_modules_and_say_so() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
+def test_old_names_in_a_room_lead_to_the_new_ones_and_say_so() -> None:
+    for old, new in attention._RENAMED.items():
+        with pytest.warns(DeprecationWarning, match=f"{old} is now masactrl.attention.{new}"):
+            found = getattr(attention, old)
+        assert found is getattr(attention, new)

@@ -15,7 +15,7 @@ from masactrl.models import LoadedModel
 from masactrl.pictures.images import save_png
 from masactrl.rerun import kinds as again
 from masactrl.rerun.kinds import (
-    Given,
+    RerunInputs,
     command_line,
     compare,
     hub_id,
@@ -201,13 +201,13 @@ def test_a_run_is_made_again_to_the_bit(picture: str, model: LoadedModel, tmp_pa
     generate(model, request).save(tmp_path)
     found = Recipe.parse(find_recipe(tmp_path / f"{picture}.png"))
     steps: list[int] = []
-    after = run_again(model, found, Given(on_step=lambda record: steps.append(record.step)))
+    after = run_again(model, found, RerunInputs(on_step=lambda record: steps.append(record.step)))
     with Image.open(tmp_path / f"{picture}.png") as before:
         assert compare(before, after).equal
     assert steps == [0, 1]
     assert kind_of(found).steps(found) == 2
     with pytest.raises(ConfigError, match="its run makes source, target1"):
-        run_again(model, found.of("target9"), Given())
+        run_again(model, found.of("target9"), RerunInputs())
 
 
 def test_the_recipe_names_the_model_by_its_weights(model: LoadedModel) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from masactrl.attention.call import LayerCall
 from masactrl.attention.masks import binary, key_bias, resized
 from masactrl.attention.rows import BatchRows, Rows
-from masactrl.attention.view import Seen, Views
+from masactrl.attention.view import AttentionRecord, QueryKeys
 from masactrl.errors import ControlNotApplied, MaskError, RowsError, UnsupportedPipeline
 from masactrl.methods.mutual import Form, mutual_self_attention
 
@@ -157,7 +157,7 @@ class Control:
         self._form, self._strength, self._attention = form, strength, attention
         self._masks = None if masks is None else binary(masks.float(), threshold)
         self._watched = None if watched is None else layers[watched].block
-        self.views = Views()
+        self.views = AttentionRecord()
         self._run: _Run | None = None
         self._laid: dict[tuple[int, torch.device], BatchRows] = {}
         self._grids: dict[tuple[int, int, torch.device], Tensor] = {}
@@ -330,7 +330,7 @@ class Control:
         for image in run.rows.targets:
             read = (*run.rows.reads[image], *([image] if union else []))
             seen.append(
-                Seen(
+                QueryKeys(
                     grid=_grid(layer, extra),
                     queries=q[image],
                     keys=torch.cat([k[one] for one in read], dim=1),

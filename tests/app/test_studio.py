@@ -278,7 +278,7 @@ def test_a_click_shows_where_the_target_looked(studio: Studio) -> None:
     recipe = Recipe.parse(read_recipe(figures[1]))
     assert (recipe.kind, recipe.request["target"]) == ("attention", 2)
     assert recipe.request["points"] == [[own.width - 1, 5 // factor]]
-    with pytest.raises(ConfigError, match="watched were steps 1, 2"):
+    with pytest.raises(ConfigError, match="captured were steps 1, 2"):
         found.figure((5, 5), target=1, step=0, layer=None)
     with pytest.raises(ConfigError, match="outside"):
         found.figure((large.width, 5), target=1, step=None, layer=None)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from masactrl.attention import SourceCache
+from masactrl.attention import SourceFeatures
 from masactrl.errors import ConfigError
 
 
-def filled(**options: object) -> SourceCache:
-    cache = SourceCache(**options)  # type: ignore[arg-type]
+def filled(**options: object) -> SourceFeatures:
+    cache = SourceFeatures(**options)  # type: ignore[arg-type]
     cache.put(2, 901.0, 10, torch.arange(24.0).reshape(4, 3, 2), images=2)
     return cache
 
@@ -20,7 +20,7 @@ def test_what_goes_in_comes_out_by_branch_and_image() -> None:
 
 
 def test_it_keeps_a_copy() -> None:
-    cache, hidden = SourceCache(), torch.ones(1, 3, 2)
+    cache, hidden = SourceFeatures(), torch.ones(1, 3, 2)
     cache.put(0, 1.0, 0, hidden, images=1)
     hidden.zero_()
     assert bool(cache.get(0, 1.0, 0).all())
@@ -43,7 +43,7 @@ def test_clear() -> None:
 @pytest.mark.parametrize(
     ("read", "words"),
     [
-        (lambda: SourceCache().get(0, 1.0, 0), "empty"),
+        (lambda: SourceFeatures().get(0, 1.0, 0), "empty"),
         (lambda: filled().get(3, 881.0, 10), "Step 3 was not recorded.*2 to 2"),
         (lambda: filled().get(2, 881.0, 10), "timestep 901 but this run is at 881"),
         (lambda: filled().get(2, 901.0, 11), r"Layer 11 was not recorded.*\[10\]"),

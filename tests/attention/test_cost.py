@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from masactrl.attention import Rows, Schedule, attach, find_sites
+from masactrl.attention import Rows, Schedule, attach, find_layers
 from masactrl.bench.attention_cost import (
     FORMS,
     Cost,
@@ -50,11 +50,11 @@ def test_the_two_edits_that_are_compared_are_the_same_edit() -> None:
     ):
         edited = run(ours)
     for twice in (False, True):
-        for site in find_sites(explicit.unet):
-            edit = site.index >= 10
-            site.module.set_processor(Explicit(edit=edit, twice=edit and twice))
-            assert site.cross is not None
-            site.cross.set_processor(Explicit(edit=False))
+        for layer in find_layers(explicit.unet):
+            edit = layer.index >= 10
+            layer.module.set_processor(Explicit(edit=edit, twice=edit and twice))
+            assert layer.cross is not None
+            layer.cross.set_processor(Explicit(edit=False))
         assert torch.allclose(run(explicit), edited, atol=1e-4)
     assert not torch.allclose(plain[1], edited[1], atol=1e-4)
 

@@ -7,8 +7,8 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from PIL import Image
 
-from masactrl.attention import GivenMasks, WordMasks, check_prompt, find_sites, token_numbers
-from masactrl.attention.masking import _capture_sites
+from masactrl.attention import GivenMasks, WordMasks, check_prompt, find_layers, token_numbers
+from masactrl.attention.masking import _capture_layers
 from masactrl.attention.masks import binary, key_bias, normalised, resized
 from masactrl.errors import ControlWarning, MaskError, PromptError
 
@@ -119,13 +119,15 @@ def test_a_row_without_any_key_is_finite_in_half_precision() -> None:
 
 
 def test_the_capture_level() -> None:
-    sd, sdxl = find_sites(tiny_models.unet()), find_sites(tiny_models.unet(xl=True))
+    sd, sdxl = find_layers(tiny_models.unet()), find_layers(tiny_models.unet(xl=True))
     quarter = WordMasks(words=("cat",))
-    assert [s.index for s in _capture_sites(quarter, sd)] == [4, 5, 7, 8, 9]
-    assert [s.index for s in _capture_sites(quarter, sdxl)] == list(range(4, 64))
-    assert {s.scale for s in _capture_sites(WordMasks(words=("cat",), capture_scale=16), sd)} == {8}
-    no_quarter = [site for site in sd if site.scale != 4]
-    assert {s.scale for s in _capture_sites(quarter, no_quarter)} == {2}
+    assert [s.index for s in _capture_layers(quarter, sd)] == [4, 5, 7, 8, 9]
+    assert [s.index for s in _capture_layers(quarter, sdxl)] == list(range(4, 64))
+    assert {s.scale for s in _capture_layers(WordMasks(words=("cat",), capture_scale=16), sd)} == {
+        8
+    }
+    no_quarter = [layer for layer in sd if layer.scale != 4]
+    assert {s.scale for s in _capture_layers(quarter, no_quarter)} == {2}
 
 
 @pytest.mark.parametrize(

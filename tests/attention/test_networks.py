@@ -10,7 +10,7 @@ import tiny_mmdit
 import torch
 from torch import Tensor
 
-from masactrl.attention import PRESETS, Clock, Schedule, find_sites, preset
+from masactrl.attention import PRESETS, Schedule, StepTracker, find_layers, preset
 from masactrl.attention.positions import Positions, correspondences, damping_of, turned
 from masactrl.errors import ConfigError, ScheduleError
 
@@ -31,9 +31,9 @@ def traced(pipe: Any) -> list[str]:
 @pytest.mark.parametrize("kind", ["sd3", "sd3.5", "flux"])
 def test_layers_are_counted_in_the_order_they_run(kind: str) -> None:
     pipe = tiny_mmdit.flux() if kind == "flux" else tiny_mmdit.sd3(dual=kind == "sd3.5")
-    sites = find_sites(pipe.transformer)
-    assert [site.index for site in sites] == list(range(6 if kind == "flux" else 4))
-    parts = [s.name + ("2" if n else "") for s in sites for n in range(len(s.parts))]
+    layers = find_layers(pipe.transformer)
+    assert [layer.index for layer in layers] == list(range(6 if kind == "flux" else 4))
+    parts = [s.name + ("2" if n else "") for s in layers for n in range(len(s.parts))]
     assert parts == traced(pipe)
 
 
@@ -55,19 +55,19 @@ def test_layers_of_the_real_layouts(
     network: str, kind: dict[str, Any], count: int, second: int
 ) -> None:
     with torch.device("meta"):
-        sites = find_sites(getattr(diffusers, network)(**kind))
-    assert len(sites) == count
-    assert sum(site.second is not None for site in sites) == second
+        layers = find_layers(getattr(diffusers, network)(**kind))
+    assert len(layers) == count
+    assert sum(layer.second is not None for layer in layers) == second
     name = {24: "sd3", 38: "sd3.5-large", 57: "flux"}[count]
-    assert preset(sites) is PRESETS[name]
-    spans = Schedule(layers=range(5, 9)).resolve_layers(sites)
-    assert [site.index for site in spans] == [5, 6, 7, 8]
+    assert preset(layers) is PRESETS[name]
+    spans = Schedule(layers=range(5, 9)).resolve_layers(layers)
+    assert [layer.index for layer in spans] == [5, 6, 7, 8]
     if count == 57:
-        assert [site.place for site in sites] == ["joint"] * 19 + ["single"] * 38
+        assert [layer.place for layer in layers] == ["joint"] * 19 + ["single"] * 38
         with pytest.raises(ScheduleError, match=r"layer=60.*layers 0 to 56\."):
-            Schedule(layers=(60,)).resolve_layers(sites)
+            Schedule(layers=(60,)).resolve_layers(layers)
     with pytest.raises(ScheduleError, match=r"'encoder'.*this network has.*joint"):
-        Schedule(places=("encoder",)).resolve_layers(sites)
+        Schedule(places=("encoder",)).resolve_layers(layers)
 
 
 @pytest.mark.parametrize("steps", [4, 50])
@@ -77,12 +77,12 @@ def test_steps_of_flux(steps: int, dtype: torch.dtype) -> None:
     scheduler = tiny_mmdit.flux().scheduler
     scheduler.set_timesteps(steps, mu=1.15)
     scheduler.set_begin_index(0)
-    clock, seen = Clock(1000.0), []
+    tracker, seen = StepTracker(1000.0), []
     for t in scheduler.timesteps:
-        tick = clock.tick(t.expand(2).to(dtype) / 1000, scheduler)
-        seen.append(tick.step)
-        assert tick.timestep == float(t)
-        scheduler._step_index = tick.step + 1
+        info = tracker.step_of(t.expand(2).to(dtype) / 1000, scheduler)
+        seen.append(info.step)
+        assert info.timestep == float(t)
+        scheduler._step_index = info.step + 1
     assert seen == list(range(steps))
 
 

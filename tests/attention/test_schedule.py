@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import tiny_models
 
-from masactrl.attention import PRESETS, SDXL_START_LAYERS, Schedule, find_sites, preset
+from masactrl.attention import PRESETS, SDXL_START_LAYERS, Schedule, find_layers, preset
 from masactrl.errors import ScheduleError
 
-SD = find_sites(tiny_models.unet())
-SDXL = find_sites(tiny_models.unet(xl=True))
+SD = find_layers(tiny_models.unet())
+SDXL = find_layers(tiny_models.unet(xl=True))
 DDIM_50 = [981.0 - 20 * step for step in range(50)]
 
 

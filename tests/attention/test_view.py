@@ -10,9 +10,9 @@ import tiny_models
 import torch
 from oracles.literal_view import Projections, where
 
-from masactrl.attention import GivenMasks, Rows, Schedule, find_sites
-from masactrl.attention.view import Seen, Views, attention_row
-from masactrl.attention.watch import watch
+from masactrl.attention import GivenMasks, Rows, Schedule, find_layers
+from masactrl.attention.capture import capture
+from masactrl.attention.view import AttentionRecord, QueryKeys, attention_row
 from masactrl.errors import ConfigError, ControlNotApplied, RowsError, ScheduleError
 from masactrl.methods import MasaCtrl
 
@@ -44,17 +44,17 @@ def untouched(pipe: Any) -> bool:
     return not hooks
 
 
-def literal(pipe: Any, form: str, step: int, layer: int) -> tuple[Tensor, Any]:
+def literal(pipe: Any, form: str, step: int, number: int) -> tuple[Tensor, Any]:
     """The run's result, and a function from target and token to the weights of the source."""
-    (site,) = [one for one in find_sites(pipe.unet) if one.index == layer]
-    kept = Projections(site.module)
+    (layer,) = [one for one in find_layers(pipe.unet) if one.index == number]
+    kept = Projections(layer.module)
     with control(form).attach(pipe, Rows.one_source(targets=2)):
         result = tiny_models.run(pipe, PROMPTS, size=LATENT)
     kept.remove()
     calls = {"replace": 1, "union": 2, "masks": 3, "union masks": 3}[form]
     # Before the first controlled step the layer is called once a step.
     first = 1 + (step - 1) * calls
-    grid = site.grid(*LATENT)
+    grid = layer.grid(*LATENT)
     tokens = grid[0] * grid[1]
 
     def weights(target: int, token: int) -> list[float]:
@@ -69,7 +69,7 @@ def literal(pipe: Any, form: str, step: int, layer: int) -> tuple[Tensor, Any]:
             mine = flat[1 + target]
             read = flat[0] + (mine if "union" in form else [])
             allowed = [key == mine[token] for key in read]
-        found = where(kept.q[call][row, token], kept.k[call][row], site.module.heads, allowed)
+        found = where(kept.q[call][row, token], kept.k[call][row], layer.module.heads, allowed)
         return found[:tokens]
 
     return result, weights
@@ -82,7 +82,7 @@ def test_a_look_is_the_explicit_softmax_of_the_layer(
 ) -> None:
     plain, weights = literal(pipe, form, step, layer)
     with (
-        watch(pipe, own="union" in form) as views,
+        capture(pipe, own="union" in form) as views,
         control(form).attach(pipe, Rows.one_source(targets=2)),
     ):
         watched = tiny_models.run(pipe, PROMPTS, size=LATENT)
@@ -103,13 +103,13 @@ def test_a_look_is_the_explicit_softmax_of_the_layer(
 @pytest.mark.parametrize("form", ["replace", "union", "masks"])
 def test_a_recorded_source_is_looked_at_alike(pipe: StableDiffusionPipeline, form: str) -> None:
     with (
-        watch(pipe, own=form == "union") as joint,
+        capture(pipe, own=form == "union") as joint,
         control(form).attach(pipe, Rows.one_source(targets=2)),
     ):
         tiny_models.run(pipe, PROMPTS, size=LATENT)
     given = GivenMasks(images=MASKS[1:], sources=MASKS[:1]) if form == "masks" else None
     apart = MasaCtrl(schedule=SCHEDULE, form="union" if form == "union" else "replace", masks=given)
-    with watch(pipe, own=form == "union") as cached:
+    with capture(pipe, own=form == "union") as cached:
         with apart.record(pipe) as source:
             tiny_models.run(pipe, PROMPTS[:1], size=LATENT)
         with apart.attach(pipe, Rows.from_cache(targets=2), source=source):
@@ -133,11 +133,11 @@ def test_one_watch_serves_controls_attached_before_and_inside(
         with ExitStack() as stack:
             attach = control("replace").attach(pipe, Rows.one_source(targets=1))
             if watched_first:
-                views = stack.enter_context(watch(pipe, steps=[2], layers=[13]))
+                views = stack.enter_context(capture(pipe, steps=[2], layers=[13]))
                 stack.enter_context(attach)
             else:
                 stack.enter_context(attach)
-                views = stack.enter_context(watch(pipe, steps=[2], layers=[13]))
+                views = stack.enter_context(capture(pipe, steps=[2], layers=[13]))
             tiny_models.run(pipe, PROMPTS[:2], guidance=1.0)
         maps.append(views.look((0.3, 0.3)).map)
         assert (views.steps, views.layers) == ((2,), (13,))
@@ -148,7 +148,7 @@ def test_one_watch_serves_controls_attached_before_and_inside(
 def test_the_mean_goes_over_steps_and_layers_at_the_finest_grid(
     pipe: StableDiffusionPipeline,
 ) -> None:
-    with watch(pipe) as views, control("replace").attach(pipe, Rows.one_source(targets=1)):
+    with capture(pipe) as views, control("replace").attach(pipe, Rows.one_source(targets=1)):
         tiny_models.run(pipe, PROMPTS[:2])
     assert views.nbytes > 0
     point = (0.6, 0.2)
@@ -165,7 +165,7 @@ def test_the_mean_goes_over_steps_and_layers_at_the_finest_grid(
 
 
 def test_a_second_run_replaces_the_first(pipe: StableDiffusionPipeline) -> None:
-    with watch(pipe) as views, control("replace").attach(pipe, Rows.one_source(targets=1)):
+    with capture(pipe) as views, control("replace").attach(pipe, Rows.one_source(targets=1)):
         tiny_models.run(pipe, PROMPTS[:2], seed=1)
         first = views.look((0.1, 0.1)).map
         tiny_models.run(pipe, PROMPTS[:2], seed=2, steps=2)
@@ -175,29 +175,29 @@ def test_a_second_run_replaces_the_first(pipe: StableDiffusionPipeline) -> None:
 
 def test_what_cannot_be_watched_is_said(pipe: StableDiffusionPipeline) -> None:
     rows = Rows.one_source(targets=1)
-    with pytest.raises(ControlNotApplied, match="Nothing was seen"), watch(pipe):
+    with pytest.raises(ControlNotApplied, match="Nothing was captured"), capture(pipe):
         tiny_models.run(pipe, PROMPTS[:1], steps=2)
     with (
-        pytest.raises(ScheduleError, match="step 0 was to be watched"),
-        watch(pipe, steps=[0, 1]),
+        pytest.raises(ScheduleError, match="step 0 was to be captured"),
+        capture(pipe, steps=[0, 1]),
         control("replace").attach(pipe, rows),
     ):
         tiny_models.run(pipe, PROMPTS[:2], steps=2)
     with (
-        pytest.raises(ScheduleError, match=r"layer 3 was to be watched.*acted at layers 12"),
-        watch(pipe, layers=[3, 12]),
+        pytest.raises(ScheduleError, match=r"layer 3 was to be captured.*acted at layers 12"),
+        capture(pipe, layers=[3, 12]),
         control("replace").attach(pipe, rows),
     ):
         tiny_models.run(pipe, PROMPTS[:2], steps=2)
     with (
         pytest.raises(RowsError, match="read 2 sources each"),
-        watch(pipe),
+        capture(pipe),
         control("replace").attach(pipe, Rows.groups([(2, 1)])),
     ):
         tiny_models.run(pipe, PROMPTS, steps=2)
     with (
         pytest.raises(RowsError, match="1 controlled rows, which is no multiple of the 2"),
-        watch(pipe, targets=2),
+        capture(pipe, targets=2),
         control("replace").attach(pipe, rows),
     ):
         tiny_models.run(pipe, PROMPTS[:2], steps=2)
@@ -205,10 +205,10 @@ def test_what_cannot_be_watched_is_said(pipe: StableDiffusionPipeline) -> None:
 
 
 def test_what_cannot_be_looked_at_is_said() -> None:
-    seen = Seen(
+    seen = QueryKeys(
         grid=(1, 2), queries=torch.ones(1, 2, 2), keys=torch.ones(1, 2, 2), mask=None, key_mask=None
     )
-    views = Views()
+    views = AttentionRecord()
     for step in (4, 5, 6):
         views.keep(step, 10, [seen])
     assert views.look((0.0, 0.0)).map.tolist() == [[0.5, 0.5]]

@@ -20,7 +20,7 @@ from masactrl.bench.model_measure_layout import (
 from masactrl.errors import ConfigError
 from masactrl.methods import MasaCtrl
 from masactrl.puppets.inspector import Inspector
-from masactrl.puppets.judging import Studio
+from masactrl.puppets.judging import PipelineRunner
 from masactrl.puppets.renderer import render
 
 
@@ -37,13 +37,13 @@ def test_the_right_answer_has_the_best_figures(monkeypatch: pytest.MonkeyPatch) 
     right = render(scenes, 256).image
     other = render([one.acting("standing") for one in scenes], 256).image
 
-    def pictures(self: Studio, prompts: list[str], noise: Tensor) -> Tensor:
+    def pictures(self: PipelineRunner, prompts: list[str], noise: Tensor) -> Tensor:
         assert len(prompts) == len(noise) == 4 * (1 + len(COLUMNS))
         assert torch.equal(noise[:4], noise[4:8])  # one noise for all of a scene
         # Source, then the columns: the truth, the truth, another pose, another pose.
         return torch.cat((other, right, right, other, other))
 
-    monkeypatch.setattr(model_measure_layout.Studio, "pictures", pictures)
+    monkeypatch.setattr(model_measure_layout.PipelineRunner, "pictures", pictures)
     # No network is called, which an attachment would complain about.
     monkeypatch.setattr(MasaCtrl, "attach", lambda *_: nullcontext())
     monkeypatch.setattr(model_measure_layout, "attach_layouts", lambda *_, **__: nullcontext())

@@ -20,7 +20,7 @@ from masactrl.bench.statistics import bootstrap
 from masactrl.errors import ConfigError, MasaCtrlError
 from masactrl.puppets.identity import SAME
 from masactrl.puppets.inspector import Inspector
-from masactrl.puppets.judging import Shot
+from masactrl.puppets.judging import JudgedBatch
 from masactrl.puppets.renderer import render
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def test_right_answers_pass_and_wrong_ones_do_not() -> None:
     answers = [right_answers(task, SIZE) for task in tasks]
     assert all(len(one.image) == CANDIDATES for one in answers)
     sources = render([task.source for task in tasks], SIZE)
-    source = Shot.of(sources.image, inspector)
+    source = JudgedBatch.of(sources.image, inspector)
 
     def figures(pictures: torch.Tensor) -> Any:
-        shot = Shot.of(pictures, inspector)
+        shot = JudgedBatch.of(pictures, inspector)
         return judge(tasks, source, shot, answers, source_masks=sources.mask)
 
     right = figures(torch.stack([one.image[5] for one in answers]))

@@ -176,7 +176,7 @@ def test_a_trajectory_keeps_its_parts() -> None:
     ("change", "sentence"),
     [
         ({"latents": torch.zeros(3, 1, 4, 2, 2)}, "latents of shape"),
-        ({"latents": torch.full((4, 1, 4, 2, 2), math.nan)}, "no numbers"),
+        ({"latents": torch.full((4, 1, 4, 2, 2), math.nan)}, "NaN or infinite"),
         ({"noise": torch.zeros(4, 1, 4, 2, 2)}, "noise of a trajectory"),
         ({"unconditional": torch.zeros(2, 77, 8)}, "Unconditional embeddings"),
     ],

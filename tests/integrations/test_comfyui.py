@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from masactrl.attention import Schedule, find_sites
+from masactrl.attention import Schedule, find_layers
 from masactrl.errors import (
     ConfigError,
     ControlNotApplied,
@@ -98,9 +98,9 @@ def drawn(extra: dict[str, Any], count: int) -> list[Tensor]:
 
 def test_layers_are_those_of_diffusers_in_its_order() -> None:
     assert [[one.name, one.place, one.scale] for one in LAYERS] == RECORDED["layers"]
-    sites = find_sites(tiny_models.unet())  # four levels, two layers a block, as the host's
+    layers = find_layers(tiny_models.unet())  # four levels, two layers a block, as the host's
     assert [(one.index, one.place, one.scale) for one in LAYERS] == [
-        (site.index, site.place, site.scale) for site in sites
+        (layer.index, layer.place, layer.scale) for layer in layers
     ]
     assert control.layer_number(" Output.6 ", LAYERS) == control.layer_number("10", LAYERS) == 10
     with pytest.raises(UnsupportedPipeline, match=r"no self-attention layer 'output\.2'"):

@@ -9,7 +9,7 @@ import tiny_models
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 
-from masactrl.attention import GivenMasks, Rows, Schedule, SourceCache
+from masactrl.attention import GivenMasks, Rows, Schedule, SourceFeatures
 from masactrl.errors import (
     ConfigError,
     ControlNotApplied,
@@ -132,7 +132,7 @@ def test_a_recording_must_fit(pipe: Any) -> None:
         pass
     with (
         pytest.raises(RowsError, match="holds 0 sources"),
-        control.attach(pipe, rows, source=SourceCache()),
+        control.attach(pipe, rows, source=SourceFeatures()),
     ):
         pass
 

@@ -128,7 +128,7 @@ def test_other_shapes_are_refused(untrained: Inspector, shape: tuple[int, ...]) 
 
 
 def test_pictures_without_numbers_are_refused(untrained: Inspector) -> None:
-    with pytest.raises(ConfigError, match="no numbers"):
+    with pytest.raises(ConfigError, match="NaN or infinite"):
         untrained.read(torch.full((1, 3, 64, 64), float("nan")))
 
 

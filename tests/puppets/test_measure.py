@@ -21,7 +21,7 @@ from masactrl.errors import ConfigError, MissingExtra, ScheduleError
 from masactrl.puppets.captions import parse, sample_prompts
 from masactrl.puppets.identity import PATTERN_WEIGHT
 from masactrl.puppets.inspector import QUESTIONS, Inspector
-from masactrl.puppets.judging import Shot, Tally, background_psnr
+from masactrl.puppets.judging import JudgedBatch, Means, background_psnr
 from masactrl.puppets.measured import EditSide
 from masactrl.puppets.renderer import render
 from masactrl.puppets.scene import Scene, sample_scene
@@ -155,10 +155,12 @@ def test_edits_are_judged_as_the_pictures_say(
     assert [id(p) for p in pipeline.unet.attn_processors.values()] == before
     assert found.pairs == 4
     assert found.samples.shape == (4, 3, 3, 64, 64)
-    source, controlled, uncontrolled = (Shot.of(found.samples[:, k], inspector) for k in range(3))
+    source, controlled, uncontrolled = (
+        JudgedBatch.of(found.samples[:, k], inspector) for k in range(3)
+    )
     assert not torch.allclose(controlled.pictures, uncontrolled.pictures, atol=1e-3)
     for side, target in ((found.controlled, controlled), (found.uncontrolled, uncontrolled)):
-        tally = Tally()
+        tally = Means()
         tally.add(found.tasks, source, target)
         assert close(side, tally.side())
     assert found.identity_ratio == pytest.approx(

@@ -16,7 +16,7 @@ from masactrl.cli import main
 from masactrl.errors import ConfigError
 from masactrl.puppets.colour import srgb_to_lab
 from masactrl.puppets.inspector import Inspector, Reading
-from masactrl.puppets.judging import Shot, background_lab
+from masactrl.puppets.judging import JudgedBatch, background_lab
 from masactrl.puppets.measured import EditSide, FormFigures
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_the_sources_kept_look_most_like_their_background(
     found: FormFigures, pipeline: StableDiffusionPipeline, inspector: Inspector
 ) -> None:
     assert found.alike <= found.typical
-    shot = Shot.of(found.samples[:, 0], inspector)
+    shot = JudgedBatch.of(found.samples[:, 0], inspector)
     ground = background_lab(shot.pictures, shot.reading.mask)
     distance = (shot.reading.coat - ground).square().sum(1).sqrt()
     assert distance.mean().item() == pytest.approx(found.alike, abs=0.1)

@@ -64,7 +64,7 @@ class Studio:
         loras: tuple[str, ...] = (),
         networks: Mapping[str, str] | None = None,
     ) -> None:
-        from masactrl.attention.networks import find_sites
+        from masactrl.attention.networks import find_layers
 
         self.model = model
         self.words = words
@@ -73,7 +73,7 @@ class Studio:
         self.networks: Mapping[str, str | None] = {**dict.fromkeys(own), **(networks or {})}
         self.limits = fields.Limits(
             preset=model.preset,
-            layers=len(find_sites(model.denoiser)),
+            layers=len(find_layers(model.denoiser)),
             networks=self.networks,
             kind=model.kind,
         )

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from masactrl.attention.attachment import attach
     from masactrl.attention.call import Control, Layer, LayerCall
     from masactrl.attention.conditions import without_condition
-    from masactrl.attention.features import SourceCache
-    from masactrl.attention.layers import Site
+    from masactrl.attention.features import SourceFeatures
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.masks import GivenMasks, WordMasks
     from masactrl.attention.networks import (
         FAMILIES,
         DenoiserCall,
         Network,
-        find_sites,
+        find_layers,
         network_of,
     )
     from masactrl.attention.positions import Policy, Positions
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Window,
         preset,
     )
-    from masactrl.attention.steps import Clock, Tick
+    from masactrl.attention.steps import StepInfo, StepTracker
     from masactrl.attention.words import check_prompt, token_numbers
 
 __all__ = [
@@ -44,8 +44,8 @@ __all__ = [
     "PRESETS",
     "SDXL_START_LAYERS",
     "Attached",
+    "AttentionLayer",
     "BatchRows",
-    "Clock",
     "Control",
     "DenoiserCall",
     "GivenMasks",
@@ -59,14 +59,14 @@ __all__ = [
     "Rows",
     "RunReport",
     "Schedule",
-    "Site",
-    "SourceCache",
-    "Tick",
+    "SourceFeatures",
+    "StepInfo",
+    "StepTracker",
     "Window",
     "WordMasks",
     "attach",
     "check_prompt",
-    "find_sites",
+    "find_layers",
     "network_of",
     "preset",
     "token_numbers",
@@ -76,7 +76,7 @@ __all__ = [
 _HOMES = {
     "Attached": "masactrl.attention.report",
     "BatchRows": "masactrl.attention.rows",
-    "Clock": "masactrl.attention.steps",
+    "StepTracker": "masactrl.attention.steps",
     "Control": "masactrl.attention.call",
     "DenoiserCall": "masactrl.attention.networks",
     "FAMILIES": "masactrl.attention.networks",
@@ -94,18 +94,26 @@ _HOMES = {
     "RunReport": "masactrl.attention.report",
     "SDXL_START_LAYERS": "masactrl.attention.schedule",
     "Schedule": "masactrl.attention.schedule",
-    "Site": "masactrl.attention.layers",
-    "SourceCache": "masactrl.attention.features",
-    "Tick": "masactrl.attention.steps",
+    "AttentionLayer": "masactrl.attention.layers",
+    "SourceFeatures": "masactrl.attention.features",
+    "StepInfo": "masactrl.attention.steps",
     "Window": "masactrl.attention.schedule",
     "WordMasks": "masactrl.attention.masks",
     "attach": "masactrl.attention.attachment",
     "check_prompt": "masactrl.attention.words",
-    "find_sites": "masactrl.attention.networks",
+    "find_layers": "masactrl.attention.networks",
     "network_of": "masactrl.attention.networks",
     "preset": "masactrl.attention.schedule",
     "token_numbers": "masactrl.attention.words",
     "without_condition": "masactrl.attention.conditions",
 }
 
-__getattr__ = on_demand(__name__, _HOMES)
+_RENAMED = {
+    "Clock": "StepTracker",
+    "Site": "AttentionLayer",
+    "SourceCache": "SourceFeatures",
+    "Tick": "StepInfo",
+    "find_sites": "find_layers",
+}
+
+__getattr__ = on_demand(__name__, _HOMES, renamed=_RENAMED)

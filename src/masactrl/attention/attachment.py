@@ -13,7 +13,7 @@ from masactrl.attention.layers import unwrap
 from masactrl.attention.masking import GivenMasker, Masker, WordMasker
 from masactrl.attention.masks import GivenMasks, WordMasks
 from masactrl.attention.matching import Matcher
-from masactrl.attention.networks import find_sites, network_of
+from masactrl.attention.networks import find_layers, network_of
 from masactrl.attention.positions import Positions, damping_of
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.session import OnUntouched, Session
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from masactrl.attention.call import Control
-    from masactrl.attention.features import SourceCache
+    from masactrl.attention.features import SourceFeatures
     from masactrl.attention.networks import Network
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Rows
@@ -43,8 +43,8 @@ def attach(
     rows: Rows,
     schedule: Schedule,
     masks: GivenMasks | WordMasks | None = None,
-    source: SourceCache | None = None,
-    record: SourceCache | None = None,
+    source: SourceFeatures | None = None,
+    record: SourceFeatures | None = None,
     on_untouched: OnUntouched = "raise",
     own_attention: bool = True,
     positions: Positions | None = None,
@@ -64,36 +64,36 @@ def attach(
     without the control having acted (a warning with `on_untouched="warn"`).
     """
     family, network = network_of(pipeline)
-    everywhere = find_sites(network)
-    sites = schedule.resolve_layers(everywhere)
-    check_layers(sites)
+    everywhere = find_layers(network)
+    layers = schedule.resolve_layers(everywhere)
+    check_layers(layers)
     _check_cache(rows, source)
     positions = _checked(positions, pipeline)
     matcher: Matcher | None = None
-    if sites and positions.policy == "matched":
-        layer = len(everywhere) // 2 if positions.layer is None else positions.layer
-        (site,) = Schedule(layers=(layer,)).resolve_layers(everywhere)
-        matcher = Matcher(site, rows, source=source, record=record)
+    if layers and positions.policy == "matched":
+        number = len(everywhere) // 2 if positions.layer is None else positions.layer
+        (layer,) = Schedule(layers=(number,)).resolve_layers(everywhere)
+        matcher = Matcher(layer, rows, source=source, record=record)
     masker: Masker | None = None
-    if sites and isinstance(masks, GivenMasks) and record is None:
+    if layers and isinstance(masks, GivenMasks) and record is None:
         masker = GivenMasker(masks, rows)
-    elif sites and isinstance(masks, WordMasks) and family.joint:
+    elif layers and isinstance(masks, WordMasks) and family.joint:
         masker = JointWordMasker(
             masks,
             pipeline=pipeline,
             family=family,
             rows=rows,
-            sites=sites,
+            layers=layers,
             source=source,
             record=record,
         )
-    elif sites and isinstance(masks, WordMasks):
+    elif layers and isinstance(masks, WordMasks):
         masker = WordMasker(
             masks,
             pipeline=pipeline,
             rows=rows,
-            sites=everywhere,
-            controlled=sites,
+            layers=everywhere,
+            controlled=layers,
             source=source,
             record=record,
         )
@@ -102,7 +102,7 @@ def attach(
         control,
         rows=rows,
         schedule=schedule,
-        sites=sites,
+        layers=layers,
         masker=masker,
         source=source,
         record=record,
@@ -113,13 +113,13 @@ def attach(
     name = f"masactrl-{uuid.uuid4().hex}"
     with ExitStack() as stack:
         stack.callback(session.close)
-        for site, part, hook in session.hooks:
-            _refuse_second(site.name, site.parts[part])
+        for layer, part, hook in session.hooks:
+            _refuse_second(layer.name, layer.parts[part])
             inner = hook.companions if isinstance(hook, JointAttentionHook) else []
-            for module, companion in ((site.parts[part], hook), *inner):
+            for module, companion in ((layer.parts[part], hook), *inner):
                 stack.callback(install(module, companion, name).remove)
         if matcher is not None:
-            stack.callback(install(matcher.site.module, matcher.hook, f"{name}-match").remove)
+            stack.callback(install(matcher.layer.module, matcher.hook, f"{name}-match").remove)
         for module, reader in () if masker is None else masker.hooks():
             stack.callback(install(module, reader, f"{name}-words").remove)
         denoiser = DenoiserHook(session.before, session.after, family.read)
@@ -165,12 +165,12 @@ def _refuse_second(name: str, attention: nn.Module) -> None:
         )
 
 
-def _check_cache(rows: Rows, source: SourceCache | None) -> None:
+def _check_cache(rows: Rows, source: SourceFeatures | None) -> None:
     held = 0 if source is None else source.images
     if rows.cached and source is None:
         raise RowsError(
             f"The rows read {rows.cached} recorded sources but no recording was given. "
-            "Pass the SourceCache that record(...) filled."
+            "Pass the SourceFeatures that record(...) filled."
         )
     if source is not None and rows.cached != held:
         raise RowsError(

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from masactrl.attention.control_hooks import PlainHook
 from masactrl.attention.hooks import DenoiserHook, install
 from masactrl.attention.layers import unwrap
-from masactrl.attention.networks import DenoiserCall, find_sites, network_of
+from masactrl.attention.networks import DenoiserCall, find_layers, network_of
 from masactrl.attention.schedule import Place, Schedule
-from masactrl.attention.steps import Clock
-from masactrl.attention.taps import PlainHook
+from masactrl.attention.steps import StepTracker
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ def position_dependence(
             f"{type(pipeline).__name__} has no rotary embeddings: its blocks get no positions that "
             "could be taken away one block at a time. This is for FLUX; elsewhere try start_layer."
         )
-    sites = find_sites(network)
-    probe = _Probe(pipeline, len(sites), family.time_scale)
+    layers = find_layers(network)
+    probe = _Probe(pipeline, len(layers), family.time_scale)
     name = f"masactrl-positions-{uuid.uuid4().hex}"
     with ExitStack() as stack:
-        for site in sites:
-            block = unwrap(network).get_submodule(site.name.removesuffix(".attn"))
-            stack.callback(install(block, _BlockHook(site.index, probe), name).remove)
+        for layer in layers:
+            block = unwrap(network).get_submodule(layer.name.removesuffix(".attn"))
+            stack.callback(install(block, _BlockHook(layer.index, probe), name).remove)
         hook = DenoiserHook(probe.before, lambda: None, family.read)
         stack.callback(install(network, hook, name).remove)
         make()
@@ -108,7 +108,7 @@ def position_dependence(
             "The pipeline's network was never called, so nothing was measured. Let make() run this "
             "very pipeline."
         )
-    return PositionDependence(scores=probe.scores(), places=tuple(site.place for site in sites))
+    return PositionDependence(scores=probe.scores(), places=tuple(layer.place for layer in layers))
 
 
 class _Probe:
@@ -116,15 +116,15 @@ class _Probe:
 
     def __init__(self, pipeline: DiffusionPipeline, layers: int, scale: float) -> None:
         self._pipeline, self._layers = pipeline, layers
-        self._clock = Clock(scale)
+        self._tracker = StepTracker(scale)
         self._step = 0
         self.sums: dict[int, list[list[float]]] = {}
 
     def before(self, call: DenoiserCall) -> None:
-        tick = self._clock.tick(call.timestep, self._pipeline.scheduler)
-        if tick.new_run:
+        info = self._tracker.step_of(call.timestep, self._pipeline.scheduler)
+        if info.new_run:
             self.sums = {}
-        self._step = tick.step
+        self._step = info.step
         self.sums.setdefault(self._step, [[] for _ in range(self._layers)])
 
     def note(self, layer: int, score: float) -> None:

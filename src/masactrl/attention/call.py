@@ -36,7 +36,7 @@ class LayerCall:
     `layer` is the untouched layer, `hidden` (rows, tokens, channels) its normalised input, `bank`
     (bank rows, tokens, channels) the hidden states that may be read (the same tensor, unless
     recorded sources are added to it), `rows` says who reads whom, and `masks` (bank rows, tokens)
-    in {0, 1} marks each image's foreground, or is None. `name` is the layer's, as in `Site`.
+    in {0, 1} marks each image's foreground, or is None. `name` is as in `AttentionLayer`.
 
     In joint attention (SD3, FLUX) `hidden` and `bank` stand for the picture's tokens with what the
     layer needs beside them, so they can be indexed by rows and joined along tokens, no more; what

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["SourceCache"]
+__all__ = ["SourceFeatures"]
 
 
-class SourceCache:
+class SourceFeatures:
     """Hidden states by (step, layer), each (branches, images, tokens, channels).
 
     `dtype` and `device` say how they are kept (None: as they come); half precision halves the
@@ -70,8 +70,8 @@ class SourceCache:
     ) -> None:
         """Keep the hidden states (branches * images, tokens, channels) of one layer call.
 
-        `part` is which attention of the layer it is (see `Site.parts`), `call` which denoiser call
-        of the step, where there are several.
+        `part` is which attention of the layer it is (see `AttentionLayer.parts`), `call` which
+        denoiser call of the step, where there are several.
         """
         self.images = images
         self._timesteps[step, call] = timestep

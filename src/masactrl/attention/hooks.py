@@ -126,7 +126,7 @@ class DenoiserHook(ModelHook):
         super().__init__()
         self._before, self._after, self._read = before, after, read
 
-    # The clock works on Python numbers; traced into a graph it would compile one per step.
+    # The step tracker works on Python numbers; traced into a graph it would compile one per step.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def pre_forward(self, _module: nn.Module, *args: object, **kwargs: object) -> object:
         """Report the call."""

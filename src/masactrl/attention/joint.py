@@ -28,16 +28,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from masactrl.attention.call import LayerCall
+from masactrl.attention.control_hooks import PlainHook
 from masactrl.attention.hooks import SelfAttentionHook, bank_of, split_call
 from masactrl.attention.positions import Positions, Rotary, turned
-from masactrl.attention.taps import PlainHook
 from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from masactrl.attention.call import Control
-    from masactrl.attention.layers import Site
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.matching import Matcher
     from masactrl.attention.rows import BatchRows, Part
 
@@ -92,7 +92,7 @@ class JointAttentionHook(SelfAttentionHook):
 
     def __init__(
         self,
-        site: Site,
+        layer: AttentionLayer,
         module: nn.Module,
         control: Control | None,
         *,
@@ -100,9 +100,9 @@ class JointAttentionHook(SelfAttentionHook):
         own: bool,
         turn: Turn | None = None,
     ) -> None:
-        super().__init__(site.name, control)
+        super().__init__(layer.name, control)
         self.text = 0
-        self._joined = site.place == "single"  # text and picture arrive as one
+        self._joined = layer.place == "single"  # text and picture arrive as one
         self._text_first, self._own = text_first, own
         self._module: Any = module
         self._turn = turn

@@ -16,10 +16,10 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
+from masactrl.attention.control_hooks import PlainHook
 from masactrl.attention.layers import check_tokens
 from masactrl.attention.masking import MaskUse, branch_rows, check_count
 from masactrl.attention.masks import OnEmpty, WordMasks, binary, normalised
-from masactrl.attention.taps import PlainHook
 from masactrl.attention.words import token_numbers
 from masactrl.errors import ConfigError, MaskError, PromptError
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from diffusers import DiffusionPipeline
 
-    from masactrl.attention.features import SourceCache
-    from masactrl.attention.layers import Site
+    from masactrl.attention.features import SourceFeatures
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.networks import DenoiserCall, Network
     from masactrl.attention.positions import Rotary
     from masactrl.attention.rows import Rows
-    from masactrl.attention.steps import Tick
+    from masactrl.attention.steps import StepInfo
 
 __all__ = ["JointWordMasker", "words_in_picture"]
 
@@ -139,17 +139,17 @@ class JointWordMasker:
         pipeline: DiffusionPipeline,
         family: Network,
         rows: Rows,
-        sites: Sequence[Site],
-        source: SourceCache | None = None,
-        record: SourceCache | None = None,
+        layers: Sequence[AttentionLayer],
+        source: SourceFeatures | None = None,
+        record: SourceFeatures | None = None,
     ) -> None:
         self.on_empty: OnEmpty = wanted.on_empty
-        self._wanted, self._rows, self._sites = wanted, rows, sites
+        self._wanted, self._rows, self._layers = wanted, rows, layers
         self._source, self._record = source, record
         self._words = _word_places(wanted, pipeline, family, rows, recording=record is not None)
         self._captures = [
-            (site, WordMapHook(joined=site.place == "single", text_first=family.text_first))
-            for site in sites
+            (layer, WordMapHook(joined=layer.place == "single", text_first=family.text_first))
+            for layer in layers
         ]
         self._maps: Tensor | None = None
         self._before: tuple[int, float] = (0, 0.0)
@@ -158,16 +158,16 @@ class JointWordMasker:
 
     def hooks(self) -> Sequence[tuple[nn.Module, PlainHook]]:
         """The joint attentions whose maps are read."""
-        return [(site.module, hook) for site, hook in self._captures]
+        return [(layer.module, hook) for layer, hook in self._captures]
 
     def before(
-        self, tick: Tick, call: DenoiserCall, *, active: bool, soon: bool, number: int
+        self, info: StepInfo, call: DenoiserCall, *, active: bool, soon: bool, number: int
     ) -> None:
         """Cut this step's masks, and get ready to read maps where the next step needs them."""
-        if tick.new_run:
+        if info.new_run:
             self._maps = self._soft = None
         if active and number == 0:
-            self._cut(tick, call)
+            self._cut(info, call)
         first = branch_rows(self._wanted, call.sample.shape[0], self._rows)
         for _, hook in self._captures:
             hook.active, hook.map = soon and number == 0, None
@@ -176,42 +176,42 @@ class JointWordMasker:
         if soon and number == 0:
             self._check_words(call.text)
 
-    def at(self, site: Site) -> MaskUse:
+    def at(self, layer: AttentionLayer) -> MaskUse:
         """The masks of this step, the same for every layer."""
         if self._use is None:
-            raise MaskError(f"{site.name} runs before its masks were cut.")
+            raise MaskError(f"{layer.name} runs before its masks were cut.")
         return self._use
 
-    def after(self, tick: Tick, _uses: Iterable[tuple[Site, MaskUse]]) -> None:
+    def after(self, info: StepInfo, _uses: Iterable[tuple[AttentionLayer, MaskUse]]) -> None:
         """Keep the maps for the next step and for the recording."""
         maps = [hook.map for _, hook in self._captures if hook.map is not None]
         for _, hook in self._captures:
             hook.active, hook.map = False, None
         if maps:
             self._maps = torch.stack(maps).mean(dim=0)
-            self._before = (tick.step, tick.timestep)
+            self._before = (info.step, info.timestep)
             if self._record is not None:
-                self._record.put_map(tick.step, _KEY, self._maps, tick.timestep)
+                self._record.put_map(info.step, _KEY, self._maps, info.timestep)
 
-    def _cut(self, tick: Tick, call: DenoiserCall) -> None:
+    def _cut(self, info: StepInfo, call: DenoiserCall) -> None:
         if self._maps is None:
             raise MaskError(
-                f"Step {tick.step} is controlled, but no step before it has shown where the words "
+                f"Step {info.step} is controlled, but no step before it has shown where the words "
                 "look. Let the control begin at step 1 or later, or use GivenMasks."
             )
         maps = self._maps
         if self._source is not None:
             maps = torch.cat([maps, self._recorded(self._source).to(maps)])
-        site = self._sites[0]
-        rows, columns = site.grid(*call.size())
-        check_tokens(site.name, maps.shape[-1], rows * columns, "masks of words need")
+        layer = self._layers[0]
+        rows, columns = layer.grid(*call.size())
+        check_tokens(layer.name, maps.shape[-1], rows * columns, "masks of words need")
         soft = normalised(maps.reshape(-1, rows, columns))
         if self._soft is not None:
             soft = torch.lerp(soft, self._soft, self._wanted.smoothing)
         self._soft = soft
         self._use = MaskUse(mask=binary(soft, self._wanted.threshold), map=soft)
 
-    def _recorded(self, source: SourceCache) -> Tensor:
+    def _recorded(self, source: SourceFeatures) -> Tensor:
         step, timestep = self._before
         try:
             return source.get_map(step, timestep, _KEY)

@@ -22,11 +22,11 @@ from torch import nn
 from masactrl.attention.schedule import Place
 from masactrl.errors import UnsupportedPipeline
 
-__all__ = ["Site", "flux_sites", "sd3_sites", "unet_sites", "unwrap"]
+__all__ = ["AttentionLayer", "flux_layers", "sd3_layers", "unet_layers", "unwrap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class AttentionLayer:
     """One layer.
 
     `index` is its number in execution order (the paper's layer), `name` its module path without any
@@ -64,20 +64,20 @@ def unwrap(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
-def unet_sites(network: nn.Module) -> list[Site]:
+def unet_layers(network: nn.Module) -> list[AttentionLayer]:
     """All self-attention layers of a U-Net, in the order in which a forward pass runs them.
 
     Blocks whose first attention reads the text (`only_cross_attention`) are no self-attention
     layers and are left out.
     """
-    found: list[Site] = []
+    found: list[AttentionLayer] = []
     for prefix, place, scale, block in _blocks(network):
         for name, module in block.named_modules():
             if not isinstance(module, BasicTransformerBlock) or module.only_cross_attention:
                 continue
             cross = None if module.double_self_attention else module.attn2
             found.append(
-                Site(
+                AttentionLayer(
                     index=len(found),
                     name=f"{prefix}.{name}.attn1".replace("_orig_mod.", ""),
                     place=place,
@@ -89,29 +89,29 @@ def unet_sites(network: nn.Module) -> list[Site]:
     return found
 
 
-def sd3_sites(network: nn.Module) -> list[Site]:
+def sd3_layers(network: nn.Module) -> list[AttentionLayer]:
     """The joint blocks of SD3; the latents are cut into patches of `patch_size`."""
     config: Any = network.config
-    return _joint_sites(network, {"transformer_blocks": "joint"}, int(config.patch_size))
+    return _joint_layers(network, {"transformer_blocks": "joint"}, int(config.patch_size))
 
 
-def flux_sites(network: nn.Module) -> list[Site]:
+def flux_layers(network: nn.Module) -> list[AttentionLayer]:
     """The double blocks of FLUX, then its single blocks; its pipelines pack 2 x 2 latents."""
     blocks: dict[str, Place] = {
         "transformer_blocks": "joint",
         "single_transformer_blocks": "single",
     }
-    return _joint_sites(network, blocks, 2)
+    return _joint_layers(network, blocks, 2)
 
 
-def _joint_sites(network: nn.Module, blocks: dict[str, Place], scale: int) -> list[Site]:
-    found: list[Site] = []
+def _joint_layers(network: nn.Module, blocks: dict[str, Place], scale: int) -> list[AttentionLayer]:
+    found: list[AttentionLayer] = []
     for prefix, place in blocks.items():
         for number, wrapped in enumerate(getattr(network, prefix)):
             block: Any = unwrap(wrapped)
             second = getattr(block, "attn2", None)
             found.append(
-                Site(
+                AttentionLayer(
                     index=len(found),
                     name=f"{prefix}.{number}.attn",
                     place=place,

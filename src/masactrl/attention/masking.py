@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from diffusers.hooks.hooks import ModelHook
 
-    from masactrl.attention.features import SourceCache
-    from masactrl.attention.layers import Site
+    from masactrl.attention.features import SourceFeatures
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import Rows
-    from masactrl.attention.steps import Tick
+    from masactrl.attention.steps import StepInfo
 
 __all__ = [
     "GivenMasker",
@@ -61,7 +61,7 @@ class Masker(Protocol):
         ...
 
     def before(
-        self, tick: Tick, call: DenoiserCall, *, active: bool, soon: bool, number: int
+        self, info: StepInfo, call: DenoiserCall, *, active: bool, soon: bool, number: int
     ) -> None:
         """Get ready for a denoiser call, the `number`-th of its step.
 
@@ -69,11 +69,11 @@ class Masker(Protocol):
         """
         ...
 
-    def at(self, site: Site) -> MaskUse:
+    def at(self, layer: AttentionLayer) -> MaskUse:
         """The masks for one layer, called when that layer is about to run."""
         ...
 
-    def after(self, tick: Tick, uses: Iterable[tuple[Site, MaskUse]]) -> None:
+    def after(self, info: StepInfo, uses: Iterable[tuple[AttentionLayer, MaskUse]]) -> None:
         """Learn what was used in the denoiser call that has just ended."""
         ...
 
@@ -106,23 +106,23 @@ class GivenMasker:
         return ()
 
     def before(
-        self, _tick: Tick, call: DenoiserCall, *, active: bool, soon: bool, number: int
+        self, _info: StepInfo, call: DenoiserCall, *, active: bool, soon: bool, number: int
     ) -> None:
         """Note the size of the latents."""
         del soon, number
         if active:
             self._size, self._device = call.size(), call.sample.device
 
-    def at(self, site: Site) -> MaskUse:
+    def at(self, layer: AttentionLayer) -> MaskUse:
         """The masks at this layer's grid."""
-        height, width = site.grid(*self._size)
+        height, width = layer.grid(*self._size)
         key = (height, width, self._device)
         if key not in self._ready:
             parts = [resized(mask[None], height, width) for mask in self._masks]
             self._ready[key] = MaskUse(mask=torch.cat(parts).to(self._device))
         return self._ready[key]
 
-    def after(self, _tick: Tick, _uses: Iterable[tuple[Site, MaskUse]]) -> None:
+    def after(self, _info: StepInfo, _uses: Iterable[tuple[AttentionLayer, MaskUse]]) -> None:
         """Nothing to learn."""
 
 
@@ -135,16 +135,18 @@ class WordMasker:
         *,
         pipeline: DiffusionPipeline,
         rows: Rows,
-        sites: Sequence[Site],
-        controlled: Sequence[Site],
-        source: SourceCache | None = None,
-        record: SourceCache | None = None,
+        layers: Sequence[AttentionLayer],
+        controlled: Sequence[AttentionLayer],
+        source: SourceFeatures | None = None,
+        record: SourceFeatures | None = None,
     ) -> None:
         self.on_empty: OnEmpty = wanted.on_empty
         self._wanted, self._rows = wanted, rows
         self._source, self._record = source, record
         self._tokens = _token_table(wanted, pipeline, rows, recording=record is not None)
-        self._captures = [(site, CrossAttentionHook()) for site in _capture_sites(wanted, sites)]
+        self._captures = [
+            (layer, CrossAttentionHook()) for layer in _capture_layers(wanted, layers)
+        ]
         _check_order(self._captures[0][0], controlled)
         self._size = (0, 0)
         self._kept: list[Tensor | None] = []
@@ -152,14 +154,14 @@ class WordMasker:
 
     def hooks(self) -> Sequence[tuple[nn.Module, ModelHook]]:
         """The cross-attention layers whose maps are read."""
-        return [(site.cross, hook) for site, hook in self._captures if site.cross is not None]
+        return [(layer.cross, hook) for layer, hook in self._captures if layer.cross is not None]
 
     def before(
-        self, tick: Tick, call: DenoiserCall, *, active: bool, soon: bool, number: int
+        self, info: StepInfo, call: DenoiserCall, *, active: bool, soon: bool, number: int
     ) -> None:
         """Forget the last call's maps and choose the rows that carry the prompts."""
         del soon, number
-        if tick.new_run:
+        if info.new_run:
             self._previous = {}
         self._size = call.size()
         first = branch_rows(self._wanted, call.sample.shape[0], self._rows)
@@ -170,15 +172,15 @@ class WordMasker:
         self._kept = [None] * len(self._captures)
         if active and self._source is not None:
             self._kept = [
-                self._source.get_map(tick.step, tick.timestep, site.index).to(tokens)
-                for site, _ in self._captures
+                self._source.get_map(info.step, info.timestep, layer.index).to(tokens)
+                for layer, _ in self._captures
             ]
 
-    def at(self, site: Site) -> MaskUse:
+    def at(self, layer: AttentionLayer) -> MaskUse:
         """The masks from the maps of the layers passed so far in this step."""
         maps = []
         for (capture, hook), kept in zip(self._captures, self._kept, strict=True):
-            if capture.index < site.index and hook.map is not None:
+            if capture.index < layer.index and hook.map is not None:
                 maps.append(hook.map if kept is None else torch.cat([hook.map, kept]))
         height, width = self._size
         capture = self._captures[0][0]
@@ -186,21 +188,21 @@ class WordMasker:
         for one in maps:
             check_tokens(capture.name, one.shape[-1], rows * columns, "masks of words need")
         soft = normalised(torch.stack(maps).mean(dim=0).reshape(-1, rows, columns))
-        previous = self._previous.get(site.index)
+        previous = self._previous.get(layer.index)
         if previous is not None:
             soft = torch.lerp(soft, previous, self._wanted.smoothing)
-        mask = binary(resized(soft, *site.grid(height, width)), self._wanted.threshold)
+        mask = binary(resized(soft, *layer.grid(height, width)), self._wanted.threshold)
         return MaskUse(mask=mask, map=soft)
 
-    def after(self, tick: Tick, uses: Iterable[tuple[Site, MaskUse]]) -> None:
+    def after(self, info: StepInfo, uses: Iterable[tuple[AttentionLayer, MaskUse]]) -> None:
         """Keep the maps for smoothing and for the recording."""
         if self._wanted.smoothing > 0.0:
-            for site, use in uses:
+            for layer, use in uses:
                 if use.map is not None:
-                    self._previous[site.index] = use.map
-        for site, hook in self._captures:
+                    self._previous[layer.index] = use.map
+        for layer, hook in self._captures:
             if self._record is not None and hook.map is not None:
-                self._record.put_map(tick.step, site.index, hook.map)
+                self._record.put_map(info.step, layer.index, hook.map)
             hook.active, hook.map = False, None
 
 
@@ -273,9 +275,9 @@ def _token_table(
     return table
 
 
-def _capture_sites(wanted: WordMasks, sites: Sequence[Site]) -> list[Site]:
+def _capture_layers(wanted: WordMasks, layers: Sequence[AttentionLayer]) -> list[AttentionLayer]:
     """The layers with cross-attention at the level nearest to the wanted one; finer wins a tie."""
-    crossed = [site for site in sites if site.cross is not None]
+    crossed = [layer for layer in layers if layer.cross is not None]
     if not crossed:
         raise MaskError(
             "This model has no cross-attention, so words have no maps. Use GivenMasks instead."
@@ -285,12 +287,12 @@ def _capture_sites(wanted: WordMasks, sites: Sequence[Site]) -> list[Site]:
         ratio = scale / wanted.capture_scale
         return max(ratio, 1 / ratio), scale
 
-    best = min({site.scale for site in crossed}, key=distance)
-    return [site for site in crossed if site.scale == best]
+    best = min({layer.scale for layer in crossed}, key=distance)
+    return [layer for layer in crossed if layer.scale == best]
 
 
-def _check_order(first: Site, controlled: Sequence[Site]) -> None:
-    early = [site.index for site in controlled if site.index <= first.index]
+def _check_order(first: AttentionLayer, controlled: Sequence[AttentionLayer]) -> None:
+    early = [layer.index for layer in controlled if layer.index <= first.index]
     if early:
         raise MaskError(
             f"Layer {early[0]} runs before any attention map of the words exists: the first map "

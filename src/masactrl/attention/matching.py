@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from masactrl.attention.control_hooks import PlainHook
 from masactrl.attention.positions import correspondences
-from masactrl.attention.taps import PlainHook
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from masactrl.attention.features import SourceCache
-    from masactrl.attention.layers import Site
+    from masactrl.attention.features import SourceFeatures
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.rows import Rows
-    from masactrl.attention.steps import Tick
+    from masactrl.attention.steps import StepInfo
 
 __all__ = ["FeatureHook", "Matcher"]
 
@@ -49,31 +49,36 @@ class Matcher:
     """Correspondences of an attachment, step by step."""
 
     def __init__(
-        self, site: Site, rows: Rows, *, source: SourceCache | None, record: SourceCache | None
+        self,
+        layer: AttentionLayer,
+        rows: Rows,
+        *,
+        source: SourceFeatures | None,
+        record: SourceFeatures | None,
     ) -> None:
-        self.site = site
-        self.hook = FeatureHook(joined=site.place == "single")
+        self.layer = layer
+        self.hook = FeatureHook(joined=layer.place == "single")
         self.table: Tensor | None = None
         self._rows, self._source, self._record = rows, source, record
         self._features: Tensor | None = None
         self._before: tuple[int, float] = (0, 0.0)
 
-    def before(self, tick: Tick, call: int, text: int, active: bool) -> None:
+    def before(self, info: StepInfo, call: int, text: int, active: bool) -> None:
         """Match what was kept at the step before, at the first denoiser call of a step."""
         self.hook.text, self.hook.wanted = text, call == 0
-        if tick.new_run:
+        if info.new_run:
             self._features = self.table = None
         if active and call == 0 and self._features is not None and self._rows.targets:
             self.table = self._matched(self._features)
 
-    def after(self, tick: Tick, call: int) -> None:
+    def after(self, info: StepInfo, call: int) -> None:
         """Keep the features of the denoiser call that has just ended."""
         if call == 0 and self.hook.kept is not None:
             images = self._rows.images
             self._features = self.hook.kept[-images:].detach().clone()
-            self._before = (tick.step, tick.timestep)
+            self._before = (info.step, info.timestep)
             if self._record is not None:
-                self._record.put_map(tick.step, _KEY, self._features, tick.timestep)
+                self._record.put_map(info.step, _KEY, self._features, info.timestep)
         self.hook.wanted, self.hook.kept = False, None
 
     def _matched(self, features: Tensor) -> Tensor:
@@ -89,7 +94,7 @@ class Matcher:
                 table[image, k] = correspondences(bank[source], features[image])
         return table
 
-    def _recorded(self, source: SourceCache) -> Tensor:
+    def _recorded(self, source: SourceFeatures) -> Tensor:
         step, timestep = self._before
         try:
             return source.get_map(step, timestep, _KEY)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from masactrl.attention.layers import Site, flux_sites, sd3_sites, unet_sites, unwrap
+from masactrl.attention.layers import AttentionLayer, flux_layers, sd3_layers, unet_layers, unwrap
 from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from masactrl.attention.positions import Policy
 
-__all__ = ["FAMILIES", "DenoiserCall", "Network", "find_sites", "network_of"]
+__all__ = ["FAMILIES", "DenoiserCall", "Network", "find_layers", "network_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Network:
         name: of the family.
         component: the pipeline's attribute that holds the network.
         kind: its class in diffusers.
-        sites: its layers in the order in which a forward pass runs them.
+        layers: its layers in the order in which a forward pass runs them.
         read: reads a call of the network.
         joint: whether text and picture attend together.
         text_first: whether the text comes before the picture in joint attention.
@@ -70,7 +70,7 @@ class Network:
     name: Literal["unet", "sd3", "flux"]
     component: Literal["unet", "transformer"]
     kind: type[nn.Module]
-    sites: Callable[[nn.Module], list[Site]]
+    layers: Callable[[nn.Module], list[AttentionLayer]]
     read: Read
     joint: bool = False
     text_first: bool = False
@@ -140,14 +140,14 @@ FAMILIES: tuple[Network, ...] = (
         name="unet",
         component="unet",
         kind=UNet2DConditionModel,
-        sites=unet_sites,
+        layers=unet_layers,
         read=_read_unet,
     ),
     Network(
         name="sd3",
         component="transformer",
         kind=SD3Transformer2DModel,
-        sites=sd3_sites,
+        layers=sd3_layers,
         read=_read_sd3,
         joint=True,
         noise="flow",
@@ -157,7 +157,7 @@ FAMILIES: tuple[Network, ...] = (
         name="flux",
         component="transformer",
         kind=FluxTransformer2DModel,
-        sites=flux_sites,
+        layers=flux_layers,
         read=_read_flux,
         joint=True,
         text_first=True,
@@ -219,15 +219,15 @@ def _refuse_pictures_beside(kind: str, family: Network, network: nn.Module) -> N
         )
 
 
-def find_sites(denoiser: nn.Module) -> tuple[Site, ...]:
+def find_layers(denoiser: nn.Module) -> tuple[AttentionLayer, ...]:
     """All layers of a denoiser that a control can act on, in the order in which they run.
 
     Raises `UnsupportedPipeline` when no layer is found: a control that matches nothing must not
     stay silent.
     """
     network = unwrap(denoiser)
-    sites = next((one.sites for one in FAMILIES if isinstance(network, one.kind)), unet_sites)
-    found = tuple(sites(network))
+    layers = next((one.layers for one in FAMILIES if isinstance(network, one.kind)), unet_layers)
+    found = tuple(layers(network))
     if not found:
         raise UnsupportedPipeline(
             f"No self-attention layer was found in {type(network).__name__}. Accepted are networks "

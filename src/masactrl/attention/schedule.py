@@ -36,7 +36,7 @@ PLACES: tuple[Place, ...] = ("encoder", "mid", "decoder", "joint", "single")
 
 
 class LayerPlace(Protocol):
-    """What a schedule asks of a layer, in any network: a `Site` says it, other hosts' layers too.
+    """What a schedule asks of a layer: an `AttentionLayer` has it, other hosts' layers too.
 
     `index` counts in execution order, `place` is the part of the network and `scale` the factor by
     which the layer's grid is smaller than the latent.
@@ -154,35 +154,35 @@ class Schedule:
         """The schedule that controls nothing, on purpose."""
         return cls(idle=True)
 
-    def resolve_layers(self, sites: Sequence[_Layer]) -> tuple[_Layer, ...]:
-        """The controlled sites of a model; `ScheduleError` when a layer does not exist."""
+    def resolve_layers(self, layers: Sequence[_Layer]) -> tuple[_Layer, ...]:
+        """The controlled layers of a model; `ScheduleError` when a layer does not exist."""
         if self.idle:
             return ()
-        last = len(sites) - 1
-        known = list(dict.fromkeys(site.place for site in sites))
+        last = len(layers) - 1
+        known = list(dict.fromkeys(layer.place for layer in layers))
         if self.places is not None and not set(self.places) & set(known):
             raise ScheduleError(
                 f"The place {self.places[0]!r} was asked for, but this network has the places "
                 f"{', '.join(known)}; choose among them."
             )
-        for layer in self.layers or ():
-            _check_exists("layer", layer, last, "this model has self-attention layers")
+        for number in self.layers or ():
+            _check_exists("layer", number, last, "this model has self-attention layers")
         if self.start_layer is not None:
             _check_exists("start_layer", self.start_layer, last, "this model has layers")
         if self.layers is not None:
-            chosen = [site for site in sites if site.index in self.layers]
+            chosen = [layer for layer in layers if layer.index in self.layers]
         else:
-            chosen = [site for site in sites if site.index >= (self.start_layer or 0)]
+            chosen = [layer for layer in layers if layer.index >= (self.start_layer or 0)]
         chosen = [s for s in chosen if self.places is None or s.place in self.places]
         if self.scales is not None:
-            present = sorted({site.scale for site in sites})
+            present = sorted({layer.scale for layer in layers})
             missing = sorted(set(self.scales) - set(present))
             if missing:
                 raise ScheduleError(
                     f"scale {missing[0]} was asked for, but the layers of this model are at "
                     f"scales {', '.join(map(str, present))} of the latent; choose among them."
                 )
-            chosen = [site for site in chosen if site.scale in self.scales]
+            chosen = [layer for layer in chosen if layer.scale in self.scales]
         if not chosen:
             raise ScheduleError(
                 "The layer conditions of the schedule exclude each other: no layer meets "
@@ -223,7 +223,7 @@ class Schedule:
             )
         return steps
 
-    def resolve(self, sites: Sequence[LayerPlace], timesteps: Sequence[float] | int) -> Window:
+    def resolve(self, layers: Sequence[LayerPlace], timesteps: Sequence[float] | int) -> Window:
         """Steps and layers for one model and one run.
 
         `timesteps` are the run's timesteps, or only their number when no timestep threshold is
@@ -235,9 +235,9 @@ class Schedule:
                     "max_timestep needs the run's timesteps, but only their number was given."
                 )
             timesteps = [0.0] * timesteps
-        layers = self.resolve_layers(sites)
+        chosen = self.resolve_layers(layers)
         return Window(
-            steps=self.resolve_steps(timesteps), layers=frozenset(site.index for site in layers)
+            steps=self.resolve_steps(timesteps), layers=frozenset(layer.index for layer in chosen)
         )
 
 
@@ -283,17 +283,17 @@ PRESETS = MappingProxyType(
 )
 
 
-def preset(sites: Sequence[LayerPlace]) -> Schedule:
+def preset(layers: Sequence[LayerPlace]) -> Schedule:
     """The preset that fits a model by its layers: 16 are Stable Diffusion's, 70 XL's, 57 FLUX's.
 
     24 and 38 joint layers are SD3's and SD3.5 large's. Raises `ScheduleError` for other layouts.
     """
-    joint = any(site.place == "joint" for site in sites)
+    joint = any(layer.place == "joint" for layer in layers)
     known = {24: "sd3", 38: "sd3.5-large", 57: "flux"} if joint else {16: "sd", 70: "sdxl"}
-    if len(sites) not in known:
+    if len(layers) not in known:
         raise ScheduleError(
-            f"This model has {len(sites)} self-attention layers and there is no preset for it "
+            f"This model has {len(layers)} self-attention layers and there is no preset for it "
             "(Stable Diffusion has 16, SDXL 70, SD3 24, SD3.5 large 38, FLUX 57). Give a Schedule "
             "of your own."
         )
-    return PRESETS[known[len(sites)]]
+    return PRESETS[known[len(layers)]]

@@ -1,6 +1,6 @@
 """Which step a denoiser call belongs to, read from the timestep that reaches the denoiser.
 
-Counting calls is no clock: Heun and PNDM evaluate a timestep twice, KDPM2 evaluates in-between
+Calls are no measure: Heun and PNDM evaluate a timestep twice, KDPM2 evaluates in-between
 timesteps, some guidances call the denoiser twice per step, and a count survives an interrupted
 run. A run plans N timesteps, and a call is in step k when the k-th of them is the last one reached
 in the scheduler's table. In-between timesteps of ancestral schedulers need not lie in between, so
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from masactrl.errors import ScheduleError
 
-__all__ = ["Clock", "Tick"]
+__all__ = ["StepInfo", "StepTracker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class StepInfo:
     """The position of one denoiser call: step 0..N-1, its timestep, and whether a run begins.
 
     `timesteps` are those of the N steps of the run, in the order in which they are visited.
@@ -38,11 +38,11 @@ class Tick:
         return self.step >= len(self.timesteps) - 1
 
 
-class Clock:
+class StepTracker:
     """Turns timestep arguments into steps; one per attachment, no state outside.
 
     `scale` is the number that the pipeline divides timesteps by before the denoiser gets them (1000
-    for FLUX); ticks have them as the scheduler lists them.
+    for FLUX); steps have them as the scheduler lists them.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -54,7 +54,7 @@ class Clock:
         self._position = 0  # of the last call, in the table
         self._previous: float | None = None
 
-    def tick(self, timestep: Tensor | float, scheduler: object) -> Tick:
+    def step_of(self, timestep: Tensor | float, scheduler: object) -> StepInfo:
         """The step of a call with this timestep argument; `scheduler` is the pipeline's.
 
         Raises `ScheduleError` when a run begins at a timestep that the scheduler does not list.
@@ -78,7 +78,7 @@ class Clock:
             reached = sum(start <= self._position for start in self._starts)
         else:  # an evaluation of somebody else's, between two steps
             reached = sum(not self._before(level, now) for level in self._plan)
-        return Tick(step=reached - 1, timestep=now, timesteps=self._plan, new_run=new_run)
+        return StepInfo(step=reached - 1, timestep=now, timesteps=self._plan, new_run=new_run)
 
     def _before(self, one: float | None, other: float) -> bool:
         """Whether the timestep `other` is visited before `one`."""

@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import (
 from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import nn
 
-from masactrl.attention.layers import Site, unwrap
+from masactrl.attention.layers import AttentionLayer, unwrap
 from masactrl.attention.networks import network_of
 from masactrl.errors import UnsupportedPipeline
 
@@ -49,32 +49,32 @@ def denoiser_of(pipeline: DiffusionPipeline) -> nn.Module:
     return network
 
 
-def check_layers(sites: Iterable[Site]) -> None:
+def check_layers(layers: Iterable[AttentionLayer]) -> None:
     """Refuse layers on which "keys and values from other hidden states" would not be exact."""
-    for site in sites:
-        for module in site.parts:
-            _check(site, module)
+    for layer in layers:
+        for module in layer.parts:
+            _check(layer, module)
 
 
-def _check(site: Site, module: Any) -> None:
+def _check(layer: AttentionLayer, module: Any) -> None:
     processor = module.processor
     if isinstance(processor, (FusedAttnProcessor2_0, FusedJointAttnProcessor2_0)) or (
         # The other classes keep the flag when they are unfused.
         isinstance(module, FluxAttention) and module.fused_projections
     ):
-        owner = "pipeline" if site.cross is not None else "pipeline.transformer"
+        owner = "pipeline" if layer.cross is not None else "pipeline.transformer"
         raise UnsupportedPipeline(
-            f"The projections of {site.name} are fused, so its keys and values cannot be read "
+            f"The projections of {layer.name} are fused, so its keys and values cannot be read "
             f"from another image. Call {owner}.unfuse_qkv_projections() before attaching."
         )
     if isinstance(processor, _PERTURBED):
         raise UnsupportedPipeline(
-            f"Perturbed-attention guidance replaces the self-attention of {site.name}, which "
+            f"Perturbed-attention guidance replaces the self-attention of {layer.name}, which "
             "the schedule wants to control. Choose other pag_applied_layers or other layers."
         )
     for part in ("group_norm", "spatial_norm", "norm_cross"):
         if getattr(module, part, None) is not None:
             raise UnsupportedPipeline(
-                f"{site.name} normalises its input inside the attention ({part}), so other "
+                f"{layer.name} normalises its input inside the attention ({part}), so other "
                 "hidden states would not give the same keys. Leave this layer out."
             )

@@ -7,7 +7,7 @@ r"""Where a token of a target looks in its source, read beside the controlled la
     a      one weight per token of the source; with the union form the softmax also runs over the
            target's own keys, and with masks over the allowed keys only, as in the layer itself
 
-`masactrl.attention.watch` collects the queries and keys; what is here only calculates.
+`masactrl.attention.capture` collects the queries and keys; what is here only calculates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from masactrl.errors import ConfigError, ScheduleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Look", "Seen", "Views", "attention_row", "listed"]
+__all__ = ["AttentionMap", "AttentionRecord", "QueryKeys", "attention_row", "listed"]
 
 
 def attention_row(query: Tensor, keys: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -41,7 +41,7 @@ def attention_row(query: Tensor, keys: Tensor, allowed: Tensor | None = None) ->
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class AttentionMap:
     """Where one token looked.
 
     `map` (h, w), float32, is the weight of every token of the source, not negative; it sums to 1,
@@ -55,7 +55,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
+class QueryKeys:
     """One target at one step in one layer, on the CPU.
 
     `grid` is (h, w) of the tokens, `queries` (heads, h w, d) the target's, `keys` (heads, n, d) the
@@ -80,20 +80,20 @@ class Seen:
         return weights[: rows * columns].reshape(rows, columns)
 
 
-class Views:
-    """What a watch saw of the latest run: queries and keys by (step, layer), target by target."""
+class AttentionRecord:
+    """What was captured of the latest run: queries and keys by (step, layer), target by target."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, int], tuple[Seen, ...]] = {}
+        self._seen: dict[tuple[int, int], tuple[QueryKeys, ...]] = {}
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The watched steps."""
+        """The captured steps."""
         return tuple(sorted({step for step, _ in self._seen}))
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The watched layers."""
+        """The captured layers."""
         return tuple(sorted({layer for _, layer in self._seen}))
 
     @property
@@ -108,7 +108,7 @@ class Views:
         held = {id(t): t for one in every for t in (one.queries, one.keys)}  # keys may be shared
         return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
 
-    def keep(self, step: int, layer: int, seen: Sequence[Seen]) -> None:
+    def keep(self, step: int, layer: int, seen: Sequence[QueryKeys]) -> None:
         """Keep one layer call: one entry per target, in order."""
         self._seen[step, layer] = tuple(seen)
 
@@ -123,13 +123,13 @@ class Views:
         target: int = 0,
         step: int | None = None,
         layer: int | None = None,
-    ) -> Look:
+    ) -> AttentionMap:
         """Where the token under a point of a target looked in the source.
 
         `point` is (x, y) as parts of the width and height that the network saw, 0 (inclusive) to 1
-        (exclusive); `target` counts from 0. Without `step` or `layer` the mean over all watched
+        (exclusive); `target` counts from 0. Without `step` or `layer` the mean over all captured
         ones is taken, at the finest grid. Raises `ConfigError` for a point or target that does not
-        exist and `ScheduleError` for a step or layer that was not watched.
+        exist and `ScheduleError` for a step or layer that was not captured.
         """
         if not all(0.0 <= part < 1.0 for part in point):
             raise ConfigError(
@@ -143,12 +143,12 @@ class Views:
         chosen = [key for key in self._seen if step in (None, key[0]) and layer in (None, key[1])]
         if not chosen:
             raise ScheduleError(
-                f"step={step} and layer={layer} were asked for; watched were steps "
+                f"step={step} and layer={layer} were asked for; captured were steps "
                 f"{listed(self.steps)} and layers {listed(self.layers)}."
             )
         maps = [self._seen[key][target].look(point) for key in chosen]
         finest = max((one.shape for one in maps), key=lambda shape: shape[0] * shape[1])
-        return Look(
+        return AttentionMap(
             map=torch.stack([_spread(one, (finest[0], finest[1])) for one in maps]).mean(dim=0),
             steps=tuple(sorted({key[0] for key in chosen})),
             layers=tuple(sorted({key[1] for key in chosen})),

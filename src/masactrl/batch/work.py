@@ -228,7 +228,7 @@ class Maker:
         )
 
     def _entry_of(self, row: Row, asked: Asked) -> Entry:
-        from masactrl.attention import find_sites
+        from masactrl.attention import find_layers
         from masactrl.attention.networks import network_of
         from masactrl.attention.schedule import Schedule
         from masactrl.runs.generate import method_of
@@ -240,8 +240,8 @@ class Maker:
         control = method_of(settled)
         if control.start is not None:
             control.start.first_step(settled.steps)
-        sites = find_sites(network_of(self.model.pipeline)[1])
-        Schedule(start_layer=settled.start_layer).resolve_layers(sites)
+        layers = find_layers(network_of(self.model.pipeline)[1])
+        Schedule(start_layer=settled.start_layer).resolve_layers(layers)
         Schedule(start_step=settled.start_step).resolve_steps([0.0] * settled.steps)
         said = dict(settled.recipe())
         prompts = ("source_prompt", "target_prompts", "seed")

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.call import LayerCall
-from masactrl.attention.networks import find_sites
+from masactrl.attention.networks import find_layers
 from masactrl.attention.rows import Rows
 from masactrl.attention.schedule import Schedule
 from masactrl.bench.explicit_attention import Explicit
@@ -131,11 +131,11 @@ def measure(form: CostForm, settings: CostSettings) -> Cost:
             schedule=Schedule(start_layer=10),
         )
     elif form in ("explicit", "official"):
-        for site in find_sites(pipeline.unet):
-            edit = site.index >= 10
-            site.module.set_processor(Explicit(edit=edit, twice=edit and form == "official"))
-            if site.cross is not None:
-                site.cross.set_processor(Explicit(edit=False))
+        for layer in find_layers(pipeline.unet):
+            edit = layer.index >= 10
+            layer.module.set_processor(Explicit(edit=edit, twice=edit and form == "official"))
+            if layer.cross is not None:
+                layer.cross.set_processor(Explicit(edit=False))
     with control:
         seconds = _timed_run(pipeline, images, settings)
     return Cost(form=form, seconds=statistics.median(seconds), peak=peak_memory(settings.device))

@@ -16,7 +16,7 @@ from masactrl.errors import ConfigError
 from masactrl.methods import MasaCtrl
 from masactrl.puppets.captions import sample_prompts
 from masactrl.puppets.inspector import QUESTIONS, Inspector
-from masactrl.puppets.judging import Shot, Studio, Tally
+from masactrl.puppets.judging import JudgedBatch, Means, PipelineRunner
 from masactrl.puppets.measured import (
     EditFigures,
     EditGrid,
@@ -122,7 +122,7 @@ def measure_prompts(
     """
     _check(count=count, batch=batch)
     tasks = sample_prompts(count, seed)
-    studio = Studio.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
+    runner = PipelineRunner.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     confusion = {
         q: torch.zeros(len(QUESTIONS[q]), len(QUESTIONS[q]), dtype=torch.long) for q in ASKED
     }
@@ -131,7 +131,7 @@ def measure_prompts(
     samples: list[Tensor] = []
     for at in range(0, count, batch):
         part = tasks[at : at + batch]
-        made = studio.pictures([t.prompt for t in part], studio.noise(len(part)))
+        made = runner.pictures([t.prompt for t in part], runner.noise(len(part)))
         samples.extend(made[: max(0, _SAMPLES - at)])
         reading = inspector.read(made)
         near += [shot == _CLOSE_UP for shot in reading.shot]
@@ -150,7 +150,7 @@ def measure_prompts(
     further = sample_prompts(close_ups, seed + 1, close_up=True)
     for at in range(0, close_ups, batch):
         prompts = [task.prompt for task in further[at : at + batch]]
-        shots = inspector.read(studio.pictures(prompts, studio.noise(len(prompts)))).shot
+        shots = inspector.read(runner.pictures(prompts, runner.noise(len(prompts)))).shot
         asked_near += [shot == _CLOSE_UP for shot in shots]
         if on_progress is not None:
             on_progress(count + at + len(prompts), count + close_ups)
@@ -202,9 +202,9 @@ def measure_edits(
     """
     _check(pairs=pairs, batch=batch)
     tasks = sample_edits(pairs, seed, spare=spare)
-    studio = Studio.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
+    runner = PipelineRunner.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     control = MasaCtrl(schedule=Schedule(start_step=start_step, start_layer=start_layer))
-    controlled, uncontrolled = Tally(), Tally()
+    controlled, uncontrolled = Means(), Means()
     source_right: list[bool] = []
     samples: list[Tensor] = []
     for part in _chunks(tasks, max(1, batch // 3)):
@@ -213,11 +213,11 @@ def measure_edits(
         reads = [*range(n), *range(n), *range(2 * n, 3 * n)]
         prompts = [t.source_prompt for t in part] + [t.target_prompt for t in part] * 2
         with control.attach(pipeline, Rows(images=3 * n, reads=tuple((r,) for r in reads))):
-            made = studio.pictures(prompts, studio.noise(n).repeat(3, 1, 1, 1))
-        shots = [Shot(pictures, inspector.read(pictures)) for pictures in made.split(n)]
-        controlled.add(part, shots[0], shots[1])
-        uncontrolled.add(part, shots[0], shots[2])
-        for task, seen in zip(part, shots[0].reading.action, strict=True):
+            made = runner.pictures(prompts, runner.noise(n).repeat(3, 1, 1, 1))
+        judged = [JudgedBatch(pictures, inspector.read(pictures)) for pictures in made.split(n)]
+        controlled.add(part, judged[0], judged[1])
+        uncontrolled.add(part, judged[0], judged[2])
+        for task, seen in zip(part, judged[0].reading.action, strict=True):
             source_right.append(task.source_action == seen)
         samples.extend(made.unflatten(0, (3, n)).transpose(0, 1)[: _SAMPLES - len(samples)])
         if on_progress is not None:
@@ -257,24 +257,26 @@ def measure_grid(
     """
     _check(pairs=pairs, batch=batch, start_steps=len(start_steps), start_layers=len(start_layers))
     tasks = sample_edits(pairs, seed, spare=spare)
-    studio = Studio.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
-    cells = {(s, layer): Tally() for s in start_steps for layer in start_layers}
-    uncontrolled = Tally()
+    runner = PipelineRunner.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
+    cells = {(s, layer): Means() for s in start_steps for layer in start_layers}
+    uncontrolled = Means()
     widest = MasaCtrl(schedule=Schedule(start_step=min(start_steps), start_layer=min(start_layers)))
     done = 0
     for part in _chunks(tasks, batch):
         n = len(part)
-        noise = studio.noise(n)
+        noise = runner.noise(n)
         with widest.record(pipeline, sources=n) as recorded:
-            source = Shot.of(studio.pictures([t.source_prompt for t in part], noise), inspector)
+            source = JudgedBatch.of(
+                runner.pictures([t.source_prompt for t in part], noise), inspector
+            )
         targets = [t.target_prompt for t in part]
-        uncontrolled.add(part, source, Shot.of(studio.pictures(targets, noise), inspector))
+        uncontrolled.add(part, source, JudgedBatch.of(runner.pictures(targets, noise), inspector))
         rows = Rows(images=n, reads=tuple((n + k,) for k in range(n)), cached=n)
         for (start_step, start_layer), tally in cells.items():
             control = MasaCtrl(schedule=Schedule(start_step=start_step, start_layer=start_layer))
             with control.attach(pipeline, rows, source=recorded):
-                made = studio.pictures(targets, noise)
-            tally.add(part, source, Shot.of(made, inspector))
+                made = runner.pictures(targets, noise)
+            tally.add(part, source, JudgedBatch.of(made, inspector))
             done += n
             if on_progress is not None:
                 on_progress(done, pairs * len(cells))

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from masactrl.attention import GivenMasks, Rows, RunReport, Schedule, SourceCache, WordMasks
+from masactrl.attention import GivenMasks, Rows, RunReport, Schedule, SourceFeatures, WordMasks
 from masactrl.bench.model_measure import OnProgress, sample_edits
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.methods import MasaCtrl
 from masactrl.puppets.colour import lab_distance
-from masactrl.puppets.judging import Shot, Studio, Tally, background_lab
+from masactrl.puppets.judging import JudgedBatch, Means, PipelineRunner, background_lab
 from masactrl.puppets.measured import EditTask, FormFigures
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def measure_forms(
             f"pairs={pairs}, candidates={candidates} and batch={batch} were given; accepted are at "
             "least 1 pair, at least as many candidates, and batches of at least 1."
         )
-    studio = Studio.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
+    runner = PipelineRunner.of(pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     total, done = candidates + pairs * (1 + len(FORMS)), 0
 
     def tell(count: int) -> None:
@@ -89,23 +89,23 @@ def measure_forms(
             on_progress(done, total)
 
     asked = sample_edits(candidates, seed)
-    noise = studio.noise(candidates)
+    noise = runner.noise(candidates)
     distance = torch.cat(
         [
-            _coat_to_ground(studio, inspector, asked[part], noise[part], tell)
+            _coat_to_ground(runner, inspector, asked[part], noise[part], tell)
             for part in _parts(candidates, batch)
         ]
     )
     chosen = distance.argsort(stable=True)[:pairs]
     tasks, noise = tuple(asked[k] for k in chosen.tolist()), noise[chosen.to(noise.device)]
-    maker = _Maker(pipeline, studio, inspector, start_step, start_layer, threshold, capture_scale)
-    tallies = {form: Tally() for form in FORMS}
+    maker = _Maker(pipeline, runner, inspector, start_step, start_layer, threshold, capture_scale)
+    tallies = {form: Means() for form in FORMS}
     samples: list[Tensor] = []
     for part in _parts(pairs, batch):
-        source, shots = maker.shots(tasks[part], noise[part])
-        for form, shot in shots.items():
-            tallies[form].add(tasks[part], source, shot)
-        rows = torch.stack([source.pictures, *(shots[form].pictures for form in FORMS)], 1)
+        source, judged = maker.judged(tasks[part], noise[part])
+        for form, made in judged.items():
+            tallies[form].add(tasks[part], source, made)
+        rows = torch.stack([source.pictures, *(judged[form].pictures for form in FORMS)], 1)
         samples.extend(rows[: max(0, _SAMPLES - len(samples))])
         tell(len(source.pictures) * (1 + len(FORMS)))
     return FormFigures(
@@ -128,19 +128,21 @@ class _Maker:
     def __init__(
         self,
         pipeline: StableDiffusionPipeline,
-        studio: Studio,
+        runner: PipelineRunner,
         inspector: Inspector,
         start_step: int,
         start_layer: int,
         threshold: float,
         capture_scale: int,
     ) -> None:
-        self._pipeline, self._studio, self._inspector = pipeline, studio, inspector
+        self._pipeline, self._runner, self._inspector = pipeline, runner, inspector
         self._schedule = Schedule(start_step=start_step, start_layer=start_layer)
         self._threshold, self._capture_scale = threshold, capture_scale
         self.useless: list[bool] = []  # of every automatic mask, whether it separated nothing
 
-    def shots(self, tasks: Sequence[EditTask], noise: Tensor) -> tuple[Shot, dict[str, Shot]]:
+    def judged(
+        self, tasks: Sequence[EditTask], noise: Tensor
+    ) -> tuple[JudgedBatch, dict[str, JudgedBatch]]:
         """The sources, and the targets by form."""
         words = tuple(task.species for task in tasks)
         named = WordMasks(
@@ -153,11 +155,11 @@ class _Maker:
         )
         auto = MasaCtrl(schedule=self._schedule, masks=named)
         with auto.record(self._pipeline, sources=len(tasks)) as recorded:
-            source = self._shot([task.source_prompt for task in tasks], noise)
+            source = self._judged([task.source_prompt for task in tasks], noise)
         prompts = [task.target_prompt for task in tasks]
-        made = {"no control": self._shot(prompts, noise)}
+        made = {"no control": self._judged(prompts, noise)}
 
-        def controlled(control: MasaCtrl) -> Shot:
+        def controlled(control: MasaCtrl) -> JudgedBatch:
             return self._controlled(control, prompts, noise, recorded)
 
         made["replace"] = controlled(MasaCtrl(schedule=self._schedule))
@@ -170,21 +172,21 @@ class _Maker:
         made["auto-masked"] = controlled(auto)
         return source, made
 
-    def _shot(self, prompts: Sequence[str], noise: Tensor) -> Shot:
-        return Shot.of(self._studio.pictures(prompts, noise), self._inspector)
+    def _judged(self, prompts: Sequence[str], noise: Tensor) -> JudgedBatch:
+        return JudgedBatch.of(self._runner.pictures(prompts, noise), self._inspector)
 
     def _controlled(
-        self, control: MasaCtrl, prompts: Sequence[str], noise: Tensor, recorded: SourceCache
-    ) -> Shot:
+        self, control: MasaCtrl, prompts: Sequence[str], noise: Tensor, recorded: SourceFeatures
+    ) -> JudgedBatch:
         n = len(prompts)
         rows = Rows(images=n, reads=tuple((n + k,) for k in range(n)), cached=n)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ControlWarning)  # useless masks are counted instead
             with control.attach(self._pipeline, rows, source=recorded) as attached:
-                shot = self._shot(prompts, noise)
+                judged = self._judged(prompts, noise)
         if isinstance(control.masks, WordMasks):
             self._count(attached.report)
-        return shot
+        return judged
 
     def _count(self, report: RunReport) -> None:
         for masks in report.masks.values():
@@ -193,17 +195,17 @@ class _Maker:
 
 
 def _coat_to_ground(
-    studio: Studio,
+    runner: PipelineRunner,
     inspector: Inspector,
     tasks: Sequence[EditTask],
     noise: Tensor,
     tell: Callable[[int], None],
 ) -> Tensor:
     """(n,) CIELAB distance between the coats of the sources and their backgrounds."""
-    shot = Shot.of(studio.pictures([task.source_prompt for task in tasks], noise), inspector)
+    made = JudgedBatch.of(runner.pictures([task.source_prompt for task in tasks], noise), inspector)
     tell(len(tasks))
-    ground = background_lab(shot.pictures, shot.reading.mask)
-    return lab_distance(shot.reading.coat, ground)
+    ground = background_lab(made.pictures, made.reading.mask)
+    return lab_distance(made.reading.coat, ground)
 
 
 def _parts(count: int, size: int) -> list[slice]:

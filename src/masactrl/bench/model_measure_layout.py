@@ -25,7 +25,7 @@ from masactrl.layouts.networks import load_network
 from masactrl.methods import MasaCtrl, method_named
 from masactrl.puppets.captions import full_prompt
 from masactrl.puppets.identity import identity
-from masactrl.puppets.judging import Studio
+from masactrl.puppets.judging import PipelineRunner
 from masactrl.puppets.posed import draw_skeletons, nearest_action, sample_posed
 from masactrl.puppets.renderer import render
 from masactrl.puppets.training.data import HELD_OUT_SEED
@@ -115,7 +115,7 @@ def measure_layouts(
         raise ConfigError(f"count must be at least 1, not {count}.")
     scenes, size = posed_scenes(count, seed=seed), model.preset.height
     network = load_network(model, "pose")
-    studio = Studio.of(model.pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
+    runner = PipelineRunner.of(model.pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     control = MasaCtrl(schedule=Schedule(start_step=start_step, start_layer=start_layer))
     columns = (*COLUMNS, *(f"layout and {name}" for name in rivals))
     sums: dict[str, dict[str, list[Tensor]]] = {name: {} for name in columns}
@@ -133,10 +133,10 @@ def measure_layouts(
             attach_layouts(model.pipeline, [guide], images=rows.images),
             control.attach(model.pipeline, rows),
         ):
-            start = studio.noise(n)
+            start = runner.noise(n)
             noise = start.repeat(1 + len(COLUMNS), 1, 1, 1)
-            made = studio.pictures(prompts, noise).unflatten(0, (-1, n))
-        own = [_by_rival(model, studio, name, guide, prompts[: 2 * n], start) for name in rivals]
+            made = runner.pictures(prompts, noise).unflatten(0, (-1, n))
+        own = [_by_rival(model, runner, name, guide, prompts[: 2 * n], start) for name in rivals]
         made = torch.cat((made, *(one[None] for one in own)))
         samples += list(torch.cat((made[:1], shown[None].cpu(), made[1:])).unbind(1))[
             : max(0, _SAMPLES - at)
@@ -175,7 +175,7 @@ def measure_layout_grid(
         raise ConfigError(f"count must be at least 1, not {count}.")
     scenes, size = posed_scenes(count, seed=seed), model.preset.height
     network = load_network(model, "pose")
-    studio = Studio.of(model.pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
+    runner = PipelineRunner.of(model.pipeline, steps=steps, guidance=guidance, size=size, seed=seed)
     cells = [(s, layer) for s in start_steps for layer in start_layers]
     sums: dict[str, dict[str, list[Tensor]]] = {f"S={s} L={layer}": {} for s, layer in cells}
     samples: list[Tensor] = []
@@ -183,10 +183,10 @@ def measure_layout_grid(
         part = scenes[at : at + batch]
         right, n = render(part, size), len(part)
         shown = draw_skeletons(right.keypoints, size)
-        prompts, noise = _prompts(part), studio.noise(n)
+        prompts, noise = _prompts(part), runner.noise(n)
         least = Schedule(start_step=min(start_steps), start_layer=min(start_layers))
         with MasaCtrl(schedule=least).record(model.pipeline, sources=n, device="cpu") as source:
-            made = [studio.pictures(prompts[:n], noise)]
+            made = [runner.pictures(prompts[:n], noise)]
         rows = Rows(images=n, reads=tuple((n + k,) for k in range(n)), cached=n)
         guide = Guide(network=network, pictures=tuple(shown))
         was = inspector.read(made[0])
@@ -196,7 +196,7 @@ def measure_layout_grid(
                 attach_layouts(model.pipeline, [guide], images=n),
                 control.attach(model.pipeline, rows, source=source),
             ):
-                made.append(studio.pictures(prompts[n : 2 * n], noise))
+                made.append(runner.pictures(prompts[n : 2 * n], noise))
             _note(sums[f"S={s} L={layer}"], was, inspector.read(made[-1]), right, part)
         samples += list(torch.stack((made[0], shown, *made[1:]), 1))[: max(0, _SAMPLES - at)]
         if on_progress is not None:
@@ -206,7 +206,7 @@ def measure_layout_grid(
 
 def _by_rival(
     model: LoadedModel,
-    studio: Studio,
+    runner: PipelineRunner,
     name: str,
     guide: Guide,
     prompts: Sequence[str],
@@ -222,7 +222,7 @@ def _by_rival(
             model.pipeline, Rows(images=2 * n, reads=(*reads, *reads)), prompts=prompts
         ),
     ):
-        return studio.pictures(prompts, start.repeat(2, 1, 1, 1))[n:]
+        return runner.pictures(prompts, start.repeat(2, 1, 1, 1))[n:]
 
 
 def _note(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from masactrl.bench.puppet_tasks import PuppetTask
-    from masactrl.puppets.judging import Shot
+    from masactrl.puppets.judging import JudgedBatch
 
 __all__ = ["BOUNDS", "CANDIDATES", "Bounds", "ItemFigures", "judge", "right_answers"]
 
@@ -117,8 +117,8 @@ def right_answers(task: PuppetTask, size: int) -> Rendered:
 
 def judge(
     tasks: Sequence[PuppetTask],
-    source: Shot,
-    target: Shot,
+    source: JudgedBatch,
+    target: JudgedBatch,
     answers: Sequence[Rendered],
     *,
     source_masks: Tensor | None = None,
@@ -144,14 +144,14 @@ def judge(
 def _judge_one(
     k: int,
     task: PuppetTask,
-    shots: tuple[Shot, Shot],
+    judged: tuple[JudgedBatch, JudgedBatch],
     answers: Rendered,
     source_mask: Tensor,
     apart: Identity,
     bounds: Bounds,
 ) -> ItemFigures:
-    was, seen = shots[0].reading, shots[1].reading
-    first, second = shots[0].pictures[k], shots[1].pictures[k]
+    was, seen = judged[0].reading, judged[1].reading
+    first, second = judged[0].pictures[k], judged[1].pictures[k]
     best, overlap = _best(answers.mask[:, 0], seen.mask[k, 0])
     asked = _asked(task, seen, k)
     error = float(apart.error[k])

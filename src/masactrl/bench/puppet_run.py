@@ -25,9 +25,9 @@ from masactrl.bench.puppet_settings import (
     PuppetSettings,
     picture_path,
 )
-from masactrl.bench.puppet_sources import Batch, Edited, Item, Kitchen, Rendered, Synthesised
+from masactrl.bench.puppet_sources import Batch, BenchContext, Edited, Item, Rendered, Synthesised
 from masactrl.pictures.images import save_png, tensor_to_image
-from masactrl.puppets.judging import Shot
+from masactrl.puppets.judging import JudgedBatch
 from masactrl.runs.inversion_request import draws_noise
 
 if TYPE_CHECKING:
@@ -69,15 +69,15 @@ def run_puppets(
             method.start.first_step(settings.steps)
         if any(task.half == "rendered" for task in tasks):
             columns[label].request("any", guidance=guidance, seed=0)
-    kitchen = Kitchen(
+    context = BenchContext(
         model=model, settings=settings, guidance=guidance, methods=methods, columns=columns
     )
-    ledger = Ledger(folder / ITEMS, ("task", "seed", "column"), settings=_facts(kitchen, tasks))
-    bench = _Bench(kitchen, inspector, _shown(tasks, settings.pictures), folder)
+    ledger = Ledger(folder / ITEMS, ("task", "seed", "column"), settings=_facts(context, tasks))
+    bench = _Bench(context, inspector, _shown(tasks, settings.pictures), folder)
     total = len(tasks) * settings.seeds
     jobs = []
     for items in _batches(tasks, settings):
-        todo = _todo(kitchen, items, ledger)
+        todo = _todo(context, items, ledger)
         if todo:
             jobs.append(_Job(items=tuple(items), todo=todo))
     done = total - sum(len(job.items) for job in jobs)
@@ -103,16 +103,16 @@ def _batches(tasks: Sequence[PuppetTask], settings: PuppetSettings) -> Iterator[
             yield items[at : at + settings.batch]
 
 
-def _facts(kitchen: Kitchen, tasks: Sequence[PuppetTask]) -> dict[str, Any]:
+def _facts(context: BenchContext, tasks: Sequence[PuppetTask]) -> dict[str, Any]:
     """What a folder's items have in common."""
-    model, settings = kitchen.model, kitchen.settings
+    model, settings = context.model, context.settings
     facts = {
         "benchmark": "puppets-1",
         "model": model.name,
         "weights": model.origin.weights,
         "dtype": model.dtype,
         "steps": settings.steps,
-        "guidance": kitchen.guidance,
+        "guidance": context.guidance,
         "preset": asdict(model.preset),
         "bounds": asdict(BOUNDS),
     }
@@ -128,15 +128,17 @@ def _shown(tasks: Sequence[PuppetTask], pictures: int) -> frozenset[str]:
     return frozenset(key for found in keys for key in found[:pictures])
 
 
-def _todo(kitchen: Kitchen, items: Sequence[Item], ledger: Ledger) -> dict[str, tuple[int, ...]]:
+def _todo(
+    context: BenchContext, items: Sequence[Item], ledger: Ledger
+) -> dict[str, tuple[int, ...]]:
     """By column the items that are to be done."""
     rendered = items[0][0].half == "rendered"
-    labels = [*BASELINES, *([RIGHT] if rendered else []), *kitchen.methods]
+    labels = [*BASELINES, *([RIGHT] if rendered else []), *context.methods]
     found = {
         label: tuple(
             number
             for number, (task, seed) in enumerate(items)
-            if (not rendered or seed == 0 or _draws(kitchen, label))
+            if (not rendered or seed == 0 or _draws(context, label))
             and not ledger.done(task.key, seed, label)
         )
         for label in labels
@@ -144,13 +146,13 @@ def _todo(kitchen: Kitchen, items: Sequence[Item], ledger: Ledger) -> dict[str, 
     return {label: numbers for label, numbers in found.items() if numbers}
 
 
-def _draws(kitchen: Kitchen, label: str) -> bool:
+def _draws(context: BenchContext, label: str) -> bool:
     """Whether a column's edit of a rendered source is another one with another seed."""
     if label in ("nothing", RIGHT):
         return False
-    column = kitchen.columns.get(label)
+    column = context.columns.get(label)
     drawn = label == "prompt-only" or (column is not None and column.draws())
-    return drawn or draws_noise(kitchen.settings.inversion)
+    return drawn or draws_noise(context.settings.inversion)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +165,9 @@ class _Job:
 
 class _Bench:
     def __init__(
-        self, kitchen: Kitchen, inspector: Inspector, shown: frozenset[str], folder: Path
+        self, context: BenchContext, inspector: Inspector, shown: frozenset[str], folder: Path
     ) -> None:
-        self.kitchen, self.inspector, self.folder = kitchen, inspector, folder
+        self.context, self.inspector, self.folder = context, inspector, folder
         self._shown = shown
         self._answers: dict[str, Drawn] = {}
 
@@ -173,10 +175,10 @@ class _Bench:
         """The rows of one batch."""
         items = job.items
         rendered = items[0][0].half == "rendered"
-        batch = (Rendered if rendered else Synthesised)(self.kitchen, items)
+        batch = (Rendered if rendered else Synthesised)(self.context, items)
         self._keep(items, range(len(items)), "source", batch.sources)
         rows: list[dict[str, Any]] = []
-        shots: dict[tuple[int, ...], Shot] = {}
+        judged: dict[tuple[int, ...], JudgedBatch] = {}
         for label, numbers in job.todo.items():
             made = batch.make(label, numbers)
             for number, reason in made.failed.items():
@@ -184,19 +186,19 @@ class _Bench:
                 rows.append({"task": task.key, "seed": seed, "column": label, "error": reason})
             if not made.numbers:
                 continue
-            if made.numbers not in shots:
+            if made.numbers not in judged:
                 chosen = batch.sources[list(made.numbers)]
-                shots[made.numbers] = Shot.of(chosen, self.inspector)
-            rows += self._judged(items, label, batch, shots[made.numbers], made)
+                judged[made.numbers] = JudgedBatch.of(chosen, self.inspector)
+            rows += self._judged(items, label, batch, judged[made.numbers], made)
             self._keep(items, made.numbers, label, made.pictures)
         return rows
 
     def _judged(
-        self, items: Sequence[Item], label: str, batch: Batch, source: Shot, made: Edited
+        self, items: Sequence[Item], label: str, batch: Batch, source: JudgedBatch, made: Edited
     ) -> list[dict[str, Any]]:
         chosen = [items[number] for number in made.numbers]
         tasks = [task for task, _ in chosen]
-        target = Shot.of(made.pictures, self.inspector)
+        target = JudgedBatch.of(made.pictures, self.inspector)
         answers = [self._right(task, target.pictures.shape[-1]) for task in tasks]
         masks = None if batch.masks is None else batch.masks[list(made.numbers)]
         figures = judge(tasks, source, target, answers, source_masks=masks)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
     from masactrl.runs.session import EditSession
 
-__all__ = ["Batch", "Edited", "Kitchen", "Rendered", "Synthesised"]
+__all__ = ["Batch", "BenchContext", "Edited", "Rendered", "Synthesised"]
 
 Item = tuple["PuppetTask", int]  # and its seed
 
@@ -75,7 +75,7 @@ class Batch(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kitchen:
+class BenchContext:
     """The model, set up for one run; `methods` and `columns` are by label."""
 
     model: LoadedModel
@@ -117,9 +117,9 @@ class Synthesised:
 
     masks: Tensor | None = None
 
-    def __init__(self, kitchen: Kitchen, items: Sequence[Item]) -> None:
-        self._kitchen, self._items = kitchen, items
-        self._noise = torch.stack([kitchen.noise(task.noise_seed + seed) for task, seed in items])
+    def __init__(self, context: BenchContext, items: Sequence[Item]) -> None:
+        self._context, self._items = context, items
+        self._noise = torch.stack([context.noise(task.noise_seed + seed) for task, seed in items])
         started = time.perf_counter()
         made = self._run(FixedSeed(), None)
         if made.sources is None:
@@ -151,20 +151,20 @@ class Synthesised:
         if label == "fixed-seed":
             return self._plain
         if label == "prompt-only":
-            return self._kitchen.prompt_only(self._items)
-        targets: Tensor = self._run(self._kitchen.methods[label], self._z_0).targets
+            return self._context.prompt_only(self._items)
+        targets: Tensor = self._run(self._context.methods[label], self._z_0).targets
         return targets
 
     def _run(self, method: Method, z_0: Tensor | None) -> Any:
-        kitchen = self._kitchen
+        context = self._context
         return run_method(
-            kitchen.model.pipeline,
+            context.model.pipeline,
             method,
             source_prompts=[task.source_prompt for task, _ in self._items],
             target_prompts=[task.target_prompt for task, _ in self._items],
             noise=self._noise,
-            steps=kitchen.settings.steps,
-            call=kitchen.call,
+            steps=context.settings.steps,
+            call=context.call,
             source_latents=z_0,
         )
 
@@ -172,10 +172,10 @@ class Synthesised:
 class Rendered:
     """Sources drawn exactly, inverted when the first column asks for them."""
 
-    def __init__(self, kitchen: Kitchen, items: Sequence[Item]) -> None:
-        self._kitchen, self._items = kitchen, items
+    def __init__(self, context: BenchContext, items: Sequence[Item]) -> None:
+        self._context, self._items = context, items
         tasks = {task.key: task for task, _ in items}
-        drawn = render([task.source for task in tasks.values()], kitchen.size)
+        drawn = render([task.source for task in tasks.values()], context.size)
         found = list(tasks)
         self._pictures = {
             key: tensor_to_image(drawn.image[n], signed=False) for n, key in enumerate(found)
@@ -203,36 +203,36 @@ class Rendered:
         return Edited(pictures=pictures, numbers=tuple(made), seconds=each, failed=failed)
 
     def _one(self, label: str, task: PuppetTask, seed: int) -> Tensor:
-        kitchen = self._kitchen
+        context = self._context
         if label == "nothing":
             return _tensor(self._pictures[task.key])
         if label == "prompt-only":
-            return kitchen.prompt_only([(task, seed)])[0]
+            return context.prompt_only([(task, seed)])[0]
         if label == RIGHT:
-            answer = render([task.target], kitchen.size).image * 2 - 1
-            denoiser = Denoiser(kitchen.model.pipeline)
+            answer = render([task.target], context.size).image * 2 - 1
+            denoiser = Denoiser(context.model.pipeline)
             back = denoiser.decode_image(denoiser.encode_image(answer))[0].cpu()
             picture: Tensor = (back / 2 + 0.5).clamp(0, 1)
             return picture
-        column = kitchen.columns.get(label, Column(method="fixed-seed"))
+        column = context.columns.get(label, Column(method="fixed-seed"))
         request = column.request(
-            task.target_prompt, guidance=kitchen.guidance, seed=task.noise_seed + seed
+            task.target_prompt, guidance=context.guidance, seed=task.noise_seed + seed
         )
-        method = kitchen.methods.get(label)
+        method = context.methods.get(label)
         session = self._session(task, seed, words=method is not None and aligns_words(method))
         return _tensor(session.edit(request).targets[0].controlled)
 
     def _session(self, task: PuppetTask, seed: int, *, words: bool) -> EditSession:
-        name = self._kitchen.settings.inversion
+        name = self._context.settings.inversion
         drawn = task.noise_seed + seed if draws_noise(name) else None
         prompt = task.source_prompt if words or name in NEEDS_PROMPT else ""
         key = (task.key, prompt, drawn)
         if key not in self._sessions:
             asked = InversionRequest(
-                method=name, prompt=prompt, steps=self._kitchen.settings.steps, seed=drawn
+                method=name, prompt=prompt, steps=self._context.settings.steps, seed=drawn
             )
             picture = self._pictures[task.key]
-            self._sessions[key] = invert(self._kitchen.model, picture, asked)
+            self._sessions[key] = invert(self._context.model, picture, asked)
         return self._sessions[key]
 
 

@@ -36,7 +36,7 @@ from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.models.denoiser import Denoiser
 from masactrl.pictures.images import image_to_tensor, save_png, tensor_to_image
 from masactrl.puppets.identity import identity
-from masactrl.puppets.judging import Shot, Studio, background_psnr
+from masactrl.puppets.judging import JudgedBatch, PipelineRunner, background_psnr
 from masactrl.puppets.renderer import render
 from masactrl.runs.inversion_request import draws_noise
 from masactrl.runs.invert import EditRequest, InversionRequest, invert
@@ -158,7 +158,7 @@ class _Bench:
         drawn = render([task.source, task.target], size)
         source = tensor_to_image(drawn.image[0], signed=False)
         animals = drawn.mask.amax(0, keepdim=True)
-        was = Shot.of(_tensor(source), self.inspector)
+        was = JudgedBatch.of(_tensor(source), self.inspector)
         for name in names:
             row: dict[str, Any] = {"task": task.key, "row": name}
             try:
@@ -168,7 +168,7 @@ class _Bench:
                     raise  # the settings are wrong, for every picture
                 yield {**row, "error": str(error)}, None
                 continue
-            figures = _judge(task, was, Shot.of(_tensor(picture), self.inspector), animals)
+            figures = _judge(task, was, JudgedBatch.of(_tensor(picture), self.inspector), animals)
             yield {**row, "figures": {**costs, **figures}}, picture
 
     def _edited(
@@ -224,14 +224,16 @@ class _Bench:
     def _from_noise(self, task: RealTask) -> Image.Image:
         # Its own noise for each scene, whatever was run before.
         seed = 1_000_003 * (1 + self.settings.seed) + int(task.key)
-        studio = Studio.of(
+        runner = PipelineRunner.of(
             self.model.pipeline, steps=self.steps, guidance=self.guidance, size=None, seed=seed
         )
-        (picture,) = studio.pictures([task.target_prompt], studio.noise(1))
+        (picture,) = runner.pictures([task.target_prompt], runner.noise(1))
         return tensor_to_image(picture, signed=False)
 
 
-def _judge(task: RealTask, was: Shot, seen: Shot, animals: Tensor) -> Mapping[str, float]:
+def _judge(
+    task: RealTask, was: JudgedBatch, seen: JudgedBatch, animals: Tensor
+) -> Mapping[str, float]:
     """What an edit (one picture) did; `animals` (1, 1, h, w) covers source and right answer."""
     before, after = was.reading, seen.reading
     apart = identity(before, after)

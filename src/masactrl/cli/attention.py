@@ -121,7 +121,9 @@ def attention(
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", total) as on_step:
                 view = watch_again(
-                    loaded, recipe, kinds.Given(inputs=paths, on_step=on_step, networks=networks)
+                    loaded,
+                    recipe,
+                    kinds.RerunInputs(inputs=paths, on_step=on_step, networks=networks),
                 )
             figure = view.to_figure(*points, target=number - 1, step=step, layer=layer)
             drawn = {NAME: figure.to_image()}

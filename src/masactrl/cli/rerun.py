@@ -103,7 +103,9 @@ def rerun(
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
                 after = kinds.run_again(
-                    loaded, recipe, kinds.Given(inputs=paths, on_step=on_step, networks=networks)
+                    loaded,
+                    recipe,
+                    kinds.RerunInputs(inputs=paths, on_step=on_step, networks=networks),
                 )
             close = kinds.compare(before, after)
             if out is not None:

@@ -40,7 +40,7 @@ class Trajectory:
         options: further settings of the method, for the record.
 
     Raises:
-        ConfigError: the parts do not fit each other, or hold values that are no numbers.
+        ConfigError: the parts do not fit each other, or hold NaN or infinite values.
     """
 
     latents: Tensor
@@ -65,7 +65,7 @@ class Trajectory:
                 kept = kept if kept.element_size() == 8 else kept.float()
                 if not bool(kept.isfinite().all()):
                     raise ConfigError(
-                        f"The {name} of the trajectory hold values that are no numbers, as some "
+                        f"The {name} of the trajectory hold NaN or infinite values, as some "
                         "models make in float16; invert in float32 or bfloat16."
                     )
                 object.__setattr__(self, name, kept)

@@ -23,7 +23,7 @@ from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
 from masactrl.attention.hooks import install
-from masactrl.attention.steps import Clock
+from masactrl.attention.steps import StepTracker
 from masactrl.attention.support import denoiser_of
 from masactrl.errors import ConfigError, ControlNotApplied, RowsError
 
@@ -113,7 +113,7 @@ class _Layouts(ModelHook):
     def __init__(self, pipeline: DiffusionPipeline, guides: tuple[Guide, ...], images: int) -> None:
         super().__init__()
         self._pipeline, self._guides, self._images = pipeline, guides, images
-        self._clock = Clock()
+        self._tracker = StepTracker()
         self._features: dict[int, list[Tensor]] = {}
         self._called = self._acted = False
 
@@ -131,7 +131,7 @@ class _Layouts(ModelHook):
         names = ("sample", "timestep", "encoder_hidden_states")
         given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
         sample, timestep = given["sample"], given["timestep"]
-        tick = self._clock.tick(timestep, getattr(self._pipeline, "scheduler", None))
+        info = self._tracker.step_of(timestep, getattr(self._pipeline, "scheduler", None))
         branches, uneven = divmod(sample.shape[0], self._images)
         if uneven:
             raise RowsError(
@@ -140,7 +140,7 @@ class _Layouts(ModelHook):
             )
         self._called = True
         for number, guide in enumerate(self._guides):
-            if not guide.acts(tick.step, len(tick.timesteps)):
+            if not guide.acts(info.step, len(info.timesteps)):
                 continue
             self._acted = True
             chosen = [k for k, picture in enumerate(guide.pictures) if picture is not None]

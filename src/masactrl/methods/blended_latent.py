@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masactrl.attention.control_hooks import HookSession, hooked
 from masactrl.attention.support import denoiser_of
-from masactrl.attention.taps import TapSession, tapped
 from masactrl.errors import ConfigError, ControlNotApplied, MaskError
 from masactrl.methods.local_blend import blended_steps
 from masactrl.methods.method import Parts
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from diffusers import DiffusionPipeline
 
+    from masactrl.attention.control_hooks import CallContext
     from masactrl.attention.rows import Rows
-    from masactrl.attention.taps import Moment
     from masactrl.methods.method import Handle
 
 __all__ = ["BlendedLatent", "difference_mask"]
@@ -166,10 +166,10 @@ class _OfSource:
             mask = _grown(mask, self._settings.grow)
         _check(mask)
         blending = _Blending(pipeline, self._z_0, mask, self._seed)
-        session = TapSession(
+        session = HookSession(
             pipeline, [], rows=rows, steps=lambda _: frozenset(), on_call=blending.on_call
         )
-        with tapped(pipeline, session, []) as attached, blended_steps(pipeline, blending.step):
+        with hooked(pipeline, session, []) as attached, blended_steps(pipeline, blending.step):
             yield Parts(by_name={"blend": attached}, after_step=blending.step)
         if not blending.steps:
             raise ControlNotApplied(
@@ -185,22 +185,22 @@ class _Blending:
         self._pipeline, self._z_0, self._mask = pipeline, z_0, mask
         # On the CPU, so that a seed means the same on every device.
         self._generator = torch.Generator("cpu").manual_seed(seed)
-        self._moment: Moment | None = None
+        self._context: CallContext | None = None
         self.steps = 0
 
-    def on_call(self, moment: Moment) -> None:
+    def on_call(self, context: CallContext) -> None:
         """Note which step the denoiser is called for."""
-        self._moment = moment
+        self._context = context
 
     def step(self, latents: Tensor) -> Tensor:
         """Blend the latents (images, c, h, w) after a step."""
-        tick = None if self._moment is None else self._moment.tick
-        if tick is None:
+        info = None if self._context is None else self._context.info
+        if info is None:
             return latents
         self.steps += 1
-        last = tick.step + 1 == len(tick.timesteps)
+        last = info.step + 1 == len(info.timesteps)
         scheduler: Any = self._pipeline.scheduler
-        a = 1.0 if last else float(scheduler.alphas_cumprod[int(tick.timesteps[tick.step + 1])])
+        a = 1.0 if last else float(scheduler.alphas_cumprod[int(info.timesteps[info.step + 1])])
         noise = torch.randn(
             self._z_0.shape, generator=self._generator, dtype=torch.float32, device="cpu"
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.errors import ConfigError
-from masactrl.methods.exchange import exchanged, joint_sites
+from masactrl.methods.exchange import exchanged, joint_layers
 from masactrl.methods.method import check_pairs
 from masactrl.methods.steps import first_steps
 from masactrl.settings.checks import settle
@@ -58,12 +58,12 @@ class ConsistEdit:
         """Exchange queries and keys inside the `with` block."""
         del prompts  # the method looks at pictures, not at words
         check_pairs(self.name, rows)
-        sites = joint_sites(pipeline, self.name)
-        single = tuple(site for site in sites if site.place == "single")
+        layers = joint_layers(pipeline, self.name)
+        single = tuple(layer for layer in layers if layer.place == "single")
         return exchanged(
             pipeline,
             rows,
             ("to_q", "to_k"),
-            sites=single or sites,
+            layers=single or layers,
             steps=lambda timesteps: first_steps(self.strength, len(timesteps)),
         )

@@ -17,8 +17,8 @@ from diffusers.models.attention_processor import (
 )
 from torch import Tensor
 
-from masactrl.attention.layers import Site, unwrap
-from masactrl.attention.taps import Moment, Tap
+from masactrl.attention.control_hooks import CallContext, ControlHook
+from masactrl.attention.layers import AttentionLayer, unwrap
 from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["CrossTap", "Edit", "check_cross", "output_of", "probabilities"]
+__all__ = ["CrossHook", "Edit", "check_cross", "output_of", "probabilities"]
 
 _PLAIN = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
 
@@ -39,26 +39,26 @@ class Edit(Protocol):
     """
 
     def __call__(
-        self, moment: Moment, site: Site, pair: int, source: Tensor, target: Tensor
+        self, context: CallContext, layer: AttentionLayer, pair: int, source: Tensor, target: Tensor
     ) -> Tensor | None:
         """M* for one target."""
         ...
 
 
-def check_cross(sites: Sequence[Site]) -> None:
+def check_cross(layers: Sequence[AttentionLayer]) -> None:
     """Refuse cross-attention layers whose output is more than A(Q, K, V) of the words."""
-    for site in sites:
-        layer: Any = site.cross
-        if not isinstance(layer.processor, _PLAIN):
+    for layer in layers:
+        cross: Any = layer.cross
+        if not isinstance(cross.processor, _PLAIN):
             raise UnsupportedPipeline(
-                f"The cross-attention beside {site.name} has the processor "
-                f"{type(layer.processor).__name__}, which adds to the attention to the words (an "
+                f"The cross-attention beside {layer.name} has the processor "
+                f"{type(cross.processor).__name__}, which adds to the attention to the words (an "
                 "IP-Adapter does) and cannot be edited. Unload it first."
             )
         parts = ("group_norm", "spatial_norm", "norm_q", "norm_k")
-        if layer.residual_connection or any(getattr(layer, p, None) is not None for p in parts):
+        if cross.residual_connection or any(getattr(cross, p, None) is not None for p in parts):
             raise UnsupportedPipeline(
-                f"The cross-attention beside {site.name} normalises or adds its input itself, "
+                f"The cross-attention beside {layer.name} normalises or adds its input itself, "
                 "which Stable Diffusion's does not; it cannot be edited."
             )
 
@@ -85,26 +85,26 @@ def output_of(layer: Any, probs: Tensor, text: Tensor) -> Tensor:
     return scaled
 
 
-class CrossTap(Tap):
+class CrossHook(ControlHook):
     """Edits one cross-attention layer; `pairs` are (target, source) images of a branch.
 
     Only the branch that carries the prompts, the last one, is edited.
     """
 
-    def __init__(self, site: Site, pairs: Sequence[tuple[int, int]], edit: Edit) -> None:
-        super().__init__(site.index)
-        self.site = site
+    def __init__(self, layer: AttentionLayer, pairs: Sequence[tuple[int, int]], edit: Edit) -> None:
+        super().__init__(layer.index)
+        self.attention_layer = layer
         self._pairs, self._edit = pairs, edit
 
     def new_forward(self, module: nn.Module, *args: object, **kwargs: object) -> object:
         """The layer's output with the targets' conditional rows edited."""
         chain: Any = self.fn_ref
         output: Tensor = chain.original_forward(*args, **kwargs)
-        rows = self.moment.rows
-        if rows is None or not self.moment.acting:
+        rows = self.context.rows
+        if rows is None or not self.context.acting:
             return output
         self.seen = True
-        hidden, text = _inputs(self.site, args, kwargs)
+        hidden, text = _inputs(self.attention_layer, args, kwargs)
         layer: Any = unwrap(module)
         first = (rows.branches - 1) * rows.images
         images = sorted({image for pair in self._pairs for image in pair})
@@ -113,7 +113,9 @@ class CrossTap(Tap):
         maps = dict(zip(images, found, strict=True))
         edited: Tensor | None = None
         for number, (target, source) in enumerate(self._pairs):
-            made = self._edit(self.moment, self.site, number, maps[source], maps[target])
+            made = self._edit(
+                self.context, self.attention_layer, number, maps[source], maps[target]
+            )
             if made is None:
                 continue
             edited = output.clone() if edited is None else edited
@@ -123,7 +125,7 @@ class CrossTap(Tap):
 
 
 def _inputs(
-    site: Site, args: tuple[object, ...], kwargs: dict[str, object]
+    layer: AttentionLayer, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[Tensor, Tensor]:
     """Hidden states and text of a cross-attention call without a mask."""
     hidden: Any = args[0] if args else kwargs["hidden_states"]
@@ -131,7 +133,7 @@ def _inputs(
     mask = args[2] if len(args) > 2 else kwargs.get("attention_mask")
     if not isinstance(text, Tensor) or mask is not None:
         raise UnsupportedPipeline(
-            f"The cross-attention beside {site.name} was called with a mask or with more than the "
+            f"The cross-attention beside {layer.name} was called with a mask or with more than the "
             "text, so its probabilities are not those of the words alone."
         )
     return hidden, text

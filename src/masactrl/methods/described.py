@@ -13,7 +13,7 @@ from masactrl.methods.registry import METHODS, method_named
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from masactrl.attention import Site, Window
+    from masactrl.attention import AttentionLayer, Window
     from masactrl.methods import Method
 
 __all__ = ["from_start", "options_of"]
@@ -39,8 +39,10 @@ def options_of(method: Method) -> dict[str, Any] | None:
         return None
 
 
-def from_start(window: Window, steps: int, sites: Sequence[Site]) -> tuple[int, int] | None:
+def from_start(
+    window: Window, steps: int, layers: Sequence[AttentionLayer]
+) -> tuple[int, int] | None:
     """Return S and L of a window that is everything from them on; None where it is another one."""
     s, layer = min(window.steps, default=-1), min(window.layers, default=-1)
-    whole = window.steps == set(range(s, steps)) and window.layers == set(range(layer, len(sites)))
+    whole = window.steps == set(range(s, steps)) and window.layers == set(range(layer, len(layers)))
     return (s, layer) if whole else None

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from masactrl.attention.layers import Site, unwrap
-from masactrl.attention.networks import find_sites, network_of
-from masactrl.attention.taps import PlainHook, Tap, TapSession, tapped
+from masactrl.attention.control_hooks import ControlHook, HookSession, PlainHook, hooked
+from masactrl.attention.layers import AttentionLayer, unwrap
+from masactrl.attention.networks import find_layers, network_of
 from masactrl.errors import ScheduleError, UnsupportedPipeline
 from masactrl.methods.structure import structure_index
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor, nn
 
+    from masactrl.attention.control_hooks import Steps
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Rows
-    from masactrl.attention.taps import Steps
 
-__all__ = ["exchanged", "joint_sites", "later_half"]
+__all__ = ["exchanged", "joint_layers", "later_half"]
 
 
 class _Feed(PlainHook):
@@ -44,18 +44,20 @@ class _Feed(PlainHook):
         return (args if self.fed is None else (self.fed, *args[1:])), kwargs
 
 
-class _Exchange(Tap):
+class _Exchange(ControlHook):
     """On a layer: feeds its projections while it runs."""
 
-    def __init__(self, site: Site, module: Any, projections: Sequence[str], *, text: bool) -> None:
-        super().__init__(site.index)
-        self._site, self._module, self._text = site, module, text
+    def __init__(
+        self, layer: AttentionLayer, module: Any, projections: Sequence[str], *, text: bool
+    ) -> None:
+        super().__init__(layer.index)
+        self._layer, self._module, self._text = layer, module, text
         self.feeds = [(name, getattr(module, name), _Feed()) for name in projections]
 
     def new_forward(self, _module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The layer's output, with the source's tokens where the window says so."""
-        forward, rows = self.fn_ref.original_forward, self.moment.rows
-        if not self.moment.acting or rows is None:
+        forward, rows = self.fn_ref.original_forward, self.context.rows
+        if not self.context.acting or rows is None:
             return forward(*args, **kwargs)
         for name, projection, _ in self.feeds:
             if getattr(self._module, name) is not projection:
@@ -65,8 +67,8 @@ class _Exchange(Tap):
                 )
         hidden = args[0] if args else kwargs["hidden_states"]
         fed = hidden[structure_index(rows, hidden.shape[0])]
-        if self._site.place == "single" and not self._text:
-            height, width = self._site.grid(*self.moment.latent)
+        if self._layer.place == "single" and not self._text:
+            height, width = self._layer.grid(*self.context.latent)
             text = hidden.shape[1] - height * width
             fed = torch.cat([hidden[:, :text], fed[:, text:]], dim=1)
         for *_, feed in self.feeds:
@@ -85,7 +87,7 @@ def exchanged(
     rows: Rows,
     projections: Sequence[str],
     *,
-    sites: Sequence[Site],
+    layers: Sequence[AttentionLayer],
     steps: Steps,
     text: bool = False,
 ) -> Iterator[Attached]:
@@ -95,28 +97,28 @@ def exchanged(
         pipeline: of SD3 or FLUX.
         rows: who reads whom.
         projections: of `to_q`, `to_k`, `to_v`.
-        sites: the layers.
+        layers: where.
         steps: when.
         text: whether text tokens of single blocks are exchanged, too.
 
     Raises:
         ControlNotApplied: on leaving, when the latest run was not controlled.
     """
-    taps = [
-        _Exchange(site, unwrap(module), projections, text=text)
-        for site in sites
-        for module in site.parts
+    exchanges = [
+        _Exchange(layer, unwrap(module), projections, text=text)
+        for layer in layers
+        for module in layer.parts
     ]
-    modules = [module for site in sites for module in site.parts]
+    modules = [module for layer in layers for module in layer.parts]
     hooks: list[tuple[nn.Module, Any]] = [
-        (projection, feed) for tap in taps for _, projection, feed in tap.feeds
+        (projection, feed) for one in exchanges for _, projection, feed in one.feeds
     ]
-    session = TapSession(pipeline, taps, rows=rows, steps=steps)
-    with tapped(pipeline, session, [*hooks, *zip(modules, taps, strict=True)]) as attached:
+    session = HookSession(pipeline, exchanges, rows=rows, steps=steps)
+    with hooked(pipeline, session, [*hooks, *zip(modules, exchanges, strict=True)]) as attached:
         yield attached
 
 
-def joint_sites(pipeline: DiffusionPipeline, name: str) -> tuple[Site, ...]:
+def joint_layers(pipeline: DiffusionPipeline, name: str) -> tuple[AttentionLayer, ...]:
     """The layers of SD3 or FLUX; `UnsupportedPipeline` for a U-Net."""
     family, network = network_of(pipeline)
     if not family.joint:
@@ -124,21 +126,23 @@ def joint_sites(pipeline: DiffusionPipeline, name: str) -> tuple[Site, ...]:
             f"{name} works on the joint attention of SD3 and FLUX, and {type(pipeline).__name__} "
             "has a U-Net; use plug-and-play or prompt-to-prompt there."
         )
-    return find_sites(network)
+    return find_layers(network)
 
 
-def later_half(sites: Sequence[Site], layers: tuple[int, ...] | None) -> tuple[Site, ...]:
+def later_half(
+    layers: Sequence[AttentionLayer], numbers: tuple[int, ...] | None
+) -> tuple[AttentionLayer, ...]:
     """The layers of these numbers; None is the later half of FLUX's single or SD3's blocks.
 
     Raises `ScheduleError` for numbers that the network has not.
     """
-    if layers is None:
-        single = [site for site in sites if site.place == "single"] or list(sites)
+    if numbers is None:
+        single = [layer for layer in layers if layer.place == "single"] or list(layers)
         return tuple(single[len(single) // 2 :])
-    known = {site.index: site for site in sites}
-    for layer in layers:
-        if layer not in known:
+    known = {layer.index: layer for layer in layers}
+    for number in numbers:
+        if number not in known:
             raise ScheduleError(
-                f"Layer {layer} was asked for; this network has 0 to {len(sites) - 1}."
+                f"Layer {number} was asked for; this network has 0 to {len(layers) - 1}."
             )
-    return tuple(known[layer] for layer in layers)
+    return tuple(known[number] for number in numbers)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.hooks.hooks import ModelHook
 
+from masactrl.attention.control_hooks import CallContext, HookSession, hooked
 from masactrl.attention.hooks import install
 from masactrl.attention.networks import network_of
-from masactrl.attention.taps import Moment, TapSession, tapped
 from masactrl.diffusion.noise import NoiseSchedule
 from masactrl.errors import ConfigError, ControlNotApplied
-from masactrl.methods.exchange import joint_sites
+from masactrl.methods.exchange import joint_layers
 from masactrl.methods.local_blend import blended_steps
 from masactrl.methods.method import Parts
 from masactrl.methods.sdedit import NoisedSource
@@ -142,19 +142,19 @@ class _OfSource:
         Raises `UnsupportedPipeline` for a U-Net, `PromptError` without one prompt per source, and
         `ControlNotApplied` when no step was led.
         """
-        joint_sites(pipeline, self.name)
+        joint_layers(pipeline, self.name)
         check_sources(self.name, rows, self._z_0, prompts)
         scale = self._settings.source_guidance
         if scale is None:
             scale = _SOURCE_GUIDANCE_OF_FLUX if is_flux(pipeline) else _SOURCE_GUIDANCE
         led = _Led(pipeline, self._z_0, self._seed, self._prompts, scale)
-        session = TapSession(
+        session = HookSession(
             pipeline, [], rows=rows, steps=lambda _: frozenset(), on_call=led.on_call
         )
         with ExitStack() as stack:
             installed = install(network_of(pipeline)[1], _First(led), f"masactrl-first-{id(led)}")
             stack.callback(installed.remove)
-            attached = stack.enter_context(tapped(pipeline, session, []))
+            attached = stack.enter_context(hooked(pipeline, session, []))
             stack.enter_context(blended_steps(pipeline, led.packed_step))
             yield Parts(by_name={"flowedit": attached}, after_step=led.step)
         if not led.steps:
@@ -193,7 +193,7 @@ class _Led:
         self._generator = torch.Generator("cpu").manual_seed(seed + 1)
         self._edit = z_0
         self._source: Tensor | None = None
-        self._moment: Moment | None = None
+        self._context: CallContext | None = None
         self._velocity: Guided | None = None
         self._sigma: tuple[float, ...] = ()
         self._inside = False
@@ -205,10 +205,10 @@ class _Led:
             size = (int(self._z_0.shape[-2]), int(self._z_0.shape[-1]))
             self._source = unpacked(self._pipeline, sample[: len(self._z_0)], size).to(self._z_0)
 
-    def on_call(self, moment: Moment) -> None:
+    def on_call(self, context: CallContext) -> None:
         """Note which step the network is called for."""
         if not self._inside:
-            self._moment = moment
+            self._context = context
 
     def packed_step(self, latents: Tensor) -> Tensor:
         """`step` where a pipeline has its latents packed."""
@@ -218,15 +218,15 @@ class _Led:
     @torch.no_grad()
     def step(self, latents: Tensor) -> Tensor:
         """The targets (images, c, h, w) at the next level, from what the step has made."""
-        tick = None if self._moment is None else self._moment.tick
+        info = None if self._context is None else self._context.info
         source = self._source
-        if tick is None or source is None:
+        if info is None or source is None:
             return latents
-        velocity = self._velocity or self._begin(tick.timesteps)
-        s, s_next = self._sigma[tick.step : tick.step + 2]
+        velocity = self._velocity or self._begin(info.timesteps)
+        s, s_next = self._sigma[info.step : info.step + 2]
         self._inside = True
         try:
-            v = velocity(source, tick.step).to(source)
+            v = velocity(source, info.step).to(source)
         finally:
             self._inside = False
         before = self._edit + source - self._z_0  # z^t, which the step began with

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from masactrl.attention.networks import find_sites, network_of
+from masactrl.attention.networks import find_layers, network_of
 from masactrl.attention.rows import Rows
 from masactrl.attention.schedule import Schedule, preset
 from masactrl.errors import ConfigError, ScheduleError
@@ -32,7 +32,7 @@ def schedule_for(pipeline: Any, start_step: int | None, start_layer: int | None)
     """
     _, network = network_of(pipeline)
     try:
-        found = preset(find_sites(network))
+        found = preset(find_layers(network))
     except ScheduleError:
         found = Schedule(fraction=(0.08, 1.0))
     if start_step is not None:

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from masactrl.attention.control_hooks import HookSession, PlainHook, hooked
 from masactrl.attention.hooks import install
 from masactrl.attention.support import denoiser_of
-from masactrl.attention.taps import PlainHook, TapSession, tapped
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods.method import Parts
 from masactrl.methods.starts import check_sources
@@ -165,11 +165,11 @@ class _OfSource:
             for k, prompt in enumerate(prompts)
         ]
         hook = _FittedHook(fitted)
-        session = TapSession(pipeline, [], rows=rows, steps=lambda _: frozenset())
+        session = HookSession(pipeline, [], rows=rows, steps=lambda _: frozenset())
         with ExitStack() as stack:
             name = f"masactrl-imagic-{uuid.uuid4().hex}"
             stack.callback(install(unet, hook, name).remove)
-            attached = stack.enter_context(tapped(pipeline, session, []))
+            attached = stack.enter_context(hooked(pipeline, session, []))
             yield Parts(by_name={"imagic": attached})
         if not hook.called:
             raise ControlNotApplied(

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from diffusers import DiffusionPipeline
 
+    from masactrl.attention.control_hooks import CallContext
     from masactrl.attention.rows import Rows
-    from masactrl.attention.taps import Moment
 
 __all__ = ["Blender", "LocalBlend", "blend_mask"]
 
@@ -132,17 +132,17 @@ class Blender:
         self._sum, self._owed = {}, None
         self._start = int(self._blend.begin * steps)
 
-    def on_call(self, moment: Moment) -> None:
+    def on_call(self, context: CallContext) -> None:
         """Note that a denoiser call begins, and that the previous step was blended."""
-        if moment.tick is None:
+        if context.info is None:
             return
-        if self._owed is not None and self._owed != moment.tick.step:
+        if self._owed is not None and self._owed != context.info.step:
             raise ControlNotApplied(
                 f"The latents of step {self._owed} were not blended: they did not come from "
                 "pipeline.scheduler.step. Use that for every step, or drop the local blend."
             )
-        self._size = moment.latent
-        self._owed = moment.tick.step
+        self._size = context.latent
+        self._owed = context.info.step
 
     def wants(self, tokens: int, grid: tuple[int, int], scale: int) -> bool:
         """Whether a layer with this many picture tokens gives maps."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from masactrl.attention.attachment import attach
-from masactrl.attention.features import SourceCache
+from masactrl.attention.features import SourceFeatures
 from masactrl.attention.positions import Policy, Positions
 from masactrl.attention.rows import Rows
 from masactrl.attention.schedule import Schedule
@@ -153,7 +153,7 @@ class MasaCtrl:
         pipeline: DiffusionPipeline,
         rows: Rows,
         *,
-        source: SourceCache | None = None,
+        source: SourceFeatures | None = None,
         prompts: Sequence[str] | None = None,
     ) -> Iterator[Attached]:
         """Control `pipeline` inside the `with` block; `rows` says which image reads which.
@@ -186,7 +186,7 @@ class MasaCtrl:
         sources: int = 1,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
-    ) -> Iterator[SourceCache]:
+    ) -> Iterator[SourceFeatures]:
         """Record what targets will read of the `sources` images of a run inside the `with` block.
 
         The run itself is not changed. `dtype` and `device` say how the features are kept. A second
@@ -197,7 +197,7 @@ class MasaCtrl:
             with control.attach(pipeline, Rows.from_cache(targets=3), source=source):
                 pipeline(target_prompts, latents=noise.expand(3, -1, -1, -1))
         """
-        cache = SourceCache(dtype=dtype, device=device)
+        cache = SourceFeatures(dtype=dtype, device=device)
         with attach(
             pipeline,
             None,

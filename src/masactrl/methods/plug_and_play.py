@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from masactrl.attention.attachment import attach
+from masactrl.attention.control_hooks import ControlHook, HookSession, hooked
 from masactrl.attention.layers import unwrap
-from masactrl.attention.networks import find_sites
+from masactrl.attention.networks import find_layers
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
-from masactrl.attention.taps import Tap, TapSession, tapped
 from masactrl.errors import ConfigError, UnsupportedPipeline
 from masactrl.methods.method import Parts, check_pairs
 from masactrl.methods.steps import FirstSteps, first_steps
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from masactrl.attention.call import LayerCall
-    from masactrl.attention.layers import Site
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.rows import Rows
 
 __all__ = ["FEATURE_LAYER", "PlugAndPlay"]
@@ -47,7 +47,7 @@ FEATURE_LAYER = -1
 """The layer number under which the residual block is reported; it is no attention layer."""
 
 
-class _FeatureTap(Tap):
+class _FeatureHook(ControlHook):
     """Gives targets the residual features of their source; sits on the block's last convolution."""
 
     def __init__(self, source: Branch) -> None:
@@ -56,8 +56,8 @@ class _FeatureTap(Tap):
 
     def post_forward(self, _module: nn.Module, output: Tensor) -> Tensor:
         """(rows, channels, height, width) with the targets' rows replaced."""
-        rows = self.moment.rows
-        if not self.moment.acting or rows is None:
+        rows = self.context.rows
+        if not self.context.acting or rows is None:
             return output
         self.seen = True
         return output[structure_index(rows, output.shape[0], source=self._source)]
@@ -113,22 +113,22 @@ class PlugAndPlay:
         """
         del prompts  # the method looks at pictures, not at words
         check_pairs(self.name, rows)
-        everywhere = find_sites(denoiser_of(pipeline))
+        everywhere = find_layers(denoiser_of(pipeline))
         block, convolution, layers = self._places(unwrap(denoiser_of(pipeline)), everywhere)
         attention = Schedule.never()
         if self.attention > 0:
             attention = FirstSteps(part=self.attention, layers=layers)
-        sites = attention.resolve_layers(everywhere)
-        tap = _FeatureTap(self.source)
-        session = TapSession(
+        controlled = attention.resolve_layers(everywhere)
+        hook = _FeatureHook(self.source)
+        session = HookSession(
             pipeline,
-            [tap] if self.features > 0 else [],
+            [hook] if self.features > 0 else [],
             rows=rows,
             steps=lambda timesteps: first_steps(self.features, len(timesteps)),
             on_call=lambda _: _check_block(block, convolution),
         )
         with ExitStack() as stack:
-            values = stack.enter_context(values_of(sites))
+            values = stack.enter_context(values_of(controlled))
 
             def control(call: LayerCall) -> Tensor:
                 index = structure_index(call.rows, call.bank.shape[0], source=self.source)
@@ -138,15 +138,15 @@ class PlugAndPlay:
                 "attention": stack.enter_context(
                     attach(pipeline, control, rows=rows, schedule=attention)
                 ),
-                "features": stack.enter_context(tapped(pipeline, session, [(convolution, tap)])),
+                "features": stack.enter_context(hooked(pipeline, session, [(convolution, hook)])),
             }
             yield Parts(by_name=parts)
 
     def _places(
-        self, unet: nn.Module, sites: Sequence[Site]
+        self, unet: nn.Module, layers: Sequence[AttentionLayer]
     ) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
         """The residual block, its last convolution, and the layers."""
-        path, default = _usual_places(sites)
+        path, default = _usual_places(layers)
         path = self.block or path
         try:
             block: Any = unet.get_submodule(path)
@@ -159,19 +159,21 @@ class PlugAndPlay:
         return block, convolution, self.layers or default
 
 
-def _usual_places(sites: Sequence[Site]) -> tuple[str, tuple[int, ...]]:
+def _usual_places(layers: Sequence[AttentionLayer]) -> tuple[str, tuple[int, ...]]:
     """The block and layers of the paper, found by structure and not by number."""
-    first = next((site for site in sites if site.place == "decoder"), None)
+    first = next((layer for layer in layers if layer.place == "decoder"), None)
     if first is None:
         raise UnsupportedPipeline(
             "The decoder of this network has no self-attention, which Plug-and-Play works on."
         )
     block = ".".join(first.name.split(".")[:2])  # up_blocks.1
     before = f"{block}.attentions.0."
-    layers = tuple(
-        site.index for site in sites if site.place == "decoder" and not site.name.startswith(before)
+    default = tuple(
+        layer.index
+        for layer in layers
+        if layer.place == "decoder" and not layer.name.startswith(before)
     )
-    return f"{block}.resnets.1", layers
+    return f"{block}.resnets.1", default
 
 
 def _check_block(block: nn.Module, convolution: nn.Module) -> None:

@@ -25,12 +25,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from masactrl.attention.attachment import attach
-from masactrl.attention.networks import find_sites
+from masactrl.attention.control_hooks import HookSession, hooked
+from masactrl.attention.networks import find_layers
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
-from masactrl.attention.taps import TapSession, tapped
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
-from masactrl.methods.cross_attention import CrossTap, check_cross
+from masactrl.methods.cross_attention import CrossHook, check_cross
 from masactrl.methods.local_blend import Blender, LocalBlend, blended_steps
 from masactrl.methods.method import Parts, check_pairs, check_prompts
 from masactrl.methods.steps import FirstSteps, check_window, window
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from masactrl.attention.call import LayerCall
+    from masactrl.attention.control_hooks import CallContext
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Rows
-    from masactrl.attention.taps import Moment
 
 __all__ = ["PromptToPrompt", "edited_words"]
 
@@ -149,13 +149,13 @@ class PromptToPrompt:
     @contextmanager
     def _self_attention(self, pipeline: DiffusionPipeline, rows: Rows) -> Iterator[Attached]:
         schedule: Schedule = Schedule.never()
-        sites = find_sites(denoiser_of(pipeline))
+        layers = find_layers(denoiser_of(pipeline))
         begin, end = window(self.self_attention)
         if begin < end:
-            small = tuple(s.index for s in sites if self.self_tokens is not None or s.scale >= 4)
+            small = tuple(s.index for s in layers if self.self_tokens is not None or s.scale >= 4)
             schedule = FirstSteps(begin=begin, part=end, layers=small)
         controlled: set[str] = set()
-        with values_of(schedule.resolve_layers(sites)) as values:
+        with values_of(schedule.resolve_layers(layers)) as values:
 
             def control(call: LayerCall) -> Tensor:
                 if self.self_tokens is not None and call.hidden.shape[1] > self.self_tokens:
@@ -183,13 +183,13 @@ def edited_words(
     blender: Blender | None = None,
 ) -> Iterator[Attached]:
     """The cross-attention half of the method, and its local blend."""
-    sites = [site for site in find_sites(denoiser_of(pipeline)) if site.cross is not None]
-    check_cross(sites)
+    layers = [layer for layer in find_layers(denoiser_of(pipeline)) if layer.cross is not None]
+    check_cross(layers)
     tokenizer = _tokenizer(pipeline)
     pairs = [(image, rows.reads[image][0]) for image in rows.targets]
     edit = WordEdit.of(method, tokenizer, [(prompts[s], prompts[t]) for t, s in pairs], pairs)
     edit.blender = blender
-    taps = [CrossTap(site, pairs, edit) for site in sites]
+    edits = [CrossHook(layer, pairs, edit) for layer in layers]
 
     def steps(timesteps: Sequence[float]) -> frozenset[int]:
         edit.begin(len(timesteps))
@@ -197,16 +197,18 @@ def edited_words(
             blender.begin(len(timesteps))
         return edit.steps if blender is None else frozenset(range(len(timesteps)))
 
-    def on_call(moment: Moment) -> None:
+    def on_call(context: CallContext) -> None:
         if blender is not None:
-            blender.on_call(moment)
+            blender.on_call(context)
 
-    session = TapSession(pipeline, taps, rows=rows, steps=steps, on_call=on_call)
+    session = HookSession(pipeline, edits, rows=rows, steps=steps, on_call=on_call)
     with ExitStack() as stack:
         if blender is not None:
             stack.enter_context(blended_steps(pipeline, blender.step))
-        hooks = [(site.cross, tap) for site, tap in zip(sites, taps, strict=True) if site.cross]
-        yield stack.enter_context(tapped(pipeline, session, hooks))
+        hooks = [
+            (layer.cross, one) for layer, one in zip(layers, edits, strict=True) if layer.cross
+        ]
+        yield stack.enter_context(hooked(pipeline, session, hooks))
 
 
 def _entries(name: str, given: Any, like: str, numbers: int) -> tuple[tuple[Any, ...], ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.errors import ConfigError
-from masactrl.methods.exchange import exchanged, joint_sites, later_half
+from masactrl.methods.exchange import exchanged, joint_layers, later_half
 from masactrl.methods.method import check_pairs
 from masactrl.methods.steps import first_steps
 from masactrl.settings.checks import settle
@@ -75,7 +75,7 @@ class RFEdit:
             pipeline,
             rows,
             ("to_v",),
-            sites=later_half(joint_sites(pipeline, self.name), self.layers),
+            layers=later_half(joint_layers(pipeline, self.name), self.layers),
             # At least the first: the authors share in one step of a short run.
             steps=lambda timesteps: first_steps(max(self.part, 1 / len(timesteps)), len(timesteps)),
             text=True,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from masactrl.attention.control_hooks import PlainHook
 from masactrl.attention.hooks import install
-from masactrl.attention.taps import PlainHook
 from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from masactrl.attention.call import LayerCall
-    from masactrl.attention.layers import Site
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.rows import BatchRows
 
 __all__ = ["Branch", "Projection", "ValueHook", "still_there", "structure_index", "values_of"]
@@ -48,8 +48,8 @@ class ValueHook(PlainHook):
 class Projection:
     """The value projections of some layers, by layer name, while a method is attached."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
-        self._held = {site.name: (site, site.module.to_v, ValueHook()) for site in sites}
+    def __init__(self, layers: Sequence[AttentionLayer]) -> None:
+        self._held = {layer.name: (layer, layer.module.to_v, ValueHook()) for layer in layers}
 
     @property
     def hooks(self) -> list[tuple[nn.Module, ValueHook]]:
@@ -62,8 +62,8 @@ class Projection:
         `index` (rows,) are bank rows; a row that points to itself computes, to the bit, what the
         layer computes without control.
         """
-        site, module, hook = self._held[call.name]
-        still_there(site, "to_v", module)
+        layer, module, hook = self._held[call.name]
+        still_there(layer, "to_v", module)
         structure = call.bank[index]
         hook.values = call.hidden
         try:
@@ -73,9 +73,9 @@ class Projection:
 
 
 @contextmanager
-def values_of(sites: Sequence[Site]) -> Iterator[Projection]:
-    """Hook the value projections of `sites` inside the `with` block."""
-    projection = Projection(sites)
+def values_of(layers: Sequence[AttentionLayer]) -> Iterator[Projection]:
+    """Hook the value projections of `layers` inside the `with` block."""
+    projection = Projection(layers)
     name = f"masactrl-{uuid.uuid4().hex}"
     with ExitStack() as stack:
         for module, hook in projection.hooks:
@@ -83,11 +83,11 @@ def values_of(sites: Sequence[Site]) -> Iterator[Projection]:
         yield projection
 
 
-def still_there(site: Site, part: str, module: nn.Module) -> None:
+def still_there(layer: AttentionLayer, part: str, module: nn.Module) -> None:
     """Refuse to go on when something (a LoRA, as a rule) replaced a hooked projection."""
-    if getattr(site.module, part) is not module:
+    if getattr(layer.module, part) is not module:
         raise UnsupportedPipeline(
-            f"{part} of {site.name} was replaced after the method was attached, so it would be "
+            f"{part} of {layer.name} was replaced after the method was attached, so it would be "
             "controlled only in part. Load LoRA and adapters before attaching."
         )
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from masactrl.attention.attachment import attach
+from masactrl.attention.control_hooks import PlainHook
 from masactrl.attention.hooks import install
-from masactrl.attention.networks import find_sites
+from masactrl.attention.networks import find_layers
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
-from masactrl.attention.taps import PlainHook
 from masactrl.methods.method import check_pairs
 from masactrl.methods.structure import still_there
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from masactrl.attention.call import LayerCall
-    from masactrl.attention.layers import Site
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.report import Attached
     from masactrl.attention.rows import Part, Rows
 
@@ -92,11 +92,11 @@ class _KeyHook(PlainHook):
 class _Shared:
     """The control of all layers, with the two hooks of each."""
 
-    def __init__(self, sites: Sequence[Site], *, queries: bool, keys: bool) -> None:
+    def __init__(self, layers: Sequence[AttentionLayer], *, queries: bool, keys: bool) -> None:
         self._queries, self._keys = queries, keys
         self._held = {
-            site.name: (site, site.module.to_q, _QueryHook(), site.module.to_k, _KeyHook())
-            for site in sites
+            layer.name: (layer, layer.module.to_q, _QueryHook(), layer.module.to_k, _KeyHook())
+            for layer in layers
         }
 
     @property
@@ -115,9 +115,9 @@ class _Shared:
         return output
 
     def _part(self, call: LayerCall, part: Part) -> Tensor:
-        site, to_q, on_q, to_k, on_k = self._held[call.name]
-        still_there(site, "to_q", to_q)
-        still_there(site, "to_k", to_k)
+        layer, to_q, on_q, to_k, on_k = self._held[call.name]
+        still_there(layer, "to_q", to_q)
+        still_there(layer, "to_k", to_k)
         h, h_s = call.hidden[part.rows], call.bank[part.sources[0]]
         on_q.reference = h_s if self._queries else None
         on_k.active = self._keys
@@ -155,8 +155,8 @@ class StyleAligned:
         """Share attention inside the `with` block; raises what `masactrl.attention.attach` does."""
         del prompts  # the method looks at pictures, not at words
         check_pairs(self.name, rows)
-        sites = self.schedule.resolve_layers(find_sites(denoiser_of(pipeline)))
-        shared = _Shared(sites, queries=self.queries, keys=self.keys)
+        layers = self.schedule.resolve_layers(find_layers(denoiser_of(pipeline)))
+        shared = _Shared(layers, queries=self.queries, keys=self.keys)
         name = f"masactrl-{uuid.uuid4().hex}"
         with ExitStack() as stack:
             for module, hook in shared.hooks:

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masactrl.attention.attachment import attach
-from masactrl.attention.networks import find_sites
+from masactrl.attention.control_hooks import HookSession, hooked
+from masactrl.attention.networks import find_layers
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
-from masactrl.attention.taps import TapSession, tapped
 from masactrl.errors import ConfigError
 from masactrl.methods.method import Parts, check_pairs, check_prompts
 from masactrl.methods.mutual import mutual_self_attention
@@ -88,14 +88,16 @@ class Unified:
         words = PromptToPrompt(
             edit="refine", cross=self.cross, self_attention=0.0, as_published=True
         )
-        sites = find_sites(denoiser_of(pipeline))
-        mutual = {s.name for s in Schedule(start_layer=self.start_layer).resolve_layers(sites)}
-        watch = TapSession(pipeline, (), rows=rows, steps=lambda t: first_steps(self.rigid, len(t)))
+        layers = find_layers(denoiser_of(pipeline))
+        mutual = {s.name for s in Schedule(start_layer=self.start_layer).resolve_layers(layers)}
+        session = HookSession(
+            pipeline, (), rows=rows, steps=lambda t: first_steps(self.rigid, len(t))
+        )
         with ExitStack() as stack:
-            values = stack.enter_context(values_of(sites))
+            values = stack.enter_context(values_of(layers))
 
             def control(call: LayerCall) -> Tensor:
-                if watch.moment.acting:
+                if session.context.acting:
                     index = structure_index(call.rows, call.bank.shape[0])
                     return values.attend(call, index)
                 if call.name in mutual:
@@ -104,5 +106,5 @@ class Unified:
 
             cross = stack.enter_context(edited_words(words, pipeline, rows, given))
             own = stack.enter_context(attach(pipeline, control, rows=rows, schedule=Schedule()))
-            stack.enter_context(tapped(pipeline, watch, ()))
+            stack.enter_context(hooked(pipeline, session, ()))
             yield Parts(by_name={"cross": cross, "self": own})

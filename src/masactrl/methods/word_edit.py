@@ -14,8 +14,8 @@ from masactrl.methods.words import refinement, replacement, word_tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from masactrl.attention.layers import Site
-    from masactrl.attention.taps import Moment
+    from masactrl.attention.control_hooks import CallContext
+    from masactrl.attention.layers import AttentionLayer
     from masactrl.methods.local_blend import Blender
     from masactrl.methods.prompt_to_prompt import PromptToPrompt
 
@@ -124,24 +124,26 @@ class WordEdit:
         )
 
     def __call__(
-        self, moment: Moment, site: Site, pair: int, source: Tensor, target: Tensor
+        self, context: CallContext, layer: AttentionLayer, pair: int, source: Tensor, target: Tensor
     ) -> Tensor | None:
         """M* of one target, or None after its window; see `Edit`."""
-        step = -1 if moment.tick is None else moment.tick.step
+        step = -1 if context.info is None else context.info.step
         made: Tensor | None = None
         if step in self.steps:
             a_t = self._windows[pair][step].to(target)
             made = a_t * self._pairs[pair].edit(source, target) + (1 - a_t) * target
-        self._note(moment, site, pair, source, target if made is None else made)
+        self._note(context, layer, pair, source, target if made is None else made)
         return made
 
-    def _note(self, moment: Moment, site: Site, pair: int, source: Tensor, target: Tensor) -> None:
+    def _note(
+        self, context: CallContext, layer: AttentionLayer, pair: int, source: Tensor, target: Tensor
+    ) -> None:
         """Give the maps to the local blend, the source's once for all its targets."""
-        grid = site.grid(*moment.latent)
+        grid = layer.grid(*context.latent)
         blender = self.blender
-        if blender is None or site.place == "mid":
+        if blender is None or layer.place == "mid":
             return
-        if not blender.wants(target.shape[-2], grid, site.scale):
+        if not blender.wants(target.shape[-2], grid, layer.scale):
             return
         image, read = self._images[pair]
         blender.add(image, target, grid)

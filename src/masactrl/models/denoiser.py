@@ -211,7 +211,7 @@ class Denoiser:
         """Return pictures (n, 3, h, w) in about [-1, 1], float32, of latents (n, c, h/8, w/8).
 
         Raises:
-            MasaCtrlError: the VAE made no numbers, as some do in float16.
+            MasaCtrlError: the VAE made NaN or infinite values, as some do in float16.
         """
         with self._vae() as vae:
             mean, std = _statistics(vae)
@@ -224,7 +224,7 @@ class Denoiser:
         decoded = torch.cat(pictures)
         if not bool(decoded.isfinite().all()):
             raise MasaCtrlError(
-                "The model made values that are no numbers, as some do in float16; try float32 or "
+                "The model made NaN or infinite values, as some do in float16; try float32 or "
                 "bfloat16."
             )
         return decoded

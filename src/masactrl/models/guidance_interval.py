@@ -17,7 +17,7 @@ from torch import Tensor
 
 from masactrl.attention.hooks import install
 from masactrl.attention.networks import network_of
-from masactrl.attention.steps import Clock
+from masactrl.attention.steps import StepTracker
 from masactrl.diffusion.guidance import guided_steps
 from masactrl.errors import ConfigError
 from masactrl.models.joint import reads_guidance
@@ -70,7 +70,7 @@ class _OneBranch(ModelHook):  # type: ignore[misc]  # untyped
         super().__init__()
         self._pipeline, self._begin, self._end = pipeline, begin, end
         self._family, _ = network_of(pipeline)
-        self._clock = Clock(self._family.time_scale)
+        self._tracker = StepTracker(self._family.time_scale)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def new_forward(self, _module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -78,8 +78,8 @@ class _OneBranch(ModelHook):  # type: ignore[misc]  # untyped
         chain: Any = self.fn_ref
         forward = chain.original_forward
         call = self._family.read(args, kwargs)
-        tick = self._clock.tick(call.timestep, self._pipeline.scheduler)
-        if tick.step in guided_steps(len(tick.timesteps), self._begin, self._end):
+        info = self._tracker.step_of(call.timestep, self._pipeline.scheduler)
+        if info.step in guided_steps(len(info.timesteps), self._begin, self._end):
             return forward(*args, **kwargs)
         rows = call.sample.shape[0]
         output = forward(*_half(args, rows), **_half(kwargs, rows))

@@ -27,7 +27,7 @@ from diffusers import (
 from safetensors import SafetensorError
 
 from masactrl.attention.layers import unwrap
-from masactrl.attention.networks import find_sites, network_of
+from masactrl.attention.networks import find_layers, network_of
 from masactrl.errors import (
     ConfigError,
     MasaCtrlError,
@@ -41,7 +41,7 @@ from masactrl.models.few_steps import for_few_steps, recognised
 from masactrl.models.file_kind import family_of_file
 from masactrl.models.hub import fetch_index, repository_files
 from masactrl.models.joint import latent_channels
-from masactrl.models.locate import EMBEDDED, INDEX, PICKLES, Place, locate
+from masactrl.models.locate import EMBEDDED, INDEX, PICKLES, ModelSource, locate
 from masactrl.models.origin import Origin, OriginKind, weights_hash
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
 from masactrl.models.single_file import unpack_description
@@ -206,7 +206,7 @@ def load_pipeline(
 
 
 def _from_file(
-    place: Place, config: str | Path | None, dtype: str, target: torch.device
+    place: ModelSource, config: str | Path | None, dtype: str, target: torch.device
 ) -> tuple[Family, Pipeline, tuple[Family | None, ModelPreset] | None]:
     """Load one file; what describes it is given, or in its own header, or on the Hub."""
     family, alone = family_of_file(place.source)
@@ -226,7 +226,7 @@ def _from_file(
 
 
 def _around(
-    place: Place, family: Family, config: str | Path | None, options: Mapping[str, Any]
+    place: ModelSource, family: Family, config: str | Path | None, options: Mapping[str, Any]
 ) -> Pipeline:
     """Load a transformer's file, and all around it from a whole pipeline."""
     if config is None:
@@ -279,18 +279,20 @@ def usual_preset(family: Family, pipeline: Pipeline) -> ModelPreset:
         family,
         height=height,
         width=width,
-        layers=len(find_sites(denoiser)),
+        layers=len(find_layers(denoiser)),
         distilled=family == "flux" and not denoiser.config.guidance_embeds,
     )
 
 
-def _origin(kind: OriginKind, place: Place, pipeline: Pipeline, revision: str | None) -> Origin:
+def _origin(
+    kind: OriginKind, place: ModelSource, pipeline: Pipeline, revision: str | None
+) -> Origin:
     """Return where the model came from; the commit of a Hub id is the name of its snapshot."""
     commit = Path(fetch_index(place.source, revision)).parent.name if kind == "hub" else None
     return Origin(kind=kind, revision=commit, weights=weights_hash(pipeline))
 
 
-def _index(place: Place, revision: str | None) -> Mapping[str, Any]:
+def _index(place: ModelSource, revision: str | None) -> Mapping[str, Any]:
     """Return the index of a folder or repository."""
     hub = place.kind == "hub"
     path = Path(fetch_index(place.source, revision) if hub else f"{place.source}/{INDEX}")
@@ -298,7 +300,7 @@ def _index(place: Place, revision: str | None) -> Mapping[str, Any]:
     return index
 
 
-def _family_of(index: Mapping[str, Any], place: Place) -> Family:
+def _family_of(index: Mapping[str, Any], place: ModelSource) -> Family:
     """Return which pipeline the folder or repository is made for."""
     for family, pipeline_class in CLASSES.items():
         if index.get("_class_name") == pipeline_class.__name__:
@@ -352,7 +354,7 @@ def ddim_like(scheduler: Any) -> DDIMScheduler:
     return DDIMScheduler.from_config({**_DDIM_OF_STABLE_DIFFUSION, **chosen})
 
 
-def _why_not(place: Place, error: Exception) -> str:
+def _why_not(place: ModelSource, error: Exception) -> str:
     """Return one sentence about why the model could not be read, and what to do."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".;:")
     if place.kind == "folder" and _only_pickles(Path(place.source)):

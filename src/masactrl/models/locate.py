@@ -27,7 +27,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ModelSource:
     """Where a model is.
 
     Attributes:
@@ -41,7 +41,7 @@ class Place:
     name: str
 
 
-def locate(model: str | Path, *, allow_pickle: bool = False) -> Place:
+def locate(model: str | Path, *, allow_pickle: bool = False) -> ModelSource:
     """Return where the model is; looks at the disk, never at the network.
 
     A name that exists on the disk is taken from there; the name of the embedded model is the one
@@ -71,13 +71,13 @@ def locate(model: str | Path, *, allow_pickle: bool = False) -> Place:
                 f"The folder {path} holds no model in diffusers format (no {INDEX}); "
                 f"{_meant(path)}{ACCEPTED}"
             )
-        return Place(kind="folder", source=str(path), name=path.resolve().name)
+        return ModelSource(kind="folder", source=str(path), name=path.resolve().name)
     if path.is_file():
         if path.suffix.lower() != ".safetensors" and not pickled:
             raise ModelNotFound(f"The file {path} is no .safetensors file; {ACCEPTED}")
-        return Place(kind="file", source=str(path), name=path.stem)
+        return ModelSource(kind="file", source=str(path), name=path.stem)
     if isinstance(model, str) and path.suffix != ".safetensors" and _HUB_ID.fullmatch(model):
-        return Place(kind="hub", source=model, name=model)
+        return ModelSource(kind="hub", source=model, name=model)
     raise ModelNotFound(f"There is no model {str(model)!r}; {ACCEPTED}")
 
 
@@ -92,7 +92,7 @@ def _meant(folder: Path) -> str:
     return ""
 
 
-def _embedded() -> Place:
+def _embedded() -> ModelSource:
     """Return the folder of the weights inside this package."""
     folder = Path(str(resources.files("masactrl") / "puppets" / "weights"))
     if not (folder / INDEX).is_file():
@@ -100,4 +100,4 @@ def _embedded() -> Place:
             "The embedded model is not part of this installation (its weights are missing from "
             f"{folder}); install masactrl anew, or name another model."
         )
-    return Place(kind="folder", source=str(folder), name=EMBEDDED)
+    return ModelSource(kind="folder", source=str(folder), name=EMBEDDED)

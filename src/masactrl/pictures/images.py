@@ -92,14 +92,14 @@ def tensor_to_image(tensor: Tensor, *, signed: bool = True) -> Image.Image:
         signed: True when its range is [-1, 1], False for [0, 1].
 
     Raises:
-        ConfigError: the tensor has another shape, or holds values that are no numbers.
+        ConfigError: the tensor has another shape, or holds NaN or infinite values.
     """
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise ConfigError(f"A picture is a tensor of shape (3, h, w), not {tuple(tensor.shape)}.")
     values = tensor.detach().float().cpu()
     if not bool(values.isfinite().all()):
         # Clipped, such a picture would silently come out black.
-        raise ConfigError("The tensor holds values that are no numbers and cannot be a picture.")
+        raise ConfigError("The tensor holds NaN or infinite values and cannot be a picture.")
     unit = (values + 1) / 2 if signed else values
     pixels = unit.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)  # h w 3
     return Image.fromarray(pixels.contiguous().numpy(), mode=None)

@@ -84,12 +84,12 @@ class Inspector(InspectorNetwork):
         Every picture is read as it is and mirrored, and the two answers are averaged.
 
         Raises:
-            ConfigError: another shape, no picture, or values that are no numbers.
+            ConfigError: another shape, no picture, or NaN or infinite values.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
             raise ConfigError(f"pictures must have shape (n, 3, h, w), not {tuple(images.shape)}.")
         if not bool(images.isfinite().all()):
-            raise ConfigError("the pictures hold values that are no numbers and cannot be read.")
+            raise ConfigError("the pictures hold NaN or infinite values and cannot be read.")
         device = self.stem.weight.device
         parts = [self._both_ways(resized(part.to(device))) for part in images.split(_AT_ONCE)]
         odds = {q: torch.cat([p.logits[q] for p in parts]).softmax(1).cpu() for q in QUESTIONS}

@@ -26,7 +26,7 @@ _GROW: Final = 3  # pixels by which masks grow before the background is compared
 
 
 @dataclass(frozen=True, slots=True)
-class Studio:
+class PipelineRunner:
     """A pipeline with the settings of one measurement; its noise is the same for any batch size."""
 
     pipeline: StableDiffusionPipeline
@@ -44,8 +44,8 @@ class Studio:
         guidance: float,
         size: int | None,
         seed: int,
-    ) -> Studio:
-        """A studio whose noise comes from ``seed``; ``size`` None is the model's own."""
+    ) -> PipelineRunner:
+        """A runner whose noise comes from ``seed``; ``size`` None is the model's own."""
         return cls(pipeline, steps, guidance, size, torch.Generator().manual_seed(seed))
 
     def noise(self, count: int) -> Tensor:
@@ -69,25 +69,25 @@ class Studio:
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class JudgedBatch:
     """Pictures (n, 3, h, w) in [0, 1] and what the inspector reads in them."""
 
     pictures: Tensor
     reading: Reading
 
     @classmethod
-    def of(cls, pictures: Tensor, inspector: Inspector) -> Shot:
+    def of(cls, pictures: Tensor, inspector: Inspector) -> JudgedBatch:
         """Read the pictures."""
         return cls(pictures, inspector.read(pictures))
 
 
-class Tally:
+class Means:
     """Collects pairs, then gives their means."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {}
 
-    def add(self, tasks: Sequence[EditTask], source: Shot, target: Shot) -> None:
+    def add(self, tasks: Sequence[EditTask], source: JudgedBatch, target: JudgedBatch) -> None:
         """Judge n pairs: what was asked, the sources, the targets."""
         seen, was = target.reading, source.reading
         apart = identity(was, seen)

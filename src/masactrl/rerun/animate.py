@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.rerun.kinds import Given
+    from masactrl.rerun.kinds import RerunInputs
     from masactrl.runs.layout import Layout
 
 __all__ = ["animate_again", "animate_steps", "animate_words", "plain_animation"]
@@ -96,7 +96,9 @@ def plain_animation(recipe: Recipe) -> tuple[Recipe, MotionWords]:
     return plain, asked.words(asked.layout.model)
 
 
-def animate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def animate_again(
+    model: LoadedModel, recipe: Recipe, given: RerunInputs
+) -> Mapping[str, Image.Image]:
     """Make the source and the frames again that the recipe's picture needs, by name."""
     asked = checked(_Asked, dict(recipe.request))
     frame = re.fullmatch(r"frame(\d{4,})", recipe.picture)

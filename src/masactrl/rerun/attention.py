@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.rerun.kinds import Given
+    from masactrl.rerun.kinds import RerunInputs
     from masactrl.studies.attention import AttentionView
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 ATTENTION = "attention"
-"""Kind of the recipe and name of the picture."""
+"""RecipeKind of the recipe and name of the picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def question_of(recipe: Recipe) -> Question:
     return checked(Question, dict(recipe.request))
 
 
-def watch_again(model: LoadedModel, recipe: Recipe, given: Given) -> AttentionView:
+def watch_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> AttentionView:
     """Make the run again and return it watched, only where the question needs it.
 
     Args:
@@ -149,7 +149,9 @@ def watch_again(model: LoadedModel, recipe: Recipe, given: Given) -> AttentionVi
     return view
 
 
-def attention_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def attention_again(
+    model: LoadedModel, recipe: Recipe, given: RerunInputs
+) -> Mapping[str, Image.Image]:
     """Make the run again and return the figure under its name."""
     asked = question_of(recipe)
     view = watch_again(model, recipe, given)

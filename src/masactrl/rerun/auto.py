@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.rerun.kinds import Given
+    from masactrl.rerun.kinds import RerunInputs
 
 __all__ = ["auto_again", "auto_steps", "auto_words", "chosen_run"]
 
@@ -63,7 +63,7 @@ def chosen_run(recipe: Recipe) -> Recipe:
     return replace(plain, request={**plain.request, **own})
 
 
-def auto_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def auto_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Mapping[str, Image.Image]:
     """Make the grid again, and return the figure with the recipe's scores under its name."""
     asked = _asked(recipe)
     result = sweep_grid(model, _sweep(recipe, asked), given)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.rerun.kinds import Given
+    from masactrl.rerun.kinds import RerunInputs
     from masactrl.runs.recipe import Recipe
     from masactrl.runs.request import GenerateRequest
 
@@ -50,7 +50,7 @@ _COMPARED = ("methods", "options")
 
 
 def comparison_of(
-    recipe: Recipe, given: Given | None = None
+    recipe: Recipe, given: RerunInputs | None = None
 ) -> tuple[GenerateRequest, tuple[str, ...], Options]:
     """Return the request of a recipe, the methods and their options.
 
@@ -122,7 +122,9 @@ def _photo_words(recipe: Recipe) -> list[str]:
     return command_words("compare", [input_names(recipe)[0]], options)
 
 
-def _photo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def _photo_again(
+    model: LoadedModel, recipe: Recipe, given: RerunInputs
+) -> Mapping[str, Image.Image]:
     from masactrl.runs.invert import invert
     from masactrl.studies.compare_edited import compare_edited
 
@@ -137,7 +139,9 @@ def _photo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[st
     return result.pictures()
 
 
-def compare_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def compare_again(
+    model: LoadedModel, recipe: Recipe, given: RerunInputs
+) -> Mapping[str, Image.Image]:
     """Make the comparison again, and return all pictures by name."""
     if _of_photo(recipe):
         return _photo_again(model, recipe, given)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.rerun.kinds import Given
+    from masactrl.rerun.kinds import RerunInputs
     from masactrl.runs.edit_request import EditMasks, EditRequest
     from masactrl.runs.inversion_request import InversionRequest
 
@@ -145,7 +145,7 @@ def _masks(asked: AskedMasks | None, files: tuple[Path, ...]) -> EditMasks | Non
     )
 
 
-def edit_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def edit_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Mapping[str, Image.Image]:
     """Invert the picture that the caller named, edit it, and return all pictures by name."""
     from masactrl.runs.invert import invert
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.rerun.kinds import Given
+    from masactrl.rerun.kinds import RerunInputs
 
 __all__ = [
     "generate_again",
@@ -61,7 +61,7 @@ def request_of(
     return replace(request, layouts=layouts_drawn(values, inputs, networks)) if inputs else request
 
 
-def request_again(values: Mapping[str, Any], given: Given) -> GenerateRequest:
+def request_again(values: Mapping[str, Any], given: RerunInputs) -> GenerateRequest:
     """Return the request that a recipe holds, to be run: with its layouts' pictures.
 
     Raises:
@@ -115,7 +115,9 @@ def run_options(request: GenerateRequest) -> list[tuple[str, str]]:
     return [*declared_options(request), *size]
 
 
-def generate_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def generate_again(
+    model: LoadedModel, recipe: Recipe, given: RerunInputs
+) -> Mapping[str, Image.Image]:
     """Make source and targets again, and return all pictures by name."""
     request = request_again(recipe.request, given)
     result = generate(model, request, on_step=given.on_step)

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
-    "Closeness",
-    "Given",
-    "Kind",
+    "PictureDifference",
+    "RecipeKind",
+    "RerunInputs",
     "command_line",
     "compare",
     "hub_id",
@@ -55,7 +55,7 @@ _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class RerunInputs:
     """What a run needs beside the model and the recipe.
 
     Attributes:
@@ -70,7 +70,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class RecipeKind:
     """How one kind of recipe is told and made again.
 
     Attributes:
@@ -82,12 +82,12 @@ class Kind:
     """
 
     words: Callable[[Recipe], list[str]]
-    again: Callable[[LoadedModel, Recipe, Given], Mapping[str, Image.Image]]
+    again: Callable[[LoadedModel, Recipe, RerunInputs], Mapping[str, Image.Image]]
     steps: Callable[[Recipe], int]
     shared: tuple[str, ...] = ("model", "revision", "lora", "preset", "device", "dtype")
 
 
-def kind_of(recipe: Recipe) -> Kind:
+def kind_of(recipe: Recipe) -> RecipeKind:
     """Return the recipe's kind.
 
     Raises:
@@ -159,7 +159,7 @@ def hub_id(recipe: Recipe) -> str | None:
     return None
 
 
-def run_again(model: LoadedModel, recipe: Recipe, given: Given) -> Image.Image:
+def run_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Image.Image:
     """Make the recipe's run again and return the picture that it names.
 
     Raises:
@@ -175,7 +175,7 @@ def run_again(model: LoadedModel, recipe: Recipe, given: Given) -> Image.Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Closeness:
+class PictureDifference:
     """How near two pictures of one size are.
 
     Attributes:
@@ -200,7 +200,7 @@ class Closeness:
         )
 
 
-def compare(before: Image.Image, after: Image.Image) -> Closeness:
+def compare(before: Image.Image, after: Image.Image) -> PictureDifference:
     """Say how near two pictures are.
 
     Raises:
@@ -214,7 +214,7 @@ def compare(before: Image.Image, after: Image.Image) -> Closeness:
     one, two = (np.asarray(as_rgb(each)).astype(np.int16) for each in (before, after))
     apart = np.abs(one - two)
     error = float(np.square(apart.astype(np.float64)).mean())
-    return Closeness(
+    return PictureDifference(
         equal=not apart.any(),
         largest=int(apart.max()),
         changed=float(apart.any(axis=2).mean()),
@@ -222,7 +222,9 @@ def compare(before: Image.Image, after: Image.Image) -> Closeness:
     )
 
 
-def _demo_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def _demo_again(
+    model: LoadedModel, recipe: Recipe, given: RerunInputs
+) -> Mapping[str, Image.Image]:
     results = [generate(model, one, on_step=given.on_step) for one in _demo_rows(recipe)]
     return {recipe.picture: demo_sheet(results)}
 
@@ -243,21 +245,21 @@ def _demo_steps(recipe: Recipe) -> int:
     return sum(one.steps or 1 for one in _demo_rows(recipe))
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
+KINDS: Mapping[str, RecipeKind] = MappingProxyType(
     {
-        "generate": Kind(words=generate_words, again=generate_again, steps=generate_steps),
-        "edit": Kind(words=edit_words, again=edit_again, steps=edit_steps),
-        "compare": Kind(words=compare_words, again=compare_again, steps=compare_steps),
-        "sweep": Kind(words=sweep_words, again=sweep_again, steps=sweep_steps),
-        "auto": Kind(words=auto_words, again=auto_again, steps=auto_steps),
-        "attention": Kind(
+        "generate": RecipeKind(words=generate_words, again=generate_again, steps=generate_steps),
+        "edit": RecipeKind(words=edit_words, again=edit_again, steps=edit_steps),
+        "compare": RecipeKind(words=compare_words, again=compare_again, steps=compare_steps),
+        "sweep": RecipeKind(words=sweep_words, again=sweep_again, steps=sweep_steps),
+        "auto": RecipeKind(words=auto_words, again=auto_again, steps=auto_steps),
+        "attention": RecipeKind(
             words=attention_words,
             again=attention_again,
             steps=attention_steps,
             shared=("model", "lora", "device"),
         ),
-        "animate": Kind(words=animate_words, again=animate_again, steps=animate_steps),
-        "demo": Kind(
+        "animate": RecipeKind(words=animate_words, again=animate_again, steps=animate_steps),
+        "demo": RecipeKind(
             words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps, shared=("device",)
         ),
     }

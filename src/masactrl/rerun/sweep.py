@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.rerun.kinds import Given
+    from masactrl.rerun.kinds import RerunInputs
     from masactrl.studies.sweep import SweepResult
 
 __all__ = [
@@ -129,13 +129,15 @@ def sweep_words(recipe: Recipe) -> list[str]:
     return [*words[:at], *declared_flags(inversion), *words[at:]]
 
 
-def sweep_again(model: LoadedModel, recipe: Recipe, given: Given) -> Mapping[str, Image.Image]:
+def sweep_again(
+    model: LoadedModel, recipe: Recipe, given: RerunInputs
+) -> Mapping[str, Image.Image]:
     """Make the figure with all cells again, or the one cell that the recipe names."""
     result = sweep_grid(model, recipe, given)
     return result.pictures() | ({SWEEP: result.to_sheet()} if recipe.picture == SWEEP else {})
 
 
-def sweep_grid(model: LoadedModel, recipe: Recipe, given: Given) -> SweepResult:
+def sweep_grid(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> SweepResult:
     """Make all cells again, or those that the one cell needs that the recipe names."""
     from masactrl.runs.invert import invert
     from masactrl.studies.sweep import sweep_edit, sweep_generate

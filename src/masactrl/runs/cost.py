@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from masactrl.attention import find_sites
+from masactrl.attention import find_layers
 from masactrl.attention.schedule import Schedule
 from masactrl.diffusion.guidance import guided_steps
 from masactrl.errors import ConfigError
@@ -128,7 +128,7 @@ def plan_edit(
     interval = request.guidance_begin, request.guidance_end
     check_guided_interval(model.pipeline, interval, request.guidance_scale)
     steps, unet = request.steps, model.denoiser
-    sites = Schedule(start_layer=request.start_layer).resolve_layers(find_sites(unet))
+    layers = Schedule(start_layer=request.start_layer).resolve_layers(find_layers(unet))
     Schedule(start_step=request.start_step).resolve_steps([0.0] * steps)
     factor = model.pipeline.vae_scale_factor
     grid = size[1] // factor, size[0] // factor
@@ -151,7 +151,7 @@ def plan_edit(
     if control.start is None:
         edit = edit * evaluations(method, steps) // steps
     channels = latent_channels(model.pipeline)
-    features = sum(site.module.query_dim * grid_size(site.grid(*grid)) for site in sites)
+    features = sum(layer.module.query_dim * grid_size(layer.grid(*grid)) for layer in layers)
     bytes_each = 2 if request.half else unet.dtype.itemsize
     noise = steps if method.name in ("edit-friendly", "virtual") else 0
     # Null-text keeps the embeddings of one text a step.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from masactrl.pictures.input import Framing
     from masactrl.runs.edit_request import ResolvedEdit
     from masactrl.runs.masks import MaskPlan
-    from masactrl.runs.recording import Recording
+    from masactrl.runs.recording import RecordedSource
 
 __all__ = ["EditRun", "Outcome"]
 
@@ -51,7 +51,7 @@ class EditRun:
     framing: Framing
     request: ResolvedEdit
     masks: MaskPlan | None = None
-    recording: Recording | None = None
+    recording: RecordedSource | None = None
     on_step: OnStep | None = None
     guide: Callable[[Sequence[int]], Sequence[Guide]] | None = None
 

@@ -92,7 +92,7 @@ def generate(
         ScheduleError: S or L is beyond the steps of the run or the layers of the model.
         UnsupportedPipeline: the model cannot be controlled.
         ConfigError: the noise is of another shape, or holds NaN.
-        MasaCtrlError: the model made no numbers, as some do in float16.
+        MasaCtrlError: the model made NaN or infinite values, as some do in float16.
 
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
@@ -179,7 +179,7 @@ def result_of(
         latents: see there.
 
     Raises:
-        MasaCtrlError: the pictures are no numbers.
+        MasaCtrlError: the pictures hold NaN.
     """
     check_numbers(model, pictures)
     targets = settings.target_prompts
@@ -258,13 +258,13 @@ def _described(
     model: LoadedModel, settings: ResolvedRequest, control: Method
 ) -> tuple[ResolvedRequest, str | None]:
     """Return the request that names the control, and the control in words where none can."""
-    from masactrl.attention import Positions, find_sites
+    from masactrl.attention import Positions, find_layers
     from masactrl.methods import MasaCtrl
     from masactrl.methods.described import from_start, options_of
 
     settings = replace(settings, method=control.name, method_options=())
     if isinstance(control, MasaCtrl):
-        sites = find_sites(model.denoiser)
+        layers = find_layers(model.denoiser)
         positions = Positions.of(control.positions)
         settings = replace(
             settings,
@@ -275,9 +275,9 @@ def _described(
         )
         told = positions == Positions.of(positions.policy)
         if told and control.masks is None and control.schedule.max_timestep is None:
-            window = control.schedule.resolve(sites, settings.steps)
+            window = control.schedule.resolve(layers, settings.steps)
             # Everything from S and L on can be said by two numbers.
-            if (start := from_start(window, settings.steps, sites)) is not None:
+            if (start := from_start(window, settings.steps, layers)) is not None:
                 return replace(settings, start_step=start[0], start_layer=start[1]), None
     elif (options := options_of(control)) is not None:
         return replace(settings, method_options=tuple(sorted(options.items()))), None
@@ -361,7 +361,7 @@ def check_numbers(model: LoadedModel, pictures: Tensor) -> None:
     """Refuse pictures that hold NaN or infinity; `MasaCtrlError`."""
     if not bool(pictures.isfinite().all()):
         raise MasaCtrlError(
-            f"The model {model.name} made values that are no numbers, as some do in float16; try "
+            f"The model {model.name} made NaN or infinite values, as some do in float16; try "
             "float32 or bfloat16."
         )
 
@@ -374,7 +374,7 @@ def painter(
     """Return what makes pictures of prompts, all from the one start noise of the request.
 
     For studies that run the pipeline several times, with what they have attached to it. The
-    pictures raise `MasaCtrlError` where the model made no numbers.
+    pictures raise `MasaCtrlError` where the model made NaN or infinite values.
     """
     from masactrl.models.drawing import draw
 

@@ -27,7 +27,7 @@ from masactrl.runs.edit_result import EditResult
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.method_choice import as_walked
 from masactrl.runs.recipe import InputStated
-from masactrl.runs.recording import Recording, RecordingKey, recorded_on_the_way
+from masactrl.runs.recording import RecordedSource, RecordingKey, recorded_on_the_way
 from masactrl.runs.running import running
 from masactrl.runs.session import EditSession, tell_steps
 from masactrl.runs.session_file import load_session
@@ -78,7 +78,7 @@ def invert(
     Raises:
         ConfigError: the picture cannot be read, or a setting does not fit the model.
         UnsupportedPipeline: the model cannot be inverted.
-        MasaCtrlError: the model made no numbers, as some do in float16.
+        MasaCtrlError: the model made NaN or infinite values, as some do in float16.
 
     Warns:
         ControlWarning: so many steps begin far from pure noise.
@@ -129,7 +129,7 @@ def _inverted(
     if key is not None and cache is not None:
         path = trajectory.latents.to(denoiser.device)
         recordings.append(
-            Recording(key=key, cache=cache, path=path, errors=None, passes=0, seconds=0.0)
+            RecordedSource(key=key, cache=cache, path=path, errors=None, passes=0, seconds=0.0)
         )
     return EditSession(
         model=model,

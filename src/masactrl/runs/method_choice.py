@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from masactrl.attention import Positions, Window, find_sites
+from masactrl.attention import Positions, Window, find_layers
 from masactrl.errors import ConfigError, PromptError
 from masactrl.methods import MasaCtrl, PromptToPrompt, Unified, method_named
 from masactrl.methods.described import from_start, options_of
@@ -75,11 +75,11 @@ def _by_masactrl(
             "Masks of an edit belong to its request (masks=EditMasks(...)), which lays them over "
             "source and targets; leave them out of MasaCtrl."
         )
-    sites = find_sites(model.denoiser)
-    layers = method.schedule.resolve_layers(sites)
+    every = find_layers(model.denoiser)
+    layers = method.schedule.resolve_layers(every)
     window = Window(
         steps=method.schedule.resolve_steps(timesteps),
-        layers=frozenset(site.index for site in layers),
+        layers=frozenset(layer.index for layer in layers),
     )
     positions = Positions.of(method.positions)
     asked = replace(
@@ -96,7 +96,7 @@ def _by_masactrl(
         return replace(asked, strength=0.0).resolve(model.preset, len(timesteps))
     first = replace(asked, start_step=min(window.steps), start_layer=min(window.layers))
     settings = first.resolve(model.preset, len(timesteps))
-    if told and from_start(window, len(timesteps), sites) is not None:
+    if told and from_start(window, len(timesteps), every) is not None:
         return settings
     return replace(settings, control=method)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from masactrl.attention import Positions, Rows, Schedule, SourceCache, attach, network_of
+from masactrl.attention import Positions, Rows, Schedule, SourceFeatures, attach, network_of
 from masactrl.diffusion import denoise
 from masactrl.runs.batch import source_layout
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from masactrl.runs.edit_request import Keep, ResolvedEdit
     from masactrl.runs.masks import MaskPlan
 
-__all__ = ["Recording", "RecordingKey", "record_source", "recorded_on_the_way"]
+__all__ = ["RecordedSource", "RecordingKey", "record_source", "recorded_on_the_way"]
 
 
-class FileCache(SourceCache):
-    """A `SourceCache` whose tensors lie in files, mapped into memory when they are read.
+class FileCache(SourceFeatures):
+    """A `SourceFeatures` whose tensors lie in files, mapped into memory when they are read.
 
     The files go when the cache does.
     """
@@ -55,13 +55,13 @@ class FileCache(SourceCache):
         return mapped.reshape(kept.shape).copy_(kept)
 
 
-class UpwardCache(SourceCache):
+class UpwardCache(SourceFeatures):
     """What a run in the order of an inversion, cleanest level first, puts into another cache.
 
     Where a level is asked about several times, its last time counts.
     """
 
-    def __init__(self, recorded: SourceCache, steps: int) -> None:
+    def __init__(self, recorded: SourceFeatures, steps: int) -> None:
         super().__init__()
         self._recorded, self._steps = recorded, steps
 
@@ -85,14 +85,14 @@ class UpwardCache(SourceCache):
         self._recorded.put(down, timestep, layer, hidden, images, part=part)
 
 
-class SharedBranch(SourceCache):
+class SharedBranch(SourceFeatures):
     """A recording as a run of that many guidance branches reads it.
 
     A source whose branches are the same was recorded once and serves all; targets without guidance,
     of the run or of a step, read the branch of the prompts, the last.
     """
 
-    def __init__(self, recorded: SourceCache, branches_at: Callable[[int], int]) -> None:
+    def __init__(self, recorded: SourceFeatures, branches_at: Callable[[int], int]) -> None:
         super().__init__()
         self._recorded, self._branches_at = recorded, branches_at
         self.images = recorded.images
@@ -172,7 +172,7 @@ class RecordingKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Recording:
+class RecordedSource:
     """One recorded source.
 
     Attributes:
@@ -186,13 +186,13 @@ class Recording:
     """
 
     key: RecordingKey
-    cache: SourceCache
+    cache: SourceFeatures
     path: Tensor
     errors: Tensor | None
     passes: int
     seconds: float
 
-    def serving(self, branches_at: Callable[[int], int]) -> SourceCache:
+    def serving(self, branches_at: Callable[[int], int]) -> SourceFeatures:
         """Return the features for targets of so many guidance branches at a step."""
         return SharedBranch(self.cache, branches_at)
 
@@ -205,7 +205,7 @@ def record_source(
     *,
     words: WordMasks | None = None,
     on_step: OnStep | None = None,
-) -> Recording:
+) -> RecordedSource:
     """Run the source alone along its trajectory and keep what targets will read.
 
     A source that is put back at every step needs only the steps that are read, and the first, from
@@ -262,7 +262,7 @@ def record_source(
                 adjust=keep,
                 on_step=on_step,
             )
-    return Recording(
+    return RecordedSource(
         key=replace(key, near=False),
         cache=cache,
         path=path if len(visited) == 1 else torch.stack(visited),
@@ -275,7 +275,7 @@ def record_source(
 @contextmanager
 def recorded_on_the_way(
     denoiser: Denoiser, pipeline: Pipeline, schedule: NoiseSchedule, key: RecordingKey
-) -> Iterator[SourceCache]:
+) -> Iterator[SourceFeatures]:
     """Record inside the `with` block, in which the one picture is inverted.
 
     Args:
@@ -298,8 +298,8 @@ def recorded_on_the_way(
         yield cache
 
 
-def _cache(key: RecordingKey, dtype: torch.dtype) -> SourceCache:
+def _cache(key: RecordingKey, dtype: torch.dtype) -> SourceFeatures:
     kept = torch.float16 if key.half and dtype.itemsize > 2 else None
     if key.keep == "disk":
         return FileCache(dtype=kept)
-    return SourceCache(dtype=kept, device="cpu" if key.keep == "memory" else None)
+    return SourceFeatures(dtype=kept, device="cpu" if key.keep == "memory" else None)

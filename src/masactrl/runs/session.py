@@ -30,7 +30,7 @@ from masactrl.runs.method_choice import as_walked, settled
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import InputStated, stated_model
 from masactrl.runs.reconstruction import Reconstruction, psnr
-from masactrl.runs.recording import Recording, RecordingKey, record_source
+from masactrl.runs.recording import RecordedSource, RecordingKey, record_source
 from masactrl.runs.running import running
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class EditSession:
     stated: tuple[InputStated, ...] = ()
     passes: int = 0
     seconds: float = 0.0
-    _recordings: list[Recording] = field(default_factory=list, repr=False)
+    _recordings: list[RecordedSource] = field(default_factory=list, repr=False)
     _networks: dict[tuple[str, str | None], Any] = field(default_factory=dict, repr=False)
 
     def edit(
@@ -97,7 +97,7 @@ class EditSession:
             PromptError: the method aligns words, and the picture was inverted without a prompt.
             ConfigError: the method has no such option, or it is out of its range.
             UnsupportedPipeline: the model cannot be controlled.
-            MasaCtrlError: the model made no numbers, as some do in float16.
+            MasaCtrlError: the model made NaN or infinite values, as some do in float16.
 
         Warns:
             ControlWarning: the model will not see a prompt as it was written.
@@ -207,7 +207,7 @@ class EditSession:
             recorded=bool(recorded),
         )
 
-    def _found(self, settings: ResolvedEdit, masks: MaskPlan | None) -> Recording | None:
+    def _found(self, settings: ResolvedEdit, masks: MaskPlan | None) -> RecordedSource | None:
         """A recording that is there already and has all that the edit needs."""
         wanted = RecordingKey.of(settings, masks, self.trajectory)
         return next((one for one in self._recordings if one.key.serves(wanted)), None)
@@ -256,7 +256,7 @@ class EditSession:
         settings: ResolvedEdit,
         masks: MaskPlan | None,
         on_step: OnStep | None,
-    ) -> tuple[Recording | None, bool]:
+    ) -> tuple[RecordedSource | None, bool]:
         """The source's features, and whether they were recorded just now; none where joint."""
         if settings.mode == "joint":
             return None, False

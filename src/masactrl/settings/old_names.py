@@ -41,6 +41,8 @@ MOVED: Final[Mapping[str, str]] = MappingProxyType(
         "attention.sites": "attention.layers",
         "attention.clock": "attention.steps",
         "attention.cache": "attention.features",
+        "attention.taps": "attention.control_hooks",
+        "attention.watch": "attention.capture",
         "puppets.measure": "bench.model_measure",
     }
 )

@@ -6,7 +6,9 @@ and nothing else, so a host that has its own networks imports them without diffu
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,10 +17,22 @@ if TYPE_CHECKING:
 __all__ = ["on_demand"]
 
 
-def on_demand(room: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Return the ``__getattr__`` of a room; ``homes`` says in which module each name is."""
+def on_demand(
+    room: str,
+    homes: Mapping[str, str],
+    *,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[str], object]:
+    """Return the ``__getattr__`` of a room; ``homes`` says in which module each name is.
+
+    Names of before, the keys of ``renamed``, answer for one release with a warning.
+    """
 
     def fetch(name: str) -> object:
+        if name in renamed:
+            new = renamed[name]
+            warnings.warn(f"{room}.{name} is now {room}.{new}.", DeprecationWarning, stacklevel=2)
+            name = new
         try:
             home = homes[name]
         except KeyError:

@@ -17,7 +17,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from masactrl.attention import Schedule, WordMasks, find_sites
+from masactrl.attention import Schedule, WordMasks, find_layers
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.methods import MasaCtrl
 from masactrl.pictures.figures import Figure
@@ -217,7 +217,7 @@ def _rows(
     make: _Make, model: LoadedModel, steps: int, usual: tuple[int, int], *, masks: bool
 ) -> tuple[Ablation, ...]:
     s, layer = usual
-    count = len(find_sites(model.denoiser))
+    count = len(find_layers(model.denoiser))
     starts = sorted({s, *(min(round(part * steps), steps - 1) for part in _PARTS)})
     layers = sorted({layer, *range(0, count, max(1, count // 4))})
     rows = [

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from masactrl.attention import Rows, SourceCache, attach
+from masactrl.attention import Rows, SourceFeatures, attach
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
@@ -213,7 +213,7 @@ def animate(
         ConfigError: there are more targets than one, another method is named, or a number is out
             of range.
         ModelNotFound: there is no network for the layout.
-        MasaCtrlError: the model made no numbers, as some do in float16.
+        MasaCtrlError: the model made NaN or infinite values, as some do in float16.
 
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
@@ -359,7 +359,7 @@ class _FromWords:
             self._pictures = painter(model, settings, on_step)
         self._networks: dict[tuple[str, str | None], Any] = {}
         # In the host's memory, as edits keep their sources, and as it is: every bit counts.
-        self._recorded = SourceCache(device="cpu")
+        self._recorded = SourceFeatures(device="cpu")
         self._first: Image.Image | None = None
         self._led(range(1))  # a pose that does not fit is said at once
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from masactrl.attention import Schedule, find_sites
-from masactrl.attention.view import Look, Views, listed
-from masactrl.attention.watch import watch
+from masactrl.attention import Schedule, find_layers
+from masactrl.attention.capture import capture
+from masactrl.attention.view import AttentionMap, AttentionRecord, listed
 from masactrl.errors import ConfigError, ScheduleError
 from masactrl.pictures.input import Framing
 from masactrl.pictures.overlays import SeenPoint, attention_figure
@@ -25,7 +25,7 @@ from masactrl.runs.generate import generate
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from masactrl.attention import Site
+    from masactrl.attention import AttentionLayer
     from masactrl.models import LoadedModel
     from masactrl.pictures.figures import Figure
     from masactrl.runs.edit_request import ResolvedEdit
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["AttentionView", "edit_watched", "generate_watched"]
 
 BUDGET = 256 * 2**20
-"""Bytes that a watch keeps at most, unless steps are named: some 5 steps of SD 1.5, all of ours."""
+"""Bytes that are kept at most, unless steps are named: some 5 steps of SD 1.5, all of ours."""
 
 OnStep = Callable[["StepRecord"], None]
 
@@ -53,7 +53,7 @@ class AttentionView:
         framing: how they lie on the model's grid.
     """
 
-    views: Views
+    views: AttentionRecord
     source: Image.Image
     targets: tuple[Image.Image, ...]
     framing: Framing
@@ -76,7 +76,7 @@ class AttentionView:
         target: int = 0,
         step: int | None = None,
         layer: int | None = None,
-    ) -> Look:
+    ) -> AttentionMap:
         """Return where a pixel of a target looked in the source, at the layer's grid.
 
         The grid covers what the model saw, which may be a little more than the picture.
@@ -101,7 +101,7 @@ class AttentionView:
         point = (x / width * w / seen_w, y / height * h / seen_h)
         return self.views.look(point, target=target, step=step, layer=layer)
 
-    def weights(self, look: Look) -> np.ndarray:
+    def weights(self, look: AttentionMap) -> np.ndarray:
         """Return a look's map (height, width) of the source picture's own size and part."""
         (w, h), (seen_w, seen_h) = self.framing.scaled, self.framing.padded
         drawn = Image.fromarray(look.map.numpy().astype(np.float32))
@@ -212,8 +212,8 @@ def _watched(
     size: tuple[int, int],
     steps: Collection[int] | None,
     layers: Collection[int] | None,
-) -> AbstractContextManager[Views]:
-    """Return the watch for a run on pictures of that (width, height), as the model sees them."""
+) -> AbstractContextManager[AttentionRecord]:
+    """Return the capture of a run on pictures of that (width, height), as the model sees them."""
     method = getattr(settings, "method", "masactrl")
     if method != "masactrl":
         raise ConfigError(
@@ -222,11 +222,13 @@ def _watched(
         )
     if settings.strength == 0:
         raise ConfigError("strength=0 was given, so no target looks into the source; give more.")
-    sites = Schedule(start_layer=settings.start_layer).resolve_layers(find_sites(model.denoiser))
+    controlled = Schedule(start_layer=settings.start_layer).resolve_layers(
+        find_layers(model.denoiser)
+    )
     acting = tuple(range(settings.start_step, settings.steps))
     for name, asked, there in (
         ("step", steps, acting),
-        ("layer", layers, tuple(site.index for site in sites)),
+        ("layer", layers, tuple(layer.index for layer in controlled)),
     ):
         missing = sorted(set(asked or ()) - set(there))
         if missing or (asked is not None and not asked):  # before minutes are spent
@@ -235,7 +237,7 @@ def _watched(
                 f"{what} was asked for; targets look into the source at {name}s {listed(there)} "
                 "of this run."
             )
-    kept = [site for site in sites if layers is None or site.index in layers]
+    kept = [layer for layer in controlled if layers is None or layer.index in layers]
     count = len(settings.target_prompts)
     if steps is None:
         factor = model.pipeline.vae_scale_factor
@@ -244,12 +246,12 @@ def _watched(
         each = (2 * count + 1) * model.denoiser.dtype.itemsize * _values(kept, latent)
         steps = _evenly(acting, max(1, BUDGET // each))
     own = settings.form == "union"
-    return watch(model.pipeline, steps=steps, layers=layers, targets=count, own=own)
+    return capture(model.pipeline, steps=steps, layers=layers, targets=count, own=own)
 
 
-def _values(sites: Sequence[Site], latent: tuple[int, int]) -> int:
+def _values(layers: Sequence[AttentionLayer], latent: tuple[int, int]) -> int:
     """How many numbers the queries of one picture are, for latents of that (height, width)."""
-    grids = [(site.grid(*latent), site.module.inner_dim) for site in sites]
+    grids = [(layer.grid(*latent), layer.module.inner_dim) for layer in layers]
     return sum(rows * columns * width for (rows, columns), width in grids)
 
 
@@ -263,7 +265,7 @@ def _evenly(numbers: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(numbers[round(last * k / (count - 1))] for k in range(count))
 
 
-def _said(look: Look) -> str:
+def _said(look: AttentionMap) -> str:
     """The steps and layers of a look in words."""
     parts = []
     for name, numbers in (("layer", look.layers), ("step", look.steps)):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from masactrl.attention import find_sites
+from masactrl.attention import find_layers
 from masactrl.errors import ConfigError
 from masactrl.pictures.files import write_text
 from masactrl.pictures.images import png_bytes, save_png
@@ -239,7 +239,7 @@ def auto_axes(model: LoadedModel, steps: int) -> Axes:
         model: whose preset is the middle.
         steps: of the run.
     """
-    preset, count = model.preset, len(find_sites(model.denoiser))
+    preset, count = model.preset, len(find_layers(model.denoiser))
     middle = preset.start_step * steps / preset.steps
     usual = min(round(middle), steps - 1)
     starts = {min(round(middle * factor), steps - 1) for factor in (0.5, 2)} | {usual}

@@ -141,7 +141,7 @@ def sweep_generate(
     Raises:
         ConfigError: the request names another method than masactrl, which has no S and L.
         ScheduleError: an S or L is beyond the run or the model; said before anything is run.
-        MasaCtrlError: the model made no numbers, as some do in float16.
+        MasaCtrlError: the model made NaN or infinite values, as some do in float16.
 
     Warns:
         ControlWarning: the model will not see a prompt as it was written.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from masactrl.attention import Schedule, find_sites
+from masactrl.attention import Schedule, find_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +27,9 @@ def check_axes(unet: UNet2DConditionModel, axes: Axes, steps: int) -> None:
     Raises:
         ScheduleError: an S or L is beyond the run or the model.
     """
-    sites = find_sites(unet)
+    layers = find_layers(unet)
     for start_step, start_layer in axes.cells():
-        Schedule(start_layer=start_layer).resolve_layers(sites)
+        Schedule(start_layer=start_layer).resolve_layers(layers)
         Schedule(start_step=start_step).resolve_steps([0.0] * steps)
 
 

@@ -1,7 +1,7 @@
-"""Watch what the targets of mutual self-attention look with and at, while a run is made.
+"""Keep what the targets of mutual self-attention look with and at, while a run is made.
 
 The layers run as they are. What is kept comes from the control at work in each layer: who reads
-whom, recorded sources, masks. So one watch serves joint and cached runs.
+whom, recorded sources, masks. So one capture serves joint and cached runs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
-from masactrl.attention.layers import Site, check_tokens
-from masactrl.attention.networks import DenoiserCall, find_sites, network_of
-from masactrl.attention.steps import Clock, Tick
+from masactrl.attention.layers import AttentionLayer, check_tokens
+from masactrl.attention.networks import DenoiserCall, find_layers, network_of
+from masactrl.attention.steps import StepInfo, StepTracker
 from masactrl.attention.support import denoiser_of
-from masactrl.attention.view import Seen, Views, listed
+from masactrl.attention.view import AttentionRecord, QueryKeys, listed
 from masactrl.errors import ControlNotApplied, RowsError, ScheduleError
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
     from masactrl.attention.rows import BatchRows
 
-__all__ = ["watch"]
+__all__ = ["capture"]
 
 
 @contextmanager
-def watch(
+def capture(
     pipeline: DiffusionPipeline,
     *,
     steps: Collection[int] | None = None,
     layers: Collection[int] | None = None,
     targets: int | None = None,
     own: bool = False,
-) -> Iterator[Views]:
+) -> Iterator[AttentionRecord]:
     """Keep what targets look with and at while mutual self-attention runs inside the `with` block.
 
     The control itself is attached by whoever makes the pictures, before or inside the block; the
@@ -56,68 +56,73 @@ def watch(
     `ScheduleError` when one of the named steps or layers was not controlled.
     """
     unet = denoiser_of(pipeline)
-    sites = [site for site in find_sites(unet) if layers is None or site.index in layers]
-    views = Views()
-    watcher = _Watcher(pipeline, views, steps=steps, targets=targets, own=own)
+    chosen = [layer for layer in find_layers(unet) if layers is None or layer.index in layers]
+    record = AttentionRecord()
+    session = _Capture(pipeline, record, steps=steps, targets=targets, own=own)
     with ExitStack() as stack:
-        for site in sites:
+        for layer in chosen:
             # Torch's own hooks run around the whole call, whatever was installed before or is
             # installed later, so they see the layer's input before the control changes the call.
-            see = partial(watcher.see, site)
-            handle = site.module.register_forward_hook(see, with_kwargs=True)
+            see = partial(session.see, layer)
+            handle = layer.module.register_forward_hook(see, with_kwargs=True)
             stack.callback(handle.remove)
-        clock = DenoiserHook(watcher.before, watcher.after, network_of(pipeline)[0].read)
-        stack.callback(install(unet, clock, f"masactrl-view-{uuid.uuid4().hex}").remove)
-        yield views
-        _conclude(views, steps, layers)
+        tracker = DenoiserHook(session.before, session.after, network_of(pipeline)[0].read)
+        stack.callback(install(unet, tracker, f"masactrl-view-{uuid.uuid4().hex}").remove)
+        yield record
+        _conclude(record, steps, layers)
 
 
-class _Watcher:
-    """The state of one watch: its clock, and the call in progress."""
+class _Capture:
+    """The state of one capture: its step tracker, and the call in progress."""
 
     def __init__(
         self,
         pipeline: DiffusionPipeline,
-        views: Views,
+        record: AttentionRecord,
         *,
         steps: Collection[int] | None,
         targets: int | None,
         own: bool,
     ) -> None:
-        self._pipeline, self._views = pipeline, views
+        self._pipeline, self._record = pipeline, record
         self._steps, self._targets, self._own = steps, targets, own
-        self._clock = Clock()
-        self._tick: Tick | None = None
+        self._tracker = StepTracker()
+        self._info: StepInfo | None = None
         self._latent = (0, 0)
 
     def before(self, call: DenoiserCall) -> None:
         """Note the step and the latents' size of the denoiser call that is about to run."""
-        tick = self._clock.tick(call.timestep, getattr(self._pipeline, "scheduler", None))
-        if tick.new_run:
-            self._views.clear()
-        self._tick, self._latent = tick, call.size()
+        info = self._tracker.step_of(call.timestep, getattr(self._pipeline, "scheduler", None))
+        if info.new_run:
+            self._record.clear()
+        self._info, self._latent = info, call.size()
 
     def after(self) -> None:
         """Note that it is over."""
-        self._tick = None
+        self._info = None
 
     @torch.no_grad()
     def see(
-        self, site: Site, module: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any
+        self,
+        layer: AttentionLayer,
+        module: Attention,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        _: Any,
     ) -> None:
         """Keep queries and keys of one layer call, if a control was at work in it."""
-        tick, control = self._tick, _control_of(module)
-        if tick is None or control is None or control.rows is None:
+        info, control = self._info, _control_of(module)
+        if info is None or control is None or control.rows is None:
             return
-        if self._steps is not None and tick.step not in self._steps:
+        if self._steps is not None and info.step not in self._steps:
             return
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         reads = self._reads(control.rows)
         if reads:
-            rows, columns = site.grid(*self._latent)
-            check_tokens(site.name, hidden.shape[1], rows * columns, "this view needs")
-            seen = self._kept(reads, site.grid(*self._latent), module, hidden, control)
-            self._views.keep(tick.step, site.index, seen)
+            rows, columns = layer.grid(*self._latent)
+            check_tokens(layer.name, hidden.shape[1], rows * columns, "this view needs")
+            seen = self._kept(reads, layer.grid(*self._latent), module, hidden, control)
+            self._record.keep(info.step, layer.index, seen)
 
     def _reads(self, rows: BatchRows) -> list[tuple[int, int, int]]:
         """(batch row, its bank row, bank row of its source) of every target."""
@@ -137,7 +142,7 @@ class _Watcher:
         if found and len(found) % count:
             raise RowsError(
                 f"The run has {len(found)} controlled rows, which is no multiple of the {count} "
-                "targets that the watch was told of."
+                "targets that the capture was told of."
             )
         size = len(found) // count if found else 1
         return found[size - 1 :: size]  # of branches side by side the last is that of the prompt
@@ -149,7 +154,7 @@ class _Watcher:
         module: Attention,
         hidden: Tensor,
         control: SelfAttentionHook,
-    ) -> tuple[Seen, ...]:
+    ) -> tuple[QueryKeys, ...]:
         layer: Any = module
         masks = None if control.used is None else control.used.mask.flatten(1).bool().cpu()
         keys: dict[tuple[int, ...], Tensor] = {}
@@ -164,7 +169,7 @@ class _Watcher:
                 mask = masks[own % masks.shape[0]]
                 key_mask = torch.cat([masks[number % masks.shape[0]] for number in read])
             seen.append(
-                Seen(
+                QueryKeys(
                     grid=grid,
                     queries=_heads(layer, layer.to_q(hidden[row : row + 1]), layer.norm_q),
                     keys=keys[read],
@@ -202,18 +207,20 @@ def _heads(layer: Any, projected: Tensor, norm: Any) -> Tensor:
     return heads[0].detach().cpu()
 
 
-def _conclude(views: Views, steps: Collection[int] | None, layers: Collection[int] | None) -> None:
-    if not views.targets:
+def _conclude(
+    record: AttentionRecord, steps: Collection[int] | None, layers: Collection[int] | None
+) -> None:
+    if not record.targets:
         raise ControlNotApplied(
-            "Nothing was seen: no layer of the latest run was under mutual self-attention at the "
-            "steps and layers to be watched (or the network is compiled, which leaves out those "
-            "who watch). Run a control of strength above 0 inside the block, and watch where it "
-            "acts."
+            "Nothing was captured: no layer of the latest run was under mutual self-attention at "
+            "the steps and layers to be captured (or the network is compiled, which leaves out "
+            "hooks of this kind). Run a control of strength above 0 inside the block, and capture "
+            "where it acts."
         )
-    for name, asked, found in (("step", steps, views.steps), ("layer", layers, views.layers)):
+    for name, asked, found in (("step", steps, record.steps), ("layer", layers, record.layers)):
         missing = sorted(set(asked or ()) - set(found))
         if missing:
             raise ScheduleError(
-                f"{name} {missing[0]} was to be watched, but the control did not act there; it "
+                f"{name} {missing[0]} was to be captured, but the control did not act there; it "
                 f"acted at {name}s {listed(found)} of those that were asked for."
             )

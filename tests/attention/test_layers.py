@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from oracles.literal import layer_order
 
-from masactrl.attention import find_sites
+from masactrl.attention import find_layers
 from masactrl.errors import UnsupportedPipeline
 
 UNETS = {"sd": (tiny_models.unet(), 16), "sdxl": (tiny_models.unet(xl=True), 70)}
@@ -26,42 +26,42 @@ def forward(unet: UNet2DConditionModel, height: int = 8, width: int = 8) -> None
 @pytest.mark.parametrize("kind", UNETS)
 def test_order_is_the_order_of_execution(kind: str) -> None:
     unet, count = UNETS[kind]
-    sites = find_sites(unet)
-    assert len(sites) == count
-    assert [site.index for site in sites] == list(range(count))
-    assert [site.name for site in sites] == layer_order(unet, lambda: forward(unet))
+    layers = find_layers(unet)
+    assert len(layers) == count
+    assert [layer.index for layer in layers] == list(range(count))
+    assert [layer.name for layer in layers] == layer_order(unet, lambda: forward(unet))
 
 
 def test_places_and_scales_of_stable_diffusion() -> None:
-    sites = find_sites(UNETS["sd"][0])
-    places = [site.place for site in sites]
+    layers = find_layers(UNETS["sd"][0])
+    places = [layer.place for layer in layers]
     assert places == ["encoder"] * 6 + ["mid"] + ["decoder"] * 9
-    assert [site.scale for site in sites] == [1, 1, 2, 2, 4, 4, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1]
+    assert [layer.scale for layer in layers] == [1, 1, 2, 2, 4, 4, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1]
 
 
 def test_places_and_scales_of_sdxl() -> None:
-    sites = find_sites(UNETS["sdxl"][0])
-    places = [site.place for site in sites]
+    layers = find_layers(UNETS["sdxl"][0])
+    places = [layer.place for layer in layers]
     assert places == ["encoder"] * 24 + ["mid"] * 10 + ["decoder"] * 36
-    assert [site.scale for site in sites] == [2] * 4 + [4] * 60 + [2] * 6
+    assert [layer.scale for layer in layers] == [2] * 4 + [4] * 60 + [2] * 6
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 24), (9, 13)])
 @pytest.mark.parametrize("kind", UNETS)
 def test_grid_is_the_number_of_tokens(kind: str, size: tuple[int, int]) -> None:
     unet, _ = UNETS[kind]
-    sites = find_sites(unet)
+    layers = find_layers(unet)
     tokens: dict[str, int] = {}
     handles = [
-        site.module.register_forward_pre_hook(
-            lambda _, args, name=site.name: tokens.__setitem__(name, args[0].shape[1])
+        layer.module.register_forward_pre_hook(
+            lambda _, args, name=layer.name: tokens.__setitem__(name, args[0].shape[1])
         )
-        for site in sites
+        for layer in layers
     ]
     forward(unet, *size)
     for handle in handles:
         handle.remove()
-    assert {s.name: s.grid(*size)[0] * s.grid(*size)[1] for s in sites} == tokens
+    assert {s.name: s.grid(*size)[0] * s.grid(*size)[1] for s in layers} == tokens
 
 
 def test_the_embedded_model_runs_its_layers_in_this_order() -> None:
@@ -75,17 +75,17 @@ def test_the_embedded_model_runs_its_layers_in_this_order() -> None:
         with torch.no_grad():
             unet(torch.zeros(1, channels, size, size), 1, text)
 
-    sites = find_sites(unet)
-    assert [site.name for site in sites] == layer_order(unet, call)
-    assert [site.place for site in sites] == ["encoder"] * 6 + ["mid"] + ["decoder"] * 9
-    assert [site.scale for site in sites] == [1, 1, 2, 2, 4, 4, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1]
+    layers = find_layers(unet)
+    assert [layer.name for layer in layers] == layer_order(unet, call)
+    assert [layer.place for layer in layers] == ["encoder"] * 6 + ["mid"] + ["decoder"] * 9
+    assert [layer.scale for layer in layers] == [1, 1, 2, 2, 4, 4, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1]
 
 
 def test_compiled_names_carry_no_prefix() -> None:
     unet = tiny_models.unet()
-    plain = [site.name for site in find_sites(unet)]
+    plain = [layer.name for layer in find_layers(unet)]
     unet.mid_block = torch.compile(unet.mid_block, backend="eager")
-    assert [site.name for site in find_sites(torch.compile(unet, backend="eager"))] == plain
+    assert [layer.name for layer in find_layers(torch.compile(unet, backend="eager"))] == plain
 
 
 def test_blocks_that_read_text_first_are_no_self_attention() -> None:
@@ -100,7 +100,7 @@ def test_blocks_that_read_text_first_are_no_self_attention() -> None:
         cross_attention_dim=8,
         norm_num_groups=4,
     )
-    assert [site.name.split(".")[0] for site in find_sites(unet)] == ["mid_block"]
+    assert [layer.name.split(".")[0] for layer in find_layers(unet)] == ["mid_block"]
 
 
 def test_a_network_without_transformer_blocks_is_refused() -> None:
@@ -113,4 +113,4 @@ def test_a_network_without_transformer_blocks_is_refused() -> None:
         norm_num_groups=4,
     )
     with pytest.raises(UnsupportedPipeline, match="No self-attention layer was found"):
-        find_sites(unet)
+        find_layers(unet)
