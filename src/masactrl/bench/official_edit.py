@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from masactrl.attention.networks import find_sites
+from masactrl.attention.networks import find_layers
 from masactrl.bench.explicit_attention import Explicit
 from masactrl.models.denoiser import Denoiser
 
@@ -72,8 +72,8 @@ def official_edit(
         z = z.repeat(2, 1, 1, 1)
         for level in range(steps):
             if level == start_step:
-                for site in find_sites(unet)[start_layer:]:
-                    site.module.set_processor(Explicit(edit=True, twice=True))
+                for layer in find_layers(unet)[start_layer:]:
+                    layer.module.set_processor(Explicit(edit=True, twice=True))
             z = moved(z, noise_in(z, level, both), a[level], a[level + 1])
     finally:
         unet.set_attn_processor(own)
