@@ -10,8 +10,10 @@ of a few steps. Ratios are to the plain picture of the same group of rows. Rows 
 their worth; what does not fit into the minutes is named as left out. The table and a file of JSON
 lines beside it are written after every row, so that nothing is lost when the run is ended early.
 
-A compiled row says what its first call took longer, in which its graphs are made: "blocks" are the
-transformer blocks, "whole" is the whole network.
+A compiled row says what its first call took longer, in which its graphs are made: "graphs" are
+CUDA graphs of the network's calls, made anew in every run, and so part of its seconds; "blocks" are
+the transformer blocks, compiled, "whole" is the whole network. "Pixels off" is the largest
+difference, of 255, to the picture that the same call made without.
 """
 
 from __future__ import annotations
@@ -20,19 +22,21 @@ import argparse
 import gc
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
+import numpy as np
 import torch
 from edit_runs import picture
 from gpu_models import SIZES, TITLES, build
 
 from masactrl.bench.official_edit import official_edit
 from masactrl.models.denoiser import Denoiser
-from masactrl.pictures.images import image_to_tensor
+from masactrl.pictures.images import image_to_tensor, tensor_to_image
 from masactrl.runs.invert import EditRequest, InversionRequest, invert
+from masactrl.runs.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +55,7 @@ RUNS = {
     "official": "first edit as the paper's code computes it",
 }
 EDITS = ("plain", "first", "further")
+GRAPHED = ("plain", "first", "further", "first, device", "further, device")
 KEPT = ("plain", "first, device", "further, device")
 ALL = tuple(RUNS)
 
@@ -71,11 +76,15 @@ GROUPS = (
     Group(model="sd", dtype="float16", runs=ALL),
     Group(model="puppets", dtype="float16", runs=(*EDITS, "cached", "official")),
     Group(model="puppets", dtype="float16", runs=EDITS, batch=8),
+    Group(model="sd", dtype="float16", runs=GRAPHED, compiled="graphs"),
+    Group(model="puppets", dtype="float16", runs=KEPT, compiled="graphs"),
+    Group(model="puppets", dtype="float16", runs=KEPT, batch=8, compiled="graphs"),
     Group(model="sdxl", dtype="float16", runs=("plain", "first", "further", "cached"), guess=15),
+    Group(model="sdxl", dtype="float16", runs=KEPT, compiled="graphs", guess=15),
     Group(model="sd", dtype="bfloat16", runs=EDITS),
     Group(model="sdxl", dtype="bfloat16", runs=EDITS, guess=15),
     Group(model="puppets", dtype="bfloat16", runs=EDITS),
-    Group(model="sd", dtype="float16", runs=KEPT, compiled="blocks", guess=40),
+    Group(model="sd", dtype="float16", runs=("plain",), compiled="blocks", guess=40),
     Group(model="sd", dtype="float16", runs=("plain",), compiled="whole", guess=90),
 )
 
@@ -94,6 +103,7 @@ class Row:
     ratio: float
     peak_gib: float | None
     extra: float
+    off: int | None
     parts: dict[str, float]
     times: list[float]
 
@@ -109,6 +119,7 @@ class Runs:
         self.guidance = model.preset.guidance_scale
         self.sessions: dict[str, EditSession] = {}
         self.parts: dict[str, float] = {}
+        self.made: Any = None  # the latest picture
 
     def __call__(self, run: str, steps: int) -> None:
         """Make it."""
@@ -133,14 +144,16 @@ class Runs:
         return [f"a cat {verb} in the {place}" for place in places[: self.batch]]
 
     def _plain(self, steps: int) -> None:
-        self.model.pipeline(
-            self._prompts("standing"),
-            height=self.picture.height,
-            width=self.picture.width,
-            num_inference_steps=steps,
-            guidance_scale=self.guidance,
-            generator=torch.Generator().manual_seed(0),
-        )
+        with running(self.model, InversionRequest()):
+            made = self.model.pipeline(
+                self._prompts("standing"),
+                height=self.picture.height,
+                width=self.picture.width,
+                num_inference_steps=steps,
+                guidance_scale=self.guidance,
+                generator=torch.Generator().manual_seed(0),
+            )
+        self.made = made.images[0]
 
     def _start(self, steps: int) -> int:
         return self.model.preset.start_step_of(steps) or 1
@@ -156,7 +169,7 @@ class Runs:
 
     def _edit(self, session: EditSession, verb: str, mode: str, device: str) -> None:
         made = session.edit(self._asked(verb, mode, device, session.trajectory.schedule.steps))
-        self.parts = {**made.seconds}
+        self.parts, self.made = {**made.seconds}, made.targets[0].controlled
 
     def _official(self, steps: int) -> None:
         pipeline = self.model.pipeline
@@ -170,7 +183,7 @@ class Runs:
             guidance=self.guidance,
             start_step=self._start(steps),
         )
-        denoiser.decode_image(made)
+        self.made = tensor_to_image(denoiser.decode_image(made)[1])
 
 
 class Table:
@@ -180,6 +193,7 @@ class Table:
         self._out, self._begun, self._minutes = out, time.perf_counter(), minutes
         self.rows: list[Row] = []
         self.left_out: list[str] = []
+        self.pictures: dict[tuple[Any, ...], Any] = {}
         where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
         self._head = (
             f"{where}; torch {torch.__version__}, diffusers {diffusers.__version__}; random "
@@ -193,10 +207,18 @@ class Table:
         """Seconds of the budget."""
         return self._minutes * 60 - (time.perf_counter() - self._begun)
 
+    def apart(self, key: tuple[Any, ...], made: Any) -> int | None:
+        """How far a picture is from the uncompiled one of its kind, at most, of 255; or None."""
+        pixels = np.asarray(made, dtype=np.int16)
+        first = self.pictures.setdefault(key, pixels)
+        return None if first is pixels else int(abs(first - pixels).max())
+
     def add(self, row: Row) -> None:
         """Take a row, and write all."""
         self.rows.append(row)
-        print(f"{self._minutes * 60 - self.left():6.1f} s  {self._line(row)}", flush=True)
+        print(
+            f"{self._minutes * 60 - self.left():6.1f} s {row.model:7} {self._line(row)}", flush=True
+        )
         self.write()
 
     def leave_out(self, what: str, why: str = "did not fit into the minutes") -> None:
@@ -220,8 +242,9 @@ class Table:
     @staticmethod
     def _titles() -> list[str]:
         return [
-            "| dtype | compiled | pictures | run | seconds | ratio | peak GiB | first call, + s |",
-            "|---|---|---|---|---|---|---|---|",
+            "| dtype | compiled | pictures | run | seconds | ratio | peak GiB | first call, + s "
+            "| pixels off |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
 
     @staticmethod
@@ -229,7 +252,8 @@ class Table:
         peak = "-" if row.peak_gib is None else f"{row.peak_gib:.2f}"
         return (
             f"| {row.dtype} | {row.compiled or 'no'} | {row.batch} | {RUNS[row.run]} "
-            f"| {row.seconds:.3f} | {row.ratio:.2f} | {peak} | {row.extra:.1f} |"
+            f"| {row.seconds:.3f} | {row.ratio:.2f} | {peak} | {row.extra:.1f} "
+            f"| {'-' if row.off is None else row.off} |"
         )
 
 
@@ -266,7 +290,10 @@ def measure(group: Group, table: Table, device: str, *, tiny: bool, repeats: int
         table.leave_out(named)
         return
     model = build(group.model, getattr(torch, dtype), device, tiny=tiny)
-    compile_network(model.pipeline, group.compiled, tiny=tiny)
+    if group.compiled == "graphs":
+        model = replace(model, graphs=True)
+    else:
+        compile_network(model.pipeline, group.compiled, tiny=tiny)
     runs = Runs(model, group, tiny=tiny)
     steps, few = (6, 3) if tiny else (runs.full, 4)
     plain, weights = 0.0, {"plain": 1.0, "further": 1.2, "official": 6.0}
@@ -300,6 +327,7 @@ def measure(group: Group, table: Table, device: str, *, tiny: bool, repeats: int
                 ratio=seconds / plain if plain else float("nan"),
                 peak_gib=peak,
                 extra=max(0.0, extra - seconds * few / steps),
+                off=table.apart((group.model, dtype, group.batch, run.split(",")[0]), runs.made),
                 parts={} if run in ("plain", "official") else runs.parts,
                 times=times,
             )

@@ -162,6 +162,12 @@ class SelfAttentionHook(ModelHook):
         self.mask_at: Callable[[], MaskUse] | None = None
         self.used: MaskUse | None = None
 
+    @property
+    def replayable(self) -> bool:
+        """Whether a call does nothing in Python that depends on more than its tensors' shapes."""
+        told = self.control is None or getattr(self.control, "replayable", False)
+        return bool(told) and self.mask_at is None
+
     def prepare(self, *, active: bool, rows: BatchRows | None, recording: bool) -> None:
         """Get ready for one denoiser call."""
         self.rest()

@@ -139,6 +139,11 @@ class MasaCtrl:
         return
 
     @property
+    def replayable(self) -> bool:
+        """Whether calls of equal shapes differ in nothing but their tensors; see `GraphHook`."""
+        return True
+
+    @property
     def _simple(self) -> bool:
         """Whether targets only ever read as many keys as they have, all of them."""
         return self.form == "replace" and self.strength in (0.0, 1.0) and self.masks is None

@@ -82,6 +82,8 @@ class LoadedModel:
         family: which settings and words it knows.
         preset: settings for all that a request leaves open.
         origin: where it came from, for recipes.
+        graphs: whether runs replay the network's calls as CUDA graphs, see
+            `masactrl.attention.graphs`.
     """
 
     pipeline: Pipeline
@@ -89,6 +91,7 @@ class LoadedModel:
     family: Family
     preset: ModelPreset
     origin: Origin = field(default_factory=Origin)
+    graphs: bool = False
 
     @property
     def denoiser(self) -> Any:  # of diffusers, which is untyped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from masactrl.settings.torch_defaults import torch_defaults
@@ -24,7 +24,9 @@ def running(model: LoadedModel, settings: RunSettings) -> Iterator[None]:
         model: that runs.
         settings: of the run; of an edit those of its inversion.
     """
+    from masactrl.attention.graphs import replaying
     from masactrl.models.clip_skip import clip_skip
 
-    with torch_defaults(), clip_skip(model.pipeline, settings.clip_skip):
+    graphs = replaying(model.denoiser) if model.graphs else nullcontext()
+    with torch_defaults(), clip_skip(model.pipeline, settings.clip_skip), graphs:
         yield
