@@ -12,7 +12,7 @@ import tiny_models as tiny
 import torch
 from torch.utils import _pytree
 
-from masactrl.attention import Rows, Schedule, SourceCache
+from masactrl.attention import Rows, Schedule, SourceFeatures
 from masactrl.attention.graphs import GraphHook, replaying
 from masactrl.attention.hooks import SelfAttentionHook
 from masactrl.methods import MasaCtrl
@@ -80,7 +80,7 @@ def test_joint_run_is_the_same_and_its_steps_are_replayed() -> None:
 def test_recorded_source_is_the_same() -> None:
     pipe, control = tiny.sd(), MasaCtrl(schedule=Schedule(start_step=1, start_layer=10))
 
-    def run() -> tuple[torch.Tensor, SourceCache]:
+    def run() -> tuple[torch.Tensor, SourceFeatures]:
         with control.record(pipe) as source:
             tiny.run(pipe, PROMPTS[:1], steps=5)
         with control.attach(pipe, Rows.from_cache(targets=1), source=source):
