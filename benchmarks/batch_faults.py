@@ -57,7 +57,7 @@ class Harm:
         return Harm(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def sources(folder: Path, count: int) -> list[str]:
+def sources(folder: Path, count: int, side: int) -> list[str]:
     """Draw animals of the embedded world; return their files' names."""
     from masactrl.bench.puppet_tasks import halves_of
     from masactrl.pictures.images import tensor_to_image
@@ -65,27 +65,27 @@ def sources(folder: Path, count: int) -> list[str]:
 
     names = []
     for number, task in enumerate(halves_of("tuning", "rendered", limit=count)):
-        drawn = render([task.source], (64, 64)).image[0]
+        drawn = render([task.source], (side, side)).image[0]
         tensor_to_image(drawn, signed=False).save(folder / f"animal{number}.png")
         names.append(f"animal{number}.png")
     return names
 
 
-def manifest(folder: Path, count: int, seed: int = 0) -> Path:
+def manifest(folder: Path, count: int, seed: int = 0, *, side: int = 64, steps: int = 3) -> Path:
     """Write so many rows: edits of shared sources, and pictures from prompts."""
     actions = ("running", "lying", "jumping", "sitting", "standing", "grazing")
     places = ("meadow", "beach", "snow", "desert")
-    files, rows = sources(folder, 16), []
+    files, rows = sources(folder, 16, side), []
     for number in range(count):
         action, place = actions[number % 6], places[number % 4]
         target = f"a cat {action} in the {place}"
-        row: dict[str, Any] = {"target_prompt": target, "steps": 3, "tag": number}
+        row: dict[str, Any] = {"target_prompt": target, "steps": steps, "tag": number}
         if number % 5 < 3:
             row |= {"file_name": files[number % len(files)], "fit": "keep", "compare": False}
             row["start_layer"] = 6 + number // 48
         else:
             row |= {"source_prompt": f"a cat standing in the {place}", "seed": number}
-            row["size"] = "64x64"
+            row["size"] = f"{side}x{side}"
         rows.append(row)
     random.Random(seed).shuffle(rows)
     path = folder / "rows.jsonl"

@@ -1,13 +1,13 @@
 """What the batch itself costs, how much two workers are, and what a lost machine takes with it.
 
     python benchmarks/batch_scale.py rows [--rows 10000] [-o docs/guides/many_edits.md]
-    python benchmarks/batch_scale.py workers [--rows 24] [-o docs/guides/many_edits.md]
+    python benchmarks/batch_scale.py workers [--rows 20] [-o docs/guides/many_edits.md]
     python benchmarks/batch_scale.py nodes [--rows 40] [-o docs/guides/many_edits.md]
 
 `rows`: rows through manifest, ledger, folder and report with a stub that draws nothing: seconds a
 row, seconds to go on, memory, of a tenth of the rows and of all. `workers`: rows on the embedded
-model by this process, by one worker and by two. `nodes`: two Ray nodes simulated on this machine,
-one of them killed halfway. Needs ray for the last.
+model at its size by one process, by one worker and by two, in turn. `nodes`: two Ray nodes
+simulated on this machine, one of them killed halfway. Needs psutil, and ray for the last.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import psutil
 from page import write_into
 
 PNG = bytes.fromhex(
@@ -98,35 +100,59 @@ def rows_table(folder: Path, count: int) -> str:
     return "\n".join(lines)
 
 
+WORKERS = {
+    "one process": (),
+    "one worker": ("--workers", "1"),
+    "two workers": ("--workers", "2"),
+}
+UNCOUNTED = 4  # first rows, which warm up
+REPEATS = 3
+
+
 def workers_table(folder: Path, count: int) -> str:
-    """Rows a minute of one process, one worker and two."""
+    """Rows a minute of one process, one worker and two: medians of interleaved repeats."""
     from batch_faults import manifest
 
-    rows = manifest(folder, count)
-    lines = [f"| {os.cpu_count()} cores | rows a minute | times one process |", "|---|---|---|"]
-    first = 0.0
-    for name, words in (
-        ("one process", ()),
-        ("one worker", ("--workers", "1")),
-        ("two workers", ("--workers", "2")),
-    ):
-        command = [sys.executable, "-m", "masactrl", "batch", str(rows), "--json", *words]
-        out = folder / name.replace(" ", "-")
-        command += ["-o", str(out), "--device", "cpu"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        seen = []
-        for line in process.stdout or ():
-            if json.loads(line)["event"] == "row":
-                seen.append(time.perf_counter())
-        if process.wait():
-            raise SystemExit(f"{name} failed")
-        # Without the first rows, which wait for models to load.
-        left = seen[4:]
-        rate = 60 * (len(left) - 1) / (left[-1] - left[0])
-        first = first or rate
-        lines.append(f"| {name} | {rate:.1f} | {rate / first:.2f} |")
-        print(lines[-1], file=sys.stderr)
+    rows = manifest(folder, count, side=256, steps=10)
+    rates: dict[str, list[float]] = {name: [] for name in WORKERS}
+    others = []
+    for repeat in range(REPEATS):
+        # In turn, each once first: what else the machine does changes slowly.
+        order = [*WORKERS][repeat % 3 :] + [*WORKERS][: repeat % 3]
+        for name in order:
+            rate, other = rated(rows, folder / f"{name}-{repeat}", WORKERS[name])
+            rates[name].append(rate)
+            others.append(other)
+            print(f"{name}: {rate:.1f} rows a minute, others {other:.2f} cores", file=sys.stderr)
+    cores = os.cpu_count()
+    lines = [f"| {cores} cores | rows a minute | times one process | of the repeats |"]
+    lines.append("|---|---|---|---|")
+    for name, own in rates.items():
+        ratios = [rate / one for rate, one in zip(own, rates["one process"], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        lines.append(f"| {name} | {median(own):.1f} | {median(ratios):.2f} | {spread} |")
+    lines.append(f"\nOther programs used {min(others):.2f} to {max(others):.2f} cores meanwhile.")
     return "\n".join(lines)
+
+
+def rated(rows: Path, out: Path, words: tuple[str, ...]) -> tuple[float, float]:
+    """Run a batch; return its rows a minute, and the cores that other programs used meanwhile."""
+    command = [sys.executable, "-m", "masactrl", "batch", str(rows), "--json", *words]
+    busy, own, began = psutil.cpu_times(), os.times(), time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "-o", str(out), "--device", "cpu"], stdout=subprocess.PIPE, text=True
+    )
+    seen = []
+    for line in process.stdout or ():
+        if json.loads(line)["event"] == "row":
+            seen.append(time.perf_counter())
+    if process.wait():
+        raise SystemExit(f"{words} failed")
+    spent, now, after = time.perf_counter() - began, psutil.cpu_times(), os.times()
+    used = sum(getattr(now, one) - getattr(busy, one) for one in ("user", "nice", "system"))
+    used -= sum(after[:4]) - sum(own[:4])  # of this process and of those that ended under it
+    rate = 60 * (len(seen) - UNCOUNTED) / (seen[-1] - seen[UNCOUNTED - 1])
+    return rate, max(0.0, used / spent)
 
 
 def nodes_table(folder: Path, count: int) -> str:
@@ -173,7 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     make, usual = {
         "rows": (rows_table, 10_000),
-        "workers": (workers_table, 24),
+        "workers": (workers_table, 20),
         "nodes": (nodes_table, 40),
     }[options.what]
     with tempfile.TemporaryDirectory() as folder:

@@ -47,9 +47,9 @@ def dino() -> ViTModel:
 
 @pytest.fixture(scope="session")
 def metrics(clip: CLIPModel, dino: ViTModel) -> PieMetrics:
-    from masactrl.bench.pie_metrics import PieMetrics, clip_score
+    from masactrl.bench.pie_metrics import ClipScore, PieMetrics
 
-    return PieMetrics(clip=clip_score(clip, Processor()), lpips=lpips, dino=dino)
+    return PieMetrics(clip=ClipScore(clip, Processor()), lpips=lpips, dino=dino)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ pytest.importorskip("torchmetrics")
 from masactrl.batch.pie_data import read_pie
 from masactrl.bench import pie_metrics
 from masactrl.bench.pie_editors import pie_editors
-from masactrl.bench.pie_run import cropped, run_pie, scored_folder
+from masactrl.bench.pie_run import Scored, cropped, run_pie
 from masactrl.bench.pie_table import PUBLISHED, table_text
 from masactrl.cli import main
 from masactrl.errors import ConfigError, MasaCtrlError
@@ -78,10 +78,27 @@ def test_end_to_end_with_resuming(folder: Path, metrics: PieMetrics, tmp_path: P
     with Image.open(kept) as image:
         assert (image.format, image.size) == ("JPEG", (512, 512))
 
-    scored = run_pie(data, {"x": scored_folder(kept.parent.parent)}, metrics, tmp_path / "other")
+    scored = run_pie(data, {"x": Scored(kept.parent.parent)}, metrics, tmp_path / "other")
     assert scored.done == 3
     with pytest.raises(ConfigError, match="another"):
         run_pie(data, editors, metrics, out, settings={"benchmark": "pie-2"})
+
+
+def test_two_workers_find_what_one_finds(folder: Path, metrics: PieMetrics, tmp_path: Path) -> None:
+    data, editors = read_pie(folder), dict(pie_editors(None, ["nothing"]))
+    made = tmp_path / "made" / "5_pose"
+    made.mkdir(parents=True)
+    picture(7).save(made / "000000000000.jpg")
+    editors["theirs"] = Scored(made.parent)
+    tables = []
+    for workers in (1, 2):
+        outcome = run_pie(data, editors, metrics, tmp_path / f"{workers}", workers=workers)
+        assert outcome.done == 4  # the others of theirs are missing, and say so
+        assert sum("is missing in" in one.reason for one in outcome.problems) == 2
+        tables.append(outcome.table)
+    assert repr(tables[0]) == repr(tables[1])  # NaN is not equal to itself
+    with pytest.raises(ConfigError, match="workers=0"):
+        run_pie(data, editors, metrics, tmp_path / "0", workers=0)
 
 
 def test_strips_are_cropped_to_the_last_square() -> None:

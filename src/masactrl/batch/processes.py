@@ -25,7 +25,11 @@ Answer = TypeVar("Answer")
 
 
 def in_parallel(
-    work: Callable[[Job], Answer], jobs: Iterable[Job], workers: int
+    work: Callable[[Job], Answer],
+    jobs: Iterable[Job],
+    workers: int,
+    *,
+    lost: Callable[[Job, str], Answer] | None = None,
 ) -> Iterator[tuple[Job, Answer]]:
     """Yield (job, ``work(job)``) as they are finished; one worker is the caller itself, in order.
 
@@ -33,10 +37,11 @@ def in_parallel(
         work: can be pickled, with networks on the CPU; every process gets a copy.
         jobs: can be pickled.
         workers: processes, at least 1.
+        lost: ``lost(job, reason)`` is the answer of a job that killed its process twice.
 
     Raises:
-        ConfigError: ``workers`` is below 1, or ``work`` cannot be copied to another process.
-        MasaCtrlError: a job killed its process twice.
+        ConfigError: ``workers`` is below 1, ``work`` cannot be copied to another process, or a job
+            killed its process twice and there is no ``lost``.
         Exception: whatever ``work`` raised; jobs that have not begun are left out.
     """
     if workers < 1:
@@ -44,6 +49,9 @@ def in_parallel(
     engine = Here(work) if workers == 1 else Led(Processes(work, workers))
     with engine:
         for one in engine.run(tuple(jobs) if workers > 1 else jobs):  # type: ignore[arg-type]
+            if one.lost and lost is not None:
+                yield one.job, lost(one.job, one.lost)
+                continue
             if one.lost:
                 raise ConfigError(f"A part of the work cannot be done: {one.lost}")
             yield one.job, one.answer
@@ -73,10 +81,13 @@ class Processes:
     """
 
     def __init__(self, work: Callable[[Any], Any], size: int) -> None:
+        import torch
+
         self.size = size
         self._copies = [copied(_placed(work, place)) for place in range(size)]
         self._places: dict[int, int] = {}
-        self._threads = max(1, (os.cpu_count() or 1) // size)
+        # Not the machine's cores: a cluster's job, or its user, may have been given fewer.
+        self._threads = max(1, torch.get_num_threads() // size)
         self._workers: dict[int, tuple[Any, Connection]] = {}
         self._spawn = multiprocessing.get_context("spawn")
 

@@ -83,13 +83,17 @@ def pie_editors(
     editors: dict[str, Editor] = {}
     for name in names:
         if name == "nothing":
-            editors[name] = lambda _item, source: source
+            editors[name] = _unchanged
             continue
         settings = _settings(name)
         if model is None:
             raise ConfigError(f"{name} needs a model.")
         editors[name] = _PieEditor(model=model, steps=steps, **settings)
     return editors
+
+
+def _unchanged(_item: PieItem, source: Image.Image) -> Image.Image:
+    return source
 
 
 def _settings(name: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from masactrl.errors import MasaCtrlError, MissingExtra, UnsupportedPipeline
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["METRICS", "PieMetrics", "clip_score", "key_similarity", "load_pie_metrics"]
+__all__ = ["METRICS", "ClipScore", "PieMetrics", "key_similarity", "load_pie_metrics"]
 
 METRICS = (
     "structure_distance",
@@ -185,24 +185,30 @@ def _tensor(features: Any) -> Tensor:
     return tensor
 
 
-def clip_score(model: Any, processor: Any) -> Callable[[Tensor, str], Tensor]:
-    """Return torchmetrics' `CLIPScore` around a CLIP model and its processor.
+class ClipScore:
+    """torchmetrics' `CLIPScore` around a CLIP model and its processor.
 
     Raises:
         MissingExtra: torchmetrics is not installed.
     """
-    try:
-        from torchmetrics.multimodal.clip_score import CLIPScore
-    except ImportError as error:
-        raise MissingExtra("the evaluation of PIE-Bench", "bench") from error
-    score: Any = CLIPScore(lambda: (_ClipForTorchmetrics(model).eval(), processor))
 
-    def of_one(picture: Tensor, text: str) -> Tensor:
-        score.reset()
-        value: Tensor = score(picture, text)
+    def __init__(self, model: Any, processor: Any) -> None:
+        try:
+            from torchmetrics.multimodal.clip_score import CLIPScore
+        except ImportError as error:
+            raise MissingExtra("the evaluation of PIE-Bench", "bench") from error
+        self._parts = model, processor
+        self._score: Any = CLIPScore(lambda: (_ClipForTorchmetrics(model).eval(), processor))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process by the parts: torchmetrics' object holds what cannot be copied."""
+        return ClipScore, self._parts
+
+    def __call__(self, picture: Tensor, text: str) -> Tensor:
+        """The score of a picture (3, h, w) uint8 and a text."""
+        self._score.reset()
+        value: Tensor = self._score(picture, text)
         return value
-
-    return of_one
 
 
 def load_pie_metrics(device: str | torch.device = "cpu") -> PieMetrics:
@@ -223,7 +229,7 @@ def load_pie_metrics(device: str | torch.device = "cpu") -> PieMetrics:
     clip = CLIPModel.from_pretrained(_CLIP).to(device).eval()
     dino = ViTModel.from_pretrained(_DINO, add_pooling_layer=False).to(device).eval()
     return PieMetrics(
-        clip=clip_score(clip, CLIPProcessor.from_pretrained(_CLIP)),
+        clip=ClipScore(clip, CLIPProcessor.from_pretrained(_CLIP)),
         lpips=lpips,
         dino=dino,
         device=device,

@@ -20,6 +20,7 @@ from PIL import Image
 
 from masactrl.batch.ledger import ITEMS, Ledger
 from masactrl.batch.pie_data import IMAGES, SIDE, PieData, PieItem, PieProblem
+from masactrl.batch.processes import in_parallel
 from masactrl.bench.pie_metrics import METRICS, PieMetrics
 from masactrl.bench.pie_table import TableRow, summarise_pie, table_text
 from masactrl.bench.plots import Point, preservation_plot
@@ -28,7 +29,7 @@ from masactrl.errors import MasaCtrlError, MissingExtra, OutputError
 from masactrl.pictures.files import written_whole
 from masactrl.pictures.images import DAMAGED
 
-__all__ = ["Editor", "PieOutcome", "cropped", "run_pie", "scored_folder"]
+__all__ = ["Editor", "PieOutcome", "Scored", "cropped", "run_pie"]
 
 Editor = Callable[[PieItem, Image.Image], Image.Image]
 """`editor(item, source)` returns the edited picture."""
@@ -56,6 +57,7 @@ def run_pie(
     out: Path,
     *,
     settings: Mapping[str, Any] | None = None,
+    workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PieOutcome:
     """Edit and score every item with every editor.
@@ -69,26 +71,27 @@ def run_pie(
         metrics: the measuring networks.
         out: folder of the run.
         settings: facts that all runs in this folder must share.
+        workers: processes, see `in_parallel`.
         on_progress: called with (items done, all of them).
 
     Raises:
-        ConfigError: the folder holds a run with other settings.
+        ConfigError: the folder holds a run with other settings, or there is no worker.
         OutputError: it cannot be written to.
     """
     facts = {"benchmark": "pie-1", **(settings or {})}
     ledger = Ledger(out / ITEMS, ("key", "label"), settings=facts)
     problems = list(data.problems)
-    total, count = len(data.items) * len(editors), 0
-    for item in data.items:
-        for label, editor in editors.items():
-            if not ledger.done(item.key, label):
-                row = _one(data, item, label, editor, metrics, out)
-                ledger.add(row)
-                if "error" in row:
-                    problems.append(PieProblem(key=item.key, reason=f"{label}: {row['error']}"))
-            count += 1
-            if on_progress is not None:
-                on_progress(count, total)
+    pairs = [(item, label) for item in data.items for label in editors]
+    todo = [pair for pair in pairs if not ledger.done(pair[0].key, pair[1])]
+    count = len(pairs) - len(todo)
+    bench = _Bench(data=data, editors=editors, metrics=metrics, out=out)
+    for (item, label), row in in_parallel(bench, todo, workers, lost=_lost):
+        ledger.add(row)
+        if "error" in row:
+            problems.append(PieProblem(key=item.key, reason=f"{label}: {row['error']}"))
+        count += 1
+        if on_progress is not None:
+            on_progress(count, len(pairs))
     keys = {item.key for item in data.items}
     rows = [row for row in ledger if row["label"] in editors and row["key"] in keys]
     table = summarise_pie(rows, METRICS)
@@ -132,32 +135,48 @@ def _plots(rows: Sequence[Mapping[str, Any]], out: Path) -> tuple[Path, ...]:
         return ()
 
 
-def _one(
-    data: PieData, item: PieItem, label: str, editor: Editor, metrics: PieMetrics, out: Path
-) -> dict[str, Any]:
-    """The row of one item: its figures, or why there are none."""
-    row: dict[str, Any] = {"key": item.key, "label": label, "type": item.type_id}
-    path = out / label / IMAGES / item.image_path
-    try:
-        source = data.picture(item)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Under the source's own name and format: the published pictures were JPEGs, too.
-            edited = editor(item, source).convert("RGB")
-            with written_whole(path) as beside:
-                edited.save(beside)
-        with Image.open(path) as image:
-            edited = cropped(image.convert("RGB"))
-        figures = metrics.measure(
-            source,
-            edited,
-            item.mask,
-            source_prompt=item.source_prompt,
-            target_prompt=item.target_prompt,
-        )
-    except (MasaCtrlError, *DAMAGED) as error:
-        return {**row, "error": str(error) or type(error).__name__}
-    return {**row, "figures": {name: _json(value) for name, value in figures.items()}}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bench:
+    """Edits and scores one item by one editor; a value that other processes can have."""
+
+    data: PieData
+    editors: Mapping[str, Editor]
+    metrics: PieMetrics
+    out: Path
+
+    def __call__(self, job: tuple[PieItem, str]) -> dict[str, Any]:
+        """The row of one item: its figures, or why there are none."""
+        item, label = job
+        path = self.out / label / IMAGES / item.image_path
+        try:
+            source = self.data.picture(item)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Under the source's own name and format: the published pictures were JPEGs, too.
+                edited = self.editors[label](item, source).convert("RGB")
+                with written_whole(path) as beside:
+                    edited.save(beside)
+            with Image.open(path) as image:
+                edited = cropped(image.convert("RGB"))
+            figures = self.metrics.measure(
+                source,
+                edited,
+                item.mask,
+                source_prompt=item.source_prompt,
+                target_prompt=item.target_prompt,
+            )
+        except (MasaCtrlError, *DAMAGED) as error:
+            return _lost(job, str(error) or type(error).__name__)
+        return {**_named(job), "figures": {name: _json(one) for name, one in figures.items()}}
+
+
+def _named(job: tuple[PieItem, str]) -> dict[str, Any]:
+    item, label = job
+    return {"key": item.key, "label": label, "type": item.type_id}
+
+
+def _lost(job: tuple[PieItem, str], reason: str) -> dict[str, Any]:
+    return {**_named(job), "error": reason}
 
 
 def _json(value: float) -> float | str | None:
@@ -183,17 +202,19 @@ def cropped(image: Image.Image) -> Image.Image:
     return image
 
 
-def scored_folder(folder: Path) -> Editor:
+@dataclass(frozen=True, slots=True)
+class Scored:
     """An editor that takes pictures which somebody else's method has made, by their paths."""
 
-    def read(item: PieItem, _source: Image.Image) -> Image.Image:
-        path = folder / item.image_path
+    folder: Path
+
+    def __call__(self, item: PieItem, _source: Image.Image) -> Image.Image:
+        """Return the picture of an item; `MasaCtrlError` where there is none."""
+        path = self.folder / item.image_path
         if not path.exists():
-            raise MasaCtrlError(f"the picture {item.image_path} is missing in {folder}")
+            raise MasaCtrlError(f"the picture {item.image_path} is missing in {self.folder}")
         with Image.open(path) as image:
             return cropped(image.convert("RGB"))
-
-    return read
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

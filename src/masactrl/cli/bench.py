@@ -184,6 +184,7 @@ def pie(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    workers: WorkersOption = 1,
 ) -> None:
     """Run or score PIE-Bench as published (Ju et al., 2024), for people who have the data.
 
@@ -194,11 +195,11 @@ def pie(
     with quiet_libraries():
         from masactrl.batch.pie_data import read_pie
         from masactrl.bench.pie_metrics import load_pie_metrics
-        from masactrl.bench.pie_run import run_pie, scored_folder
+        from masactrl.bench.pie_run import Scored, run_pie
         from masactrl.models.devices import choose_device
 
         found = read_pie(data, types=types)
-        editors = {label: scored_folder(folder) for label, folder in _folders(pictures or ())}
+        editors = {label: Scored(folder) for label, folder in _folders(pictures or ())}
         names = editor or _usual_editors(model, bool(editors))
         editors |= _editors(names, model, given.build(ModelSpec))
         if not editors:
@@ -206,7 +207,13 @@ def pie(
         metrics = load_pie_metrics(choose_device(given["device"]))
         with _items("Scoring") as on_progress:
             outcome = run_pie(
-                found, editors, metrics, out, settings={"model": model}, on_progress=on_progress
+                found,
+                editors,
+                metrics,
+                out,
+                settings={"model": model},
+                workers=workers,
+                on_progress=on_progress,
             )
     console = output()
     console.print(outcome.table_path.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
