@@ -162,6 +162,12 @@ def test_a_column_that_is_nearly_a_setting_is_told(folder: Path) -> None:
     (hint,) = read_manifest(rows).hints
     assert "start_stpe" in hint
     assert "did you mean start_step?" in hint
+    rows[0] = {"source_prompt": "a", "target_prompt": "x", "mask": "m.png", "lora": "x"}
+    of_edits, of_all = read_manifest(rows).hints
+    assert "'mask' is a setting of edits, not of pictures from prompts" in of_edits
+    assert "'lora' is no setting of a row" in of_all
+    with pytest.raises(ConfigError, match="mask is a setting of edits, and there are none"):
+        read_manifest(rows, {"mask": "m.png"})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from masactrl.batch import progress
 from masactrl.batch import run as batch_run
 from masactrl.batch.engines import Finished, Here
 from masactrl.batch.ledger import Ledger
@@ -183,6 +185,30 @@ def test_a_folder_has_one_run_at_a_time(
         pytest.raises(ConfigError, match="hands"),
     ):
         run(rows, shard="2/2")
+
+
+def test_a_ledger_has_one_run_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "items.jsonl"
+    with (
+        Ledger.alone(path, ("key",), {"benchmark": "x"}) as ledger,
+        pytest.raises(ConfigError, match=r"in the hands of process \d+ on .*; wait for it, or"),
+        Ledger.alone(path, ("key",), {"benchmark": "x"}),
+    ):
+        pass
+    ledger.add({"key": 1})
+    with Ledger.alone(path, ("key",), {"benchmark": "x"}) as again:
+        assert again.done(1)
+
+
+def test_the_log_has_a_line_a_minute_also_of_a_row_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY", 0.02)
+    with progress.Progress(2, tmp_path / "log.txt", None):
+        time.sleep(0.1)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert "2 rows to make" in lines[0]
+    assert "0 of 2 rows, 0 failed, 0.0 a minute" in lines[1]
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(

@@ -86,5 +86,7 @@ def test_pie_bench_is_a_manifest(
     plan = json.loads(capsys.readouterr().out)
     assert plan["rows"] > 0
     assert plan["passes"] > 0
+    reasons = [wrong["reason"] for wrong in plan["wrong"]]
+    assert "000000000003: the picture 5_pose/none.jpg is missing." in reasons
     assert main(["batch", "-o", str(tmp_path / "run")]) == 2
     assert "Give a manifest" in capsys.readouterr().err

@@ -6,12 +6,14 @@ the machine stopped is taken away when the file is opened again; what is before 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from masactrl.batch.hold import held
 from masactrl.errors import ConfigError, OutputError
 from masactrl.pictures.files import write_text
 
@@ -70,6 +72,29 @@ class Ledger:
     def read(cls, paths: Sequence[Path], keys: tuple[str, ...]) -> Ledger:
         """Return what files hold, without a file of its own to write to."""
         return cls(Path(), keys, beside=paths)
+
+    @classmethod
+    @contextlib.contextmanager
+    def alone(
+        cls, path: Path, keys: tuple[str, ...], settings: Mapping[str, Any]
+    ) -> Iterator[Ledger]:
+        """Yield the ledger of a folder that nobody else writes to inside the `with` block.
+
+        Raises:
+            ConfigError: another run holds the folder, or it holds a run with other settings.
+            OutputError: it cannot be used.
+        """
+        folder = path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = contextlib.ExitStack()
+            lock.enter_context(held(folder / ".lock", folder))
+        except OSError as error:
+            raise OutputError(
+                f"{folder} cannot be used: {error.strerror or error}; choose another folder."
+            ) from error
+        with lock:
+            yield cls(path, keys, settings=settings)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self._rows.values())

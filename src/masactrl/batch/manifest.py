@@ -18,15 +18,18 @@ from typing import Any
 
 from PIL import Image
 
-from masactrl.batch.rows import Row, names_of, row_of
+from masactrl.batch.rows import Kind, Row, names_of, row_of
 from masactrl.errors import ConfigError, MissingExtra
 from masactrl.pictures.files import read_text
 from masactrl.pictures.images import DAMAGED
+from masactrl.runs.model_spec import ModelSpec
+from masactrl.settings.declare import settings_of
 
 __all__ = ["Manifest", "WrongRow", "WrongRows", "read_manifest"]
 
 _MOST = 256 * 2**20  # bytes of a manifest; a million rows have fewer
 _SHOWN = 20
+_OF_ALL = frozenset(one.flag or one.name for one in settings_of(ModelSpec).values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,7 @@ class Manifest:
 
 
 def read_manifest(
-    manifest: Path | str | Iterable[Mapping[str, Any]],
+    manifest: Path | str | Iterable[Mapping[str, Any] | ConfigError],
     usual: Mapping[str, Any] | None = None,
     *,
     limit: int | None = None,
@@ -84,12 +87,13 @@ def read_manifest(
 
     Args:
         manifest: a .jsonl, .csv or .parquet file, or the rows themselves, whose paths are relative
-            to where the program runs.
+            to where the program runs; an error in the place of a row is why it cannot be used.
         usual: settings of all rows; what a row says itself goes before them.
         limit: only the first so many rows.
 
     Raises:
-        ConfigError: the file cannot be read, has no row, or ``usual`` has what is no setting.
+        ConfigError: the file cannot be read, has no row, or ``usual`` has what is no setting, or
+            none of any row here.
         MissingExtra: Parquet, without pyarrow.
     """
     usual = dict(usual or {})
@@ -118,6 +122,7 @@ def read_manifest(
             wrong.append(WrongRow(number=number, line=line, reason=str(error), row=row))
     if not rows and not wrong:
         raise ConfigError(f"{name} has no row; give one edit a row.")
+    _check_used(usual, rows)
     return Manifest(name=name, rows=tuple(rows), wrong=tuple(wrong), hints=_hints(rows))
 
 
@@ -131,15 +136,32 @@ def _check_usual(usual: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name!r} is no setting; {meant}accepted are {accepted}.")
 
 
+def _check_used(usual: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    kinds = {row.kind for row in rows}
+    for name in usual:
+        if kinds and not any(name.replace("-", "_") in names_of(kind) for kind in kinds):
+            what = "edits" if "generate" in kinds else "pictures from prompts"
+            raise ConfigError(f"{name} is a setting of {what}, and there are none; leave it out.")
+
+
 def _hints(rows: Sequence[Row]) -> tuple[str, ...]:
     columns = dict.fromkeys((column, row.kind) for row in rows for column in row.carried)
-    found = {}
-    for column, kind in columns:
-        near = get_close_matches(column.replace("-", "_"), names_of(kind), n=1, cutoff=0.85)
-        if near:
-            found[column] = f"The column {column!r} is no setting and is carried along; did you "
-            found[column] += f"mean {near[0]}?"
-    return tuple(found.values())
+    found = {column: _hint(column.replace("-", "_"), kind) for column, kind in columns}
+    return tuple(
+        f"The column {column!r} is {hint}" for column, hint in found.items() if hint is not None
+    )
+
+
+def _hint(column: str, kind: Kind) -> str | None:
+    """What a column looks like that is carried along."""
+    other: Kind = "edit" if kind == "generate" else "generate"
+    if column in names_of(other):
+        what = {"edit": "edits", "generate": "pictures from prompts"}
+        return f"a setting of {what[other]}, not of {what[kind]}, and is only carried along."
+    if column in _OF_ALL:
+        return "no setting of a row and is only carried along; a command has one model for all."
+    near = get_close_matches(column, names_of(kind), n=1, cutoff=0.85)
+    return f"no setting and is carried along; did you mean {near[0]}?" if near else None
 
 
 def _check_picture(row: Row, checked: dict[Path, str]) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from masactrl.batch.pie_data import IMAGES, read_pie
+from masactrl.errors import ConfigError
 from masactrl.settings.prompt_weights import literal
 
 __all__ = ["pie_rows"]
 
 
-def pie_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the benchmark's items as rows; one that cannot be used is a row that says why.
+def pie_rows(folder: Path) -> Iterator[dict[str, Any] | ConfigError]:
+    """Yield the benchmark's items as rows; for one that cannot be used, why.
 
     The source is inverted without its prompt, as published for MasaCtrl; the data's own is carried
     along as `original_prompt`.
@@ -31,4 +32,4 @@ def pie_rows(folder: Path) -> Iterator[dict[str, Any]]:
             "pie_key": item.key,
         }
     for problem in data.problems:
-        yield {"pie_key": problem.key, "problem": problem.reason}
+        yield ConfigError(f"{problem.key}: {problem.reason}.")

@@ -19,7 +19,7 @@ from masactrl.batch.progress import lasting
 from masactrl.batch.run import KEYS, survey, todo
 from masactrl.batch.store import Store
 from masactrl.batch.work import Maker
-from masactrl.errors import ControlWarning
+from masactrl.errors import ConfigError, ControlWarning
 from masactrl.pictures.images import png_bytes
 from masactrl.runs.generate import GenerateRequest, generate
 from masactrl.runs.model_spec import ModelSpec
@@ -76,7 +76,7 @@ class BatchPlan:
 
 
 def plan_batch(
-    manifest: Path | str | Iterable[Mapping[str, Any]],
+    manifest: Path | str | Iterable[Mapping[str, Any] | ConfigError],
     out: Path,
     *,
     model: ModelSpec | None = None,

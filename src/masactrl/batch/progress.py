@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -21,11 +22,11 @@ _EVERY = 60.0  # seconds
 
 
 class Progress:
-    """Counts rows and tells of them.
+    """Counts rows and tells of them; inside its `with` block the log gets a line a minute.
 
     Args:
         total: rows that this run makes.
-        log: file for the line a minute; one that cannot be written is left.
+        log: file of the lines; one that cannot be written is left.
         on_event: see `OnEvent`.
     """
 
@@ -33,9 +34,20 @@ class Progress:
         self.total, self.made, self.failed = total, 0, 0
         self._log, self._on_event = log, on_event
         # Not the clock on the wall, which may be set back.
-        self._began = self._told = time.monotonic()
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._minutes = threading.Thread(target=self._say_minutes, daemon=True)
         self._say(f"{total} rows to make")
         self._tell(event="begin", rows=total)
+
+    def __enter__(self) -> Progress:
+        self._minutes.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del error
+        self._over.set()
+        self._minutes.join()
 
     @property
     def left(self) -> int:
@@ -47,9 +59,6 @@ class Progress:
         self.made += 1
         self.failed += "error" in result
         told = {name: result[name] for name in ("error", "folder") if name in result}
-        now = time.monotonic()
-        spent = now - self._began
-        left = self.left * spent / self.made
         self._tell(
             event="row",
             row=row.number,
@@ -60,20 +69,25 @@ class Progress:
             made=self.made,
             rows=self.total,
             failed=self.failed,
-            left=round(left, 1),
+            left=round(self._left(), 1),
         )
-        if now - self._told >= _EVERY:
-            self._told = now
-            self._say(
-                f"{self.made} of {self.total} rows, {self.failed} failed, "
-                f"{60 * self.made / spent:.1f} a minute, {lasting(left)} left"
-            )
 
     def end(self, done: int, failed: int, *, stopped: bool) -> None:
         """Say how it ended."""
         how = "stopped" if stopped else "ended"
         self._say(f"{how}: {self.made} rows made, {done} done in all, {failed} failed")
         self._tell(event="end", made=self.made, done=done, failed=failed, stopped=stopped)
+
+    def _left(self) -> float:
+        """Seconds to the end, as those so far."""
+        return self.left * (time.monotonic() - self._began) / max(1, self.made)
+
+    def _say_minutes(self) -> None:
+        # Of a thread: a row may take longer, or hang.
+        while not self._over.wait(_EVERY):
+            rate = 60 * self.made / (time.monotonic() - self._began)
+            told = f"{self.made} of {self.total} rows, {self.failed} failed, {rate:.1f} a minute"
+            self._say(f"{told}, {lasting(self._left())} left" if self.made else told)
 
     def _tell(self, **event: Any) -> None:
         if self._on_event is not None:

@@ -6,6 +6,7 @@ outcome = run_batch("edits.jsonl", Path("run"), options=BatchOptions(workers=2))
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from masactrl.batch.results import RowResult, results_of, write_results
 from masactrl.batch.rows import Row
 from masactrl.batch.store import Store
 from masactrl.batch.work import Made, Maker, Survey, Surveyed
-from masactrl.errors import MasaCtrlError
+from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
 from masactrl.runs.model_spec import ModelSpec
 
 __all__ = [
@@ -71,7 +72,7 @@ class BatchOutcome:
 
 
 def run_batch(
-    manifest: Path | str | Iterable[Mapping[str, Any]],
+    manifest: Path | str | Iterable[Mapping[str, Any] | ConfigError],
     out: Path,
     *,
     model: ModelSpec | None = None,
@@ -82,6 +83,8 @@ def run_batch(
     stopping: Callable[[], bool] = never,
 ) -> BatchOutcome:
     """Make all rows of a manifest that are not made yet.
+
+    A column that looks like a setting and is none is carried along with a `ControlWarning`.
 
     Args:
         manifest: see `masactrl.batch.manifest.read_manifest`.
@@ -118,22 +121,24 @@ def run_batch(
         refuse_wrong(items.wrong, found.name, options)
         chosen = todo(items, ledger, store, options)
         by_key = items.by_key
-        progress = Progress(len(chosen), store.folder / "log.txt", on_event)
-        for made in _made(engine, items, chosen, options, surveyed):
-            item = by_key[made.key]
-            row = {
-                "key": made.key,
-                "asked": asked_key(item.row, surveyed),
-                "seconds": made.seconds,
-                **({"warnings": list(made.warnings)} if made.warnings else {}),
-            }
-            if made.error:
-                row["error"] = made.error
-            else:
-                row["folder"] = store.write(item.name, made.key, made.pictures)
-                row |= {"pictures": [*made.pictures], "figures": dict(made.figures)}
-            ledger.add(row)
-            progress.tick(item.row, row)
+        for hint in found.hints:
+            warnings.warn(hint, ControlWarning, stacklevel=2)
+        with Progress(len(chosen), store.folder / "log.txt", on_event) as progress:
+            for made in _made(engine, items, chosen, options, surveyed):
+                item = by_key[made.key]
+                row = {
+                    "key": made.key,
+                    "asked": asked_key(item.row, surveyed),
+                    "seconds": made.seconds,
+                    **({"warnings": list(made.warnings)} if made.warnings else {}),
+                }
+                if made.error:
+                    row["error"] = made.error
+                else:
+                    row["folder"] = store.write(item.name, made.key, made.pictures)
+                    row |= {"pictures": [*made.pictures], "figures": dict(made.figures)}
+                ledger.add(row)
+                progress.tick(item.row, row)
         stopped = stopping() and progress.left > 0
         with store.reporting():
             # Anew: other shards may have gone on.

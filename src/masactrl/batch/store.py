@@ -12,20 +12,18 @@ there.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from masactrl.batch.hold import held
 from masactrl.errors import ConfigError, OutputError
-from masactrl.pictures.files import write_text
 
 __all__ = ["PICTURES", "Store"]
 
@@ -149,28 +147,11 @@ class Store:
         names = {path.stem for path in locks} - {self._name, "report"}
         return sorted(names) if self._name == "all" else ["all"]
 
-    @contextlib.contextmanager
-    def _lock(self, name: str, wait: bool, *, note: bool = True) -> Iterator[None]:
+    def _lock(
+        self, name: str, wait: bool, *, note: bool = True
+    ) -> contextlib.AbstractContextManager[None]:
         path = self.folder / ".locks" / f"{name}.lock"
-        holder = path.with_suffix(".json")
-        lock = FileLock(path, timeout=-1 if wait else 0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ConfigError(
-                f"{self.folder} is in the hands of {_told(holder)}; wait for it (--wait, "
-                "wait=True), or choose another folder."
-            ) from error
-        try:
-            if note:
-                said = {"host": socket.gethostname(), "process": os.getpid(), "rows": name}
-                write_text(holder, json.dumps(said))
-            yield
-        finally:
-            if note:
-                with contextlib.suppress(OSError):
-                    holder.unlink(missing_ok=True)
-            lock.release()
+        return held(path, self.folder, rows=name, wait=wait, note=note)
 
     def _sweep(self) -> None:
         """Take away what this run or shard left half written when it was stopped."""
@@ -179,15 +160,6 @@ class Store:
         if self._name == "all":
             for path in self.folder.glob(".*.part*"):
                 path.unlink(missing_ok=True)
-
-
-def _told(holder: Path) -> str:
-    try:
-        said = json.loads(holder.read_text(encoding="utf-8"))
-        rows = "" if said["rows"] == "all" else f" (shard {said['rows'].replace('of', '/')})"
-        return f"process {said['process']} on {said['host']}{rows}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "another run"
 
 
 def _safe(name: str) -> str:

@@ -75,25 +75,27 @@ def run_pie(
         on_progress: called with (items done, all of them).
 
     Raises:
-        ConfigError: the folder holds a run with other settings, or there is no worker.
+        ConfigError: the folder holds a run with other settings, another run is at work in it, or
+            there is no worker.
         OutputError: it cannot be written to.
     """
     facts = {"benchmark": "pie-1", **(settings or {})}
-    ledger = Ledger(out / ITEMS, ("key", "label"), settings=facts)
     problems = list(data.problems)
     pairs = [(item, label) for item in data.items for label in editors]
-    todo = [pair for pair in pairs if not ledger.done(pair[0].key, pair[1])]
-    count = len(pairs) - len(todo)
-    bench = _Bench(data=data, editors=editors, metrics=metrics, out=out)
-    for (item, label), row in in_parallel(bench, todo, workers, lost=_lost):
-        ledger.add(row)
-        if "error" in row:
-            problems.append(PieProblem(key=item.key, reason=f"{label}: {row['error']}"))
-        count += 1
-        if on_progress is not None:
-            on_progress(count, len(pairs))
-    keys = {item.key for item in data.items}
-    rows = [row for row in ledger if row["label"] in editors and row["key"] in keys]
+    with Ledger.alone(out / ITEMS, ("key", "label"), facts) as ledger:
+        todo = [pair for pair in pairs if not ledger.done(pair[0].key, pair[1])]
+        count = len(pairs) - len(todo)
+        bench = _Bench(data=data, editors=editors, metrics=metrics, out=out)
+        for (item, label), row in in_parallel(bench, todo, workers, lost=_lost):
+            ledger.add(row)
+            if "error" in row:
+                problems.append(PieProblem(key=item.key, reason=f"{label}: {row['error']}"))
+            count += 1
+            if on_progress is not None:
+                on_progress(count, len(pairs))
+    # In the order of the data: workers finish in any.
+    found = [ledger.get(item.key, label) for item, label in pairs]
+    rows = [row for row in found if row is not None]
     table = summarise_pie(rows, METRICS)
     table_path, csv_path = out / "table.md", out / "items.csv"
     try:

@@ -59,7 +59,8 @@ def run_puppets(
     seconds of items then are those of a share of the cores.
 
     Raises:
-        ConfigError: the folder holds a run with other settings, or an option is unknown.
+        ConfigError: the folder holds a run with other settings, another run is at work in it, or an
+            option is unknown.
     """
     guidance = model.preset.guidance_scale if settings.guidance is None else settings.guidance
     columns = {column.label: column for column in settings.columns}
@@ -72,21 +73,21 @@ def run_puppets(
     context = BenchContext(
         model=model, settings=settings, guidance=guidance, methods=methods, columns=columns
     )
-    ledger = Ledger(folder / ITEMS, ("task", "seed", "column"), settings=_facts(context, tasks))
     bench = _Bench(context, inspector, _shown(tasks, settings.pictures), folder)
-    total = len(tasks) * settings.seeds
-    jobs = []
-    for items in _batches(tasks, settings):
-        todo = _todo(context, items, ledger)
-        if todo:
-            jobs.append(_Job(items=tuple(items), todo=todo))
-    done = total - sum(len(job.items) for job in jobs)
-    for job, rows in in_parallel(bench, jobs, workers):
-        for row in rows:
-            ledger.add(row)
-        done += len(job.items)
-        if on_progress is not None:
-            on_progress(done, total)
+    total, jobs = len(tasks) * settings.seeds, []
+    keys = ("task", "seed", "column")
+    with Ledger.alone(folder / ITEMS, keys, _facts(context, tasks)) as ledger:
+        for items in _batches(tasks, settings):
+            todo = _todo(context, items, ledger)
+            if todo:
+                jobs.append(_Job(items=tuple(items), todo=todo))
+        done = total - sum(len(job.items) for job in jobs)
+        for job, rows in in_parallel(bench, jobs, workers):
+            for row in rows:
+                ledger.add(row)
+            done += len(job.items)
+            if on_progress is not None:
+                on_progress(done, total)
     return ledger
 
 

@@ -73,8 +73,8 @@ def measure_real(
         on_progress: called after every picture with (pictures done, all).
 
     Raises:
-        ConfigError: the folder holds a run with other settings, or S, L or another setting does not
-            fit the model.
+        ConfigError: the folder holds a run with other settings, another run is at work in it, or S,
+            L or another setting does not fit the model.
     """
     preset = model.preset
     steps = preset.steps if settings.steps is None else settings.steps
@@ -97,7 +97,6 @@ def measure_real(
         "start_layer": resolved.start_layer,
         "seed": settings.seed,
     }
-    ledger = Ledger(folder / ITEMS, ("task", "row"), settings=facts)
     bench = _Bench(
         model=model,
         inspector=inspector,
@@ -108,17 +107,18 @@ def measure_real(
         folder=folder,
     )
     names, jobs = (*BASELINES, *settings.inversions), []
-    for number, task in enumerate(real_tasks(settings.count, settings.seed)):
-        missing = tuple(name for name in names if not ledger.done(task.key, name))
-        if missing:
-            jobs.append(_Job(task=task, names=missing, keep=number < settings.pictures))
-    done = settings.count - len(jobs)
-    for _, rows in in_parallel(bench, jobs, workers):
-        for row in rows:
-            ledger.add(row)
-        done += 1
-        if on_progress is not None:
-            on_progress(done, settings.count)
+    with Ledger.alone(folder / ITEMS, ("task", "row"), facts) as ledger:
+        for number, task in enumerate(real_tasks(settings.count, settings.seed)):
+            missing = tuple(name for name in names if not ledger.done(task.key, name))
+            if missing:
+                jobs.append(_Job(task=task, names=missing, keep=number < settings.pictures))
+        done = settings.count - len(jobs)
+        for _, rows in in_parallel(bench, jobs, workers):
+            for row in rows:
+                ledger.add(row)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, settings.count)
     return ledger
 
 

@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from masactrl.batch.options import BatchOptions
-from masactrl.cli.console import finishing, interrupted, output, quiet_libraries, said
+from masactrl.cli.console import (
+    finishing,
+    interrupted,
+    output,
+    quiet_libraries,
+    said,
+    warnings_said,
+)
 from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.options import PlanOption
 from masactrl.cli.output import Output
@@ -93,7 +100,11 @@ def batch(
             if planned.wrong and not options.skip_bad:
                 raise typer.Exit(1)
             return
-        with finishing(errors) as stopping, _shown(errors, as_json=written.as_json) as on_event:
+        with (
+            finishing(errors) as stopping,
+            warnings_said(errors),
+            _shown(errors, as_json=written.as_json) as on_event,
+        ):
             outcome = run_batch(
                 rows,
                 written.out,
