@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import tiny_models
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
-from masactrl.attention.hooks import DenoiserHook, install
-from masactrl.attention.networks import FAMILIES
+from masactrl.attention.hooks import install
+from masactrl.attention.observing import observed
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from masactrl.attention.networks import DenoiserCall
+    from masactrl.attention.steps import StepInfo
 
 
 class Double(nn.Module):
@@ -124,23 +128,27 @@ def test_accelerate_hooks_taken_away_meanwhile_do_not_come_back() -> None:
     assert not hasattr(module, "_hf_hook")
 
 
-def test_the_denoiser_hook_reads_positional_and_named_arguments() -> None:
-    class Denoiser(nn.Module):
-        def forward(self, sample: Tensor, timestep: float) -> Tensor:
-            return sample * timestep
+def test_observers_are_told_of_calls_by_position_and_by_name_while_they_are_attached() -> None:
+    pipe = tiny_models.sd()
+    told: list[tuple[str, int, int]] = []
 
-    seen: list[tuple[float, float]] = []
-    ended: list[bool] = []
-    module = Denoiser()
-    hook = DenoiserHook(
-        lambda call: seen.append((float(call.sample), float(call.timestep))),
-        lambda: ended.append(True),
-        FAMILIES[0].read,
-    )
-    installed = install(module, hook, "clock")
-    assert module(ONE, 3) == 3
-    assert module(sample=ONE, timestep=4) == 4
-    installed.remove()
-    module(ONE, 5)
-    assert seen == [(1, 3), (1, 4)]
-    assert ended == [True, True]
+    class Told:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def before(self, info: StepInfo, call: DenoiserCall) -> None:
+            told.append((self.name, info.step, call.sample.shape[0]))
+
+        def after(self) -> None:
+            told.append((self.name, -1, 0))
+
+    pipe.scheduler.set_timesteps(2)
+    first, second = pipe.scheduler.timesteps
+    latents, words = tiny_models.noise(3), torch.zeros(3, 77, tiny_models.TEXT_WIDTH)
+    with observed(pipe, Told("a")), observed(pipe, Told("b")), torch.no_grad():
+        pipe.unet(latents, first, words)
+        pipe.unet(sample=latents, timestep=second, encoder_hidden_states=words)
+    with torch.no_grad():
+        pipe.unet(latents, first, words)
+    calls = [[("b", k, 3), ("a", k, 3), ("a", -1, 0), ("b", -1, 0)] for k in (0, 1)]
+    assert told == [*calls[0], *calls[1]]

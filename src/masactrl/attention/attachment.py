@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
+from masactrl.attention.hooks import SelfAttentionHook
 from masactrl.attention.joint import JointAttentionHook, Turn
 from masactrl.attention.joint_masking import JointWordMasker
 from masactrl.attention.layers import unwrap
@@ -14,6 +13,7 @@ from masactrl.attention.masking import GivenMasker, Masker, WordMasker
 from masactrl.attention.masks import GivenMasks, WordMasks
 from masactrl.attention.matching import Matcher
 from masactrl.attention.networks import find_layers, network_of
+from masactrl.attention.observing import observed
 from masactrl.attention.positions import Positions, damping_of
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.session import OnUntouched, Session
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diffusers import DiffusionPipeline
+    from diffusers.hooks.hooks import ModelHook
     from torch import nn
 
     from masactrl.attention.call import Control
@@ -110,22 +111,19 @@ def attach(
         turn=_turn(positions, family, network, matcher),
         matcher=matcher,
     )
-    name = f"masactrl-{uuid.uuid4().hex}"
-    with ExitStack() as stack:
-        stack.callback(session.close)
-        for layer, part, hook in session.hooks:
-            _refuse_second(layer.name, layer.parts[part])
-            inner = hook.companions if isinstance(hook, JointAttentionHook) else []
-            for module, companion in ((layer.parts[part], hook), *inner):
-                stack.callback(install(module, companion, name).remove)
-        if matcher is not None:
-            stack.callback(install(matcher.layer.module, matcher.hook, f"{name}-match").remove)
-        for module, reader in () if masker is None else masker.hooks():
-            stack.callback(install(module, reader, f"{name}-words").remove)
-        denoiser = DenoiserHook(session.before, session.after, family.read)
-        stack.callback(install(network, denoiser, name).remove)
-        yield session.attached
-        session.conclude(on_untouched)
+    hooks: list[tuple[nn.Module, ModelHook]] = []
+    for layer, part, hook in session.hooks:
+        _refuse_second(layer.name, layer.parts[part])
+        hooks.append((layer.parts[part], hook))
+        hooks += hook.companions if isinstance(hook, JointAttentionHook) else []
+    hooks += [] if matcher is None else [(matcher.layer.module, matcher.hook)]
+    hooks += [] if masker is None else masker.hooks()
+    try:
+        with observed(pipeline, session, hooks):
+            yield session.attached
+            session.conclude(on_untouched)
+    finally:
+        session.close()
 
 
 def _checked(positions: Positions | None, pipeline: DiffusionPipeline) -> Positions:

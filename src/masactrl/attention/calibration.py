@@ -16,9 +16,7 @@ The norm is over tokens and channels, the mean over rows of the batch.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from masactrl.attention.control_hooks import PlainHook
-from masactrl.attention.hooks import DenoiserHook, install
 from masactrl.attention.layers import unwrap
-from masactrl.attention.networks import DenoiserCall, find_layers, network_of
+from masactrl.attention.networks import find_layers, network_of
+from masactrl.attention.observing import observed
 from masactrl.attention.schedule import Place, Schedule
-from masactrl.attention.steps import StepTracker
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+    from masactrl.attention.layers import AttentionLayer
+    from masactrl.attention.networks import DenoiserCall
+    from masactrl.attention.steps import StepInfo
 
 __all__ = ["PositionDependence", "position_dependence"]
 
@@ -94,14 +95,10 @@ def position_dependence(
             "could be taken away one block at a time. This is for FLUX; elsewhere try start_layer."
         )
     layers = find_layers(network)
-    probe = _Probe(pipeline, len(layers), family.time_scale)
-    name = f"masactrl-positions-{uuid.uuid4().hex}"
-    with ExitStack() as stack:
-        for layer in layers:
-            block = unwrap(network).get_submodule(layer.name.removesuffix(".attn"))
-            stack.callback(install(block, _BlockHook(layer.index, probe), name).remove)
-        hook = DenoiserHook(probe.before, lambda: None, family.read)
-        stack.callback(install(network, hook, name).remove)
+    probe = _Probe(len(layers))
+    block = unwrap(network).get_submodule
+    hooks = [(block(one.name.removesuffix(".attn")), _BlockHook(one, probe)) for one in layers]
+    with observed(pipeline, probe, hooks):
         make()
     if not probe.sums:
         raise ControlNotApplied(
@@ -114,18 +111,19 @@ def position_dependence(
 class _Probe:
     """Sums of scores by step."""
 
-    def __init__(self, pipeline: DiffusionPipeline, layers: int, scale: float) -> None:
-        self._pipeline, self._layers = pipeline, layers
-        self._tracker = StepTracker(scale)
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
         self._step = 0
         self.sums: dict[int, list[list[float]]] = {}
 
-    def before(self, call: DenoiserCall) -> None:
-        info = self._tracker.step_of(call.timestep, self._pipeline.scheduler)
+    def before(self, info: StepInfo, _call: DenoiserCall) -> None:
         if info.new_run:
             self.sums = {}
         self._step = info.step
         self.sums.setdefault(self._step, [[] for _ in range(self._layers)])
+
+    def after(self) -> None:
+        """Blocks have noted all there is."""
 
     def note(self, layer: int, score: float) -> None:
         self.sums[self._step][layer].append(score)
@@ -140,9 +138,9 @@ class _Probe:
 class _BlockHook(PlainHook):
     """Runs a block a second time without positions, and returns what it made the first time."""
 
-    def __init__(self, layer: int, probe: _Probe) -> None:
+    def __init__(self, layer: AttentionLayer, probe: _Probe) -> None:
         super().__init__()
-        self._layer, self._probe = layer, probe
+        self._layer, self._probe = layer.index, probe
 
     def new_forward(self, _module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The block's own output."""

@@ -6,7 +6,6 @@ whom, recorded sources, masks. So one capture serves joint and cached runs.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from masactrl.attention.hooks import DenoiserHook, SelfAttentionHook, install
+from masactrl.attention.hooks import SelfAttentionHook
 from masactrl.attention.layers import AttentionLayer, check_tokens
-from masactrl.attention.networks import DenoiserCall, find_layers, network_of
-from masactrl.attention.steps import StepInfo, StepTracker
+from masactrl.attention.networks import find_layers
+from masactrl.attention.observing import observed
 from masactrl.attention.support import denoiser_of
 from masactrl.attention.view import AttentionRecord, QueryKeys, listed
 from masactrl.errors import ControlNotApplied, RowsError, ScheduleError
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from diffusers.models.attention_processor import Attention
 
+    from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import BatchRows
+    from masactrl.attention.steps import StepInfo
 
 __all__ = ["capture"]
 
@@ -55,44 +56,39 @@ def capture(
     Raises `ControlNotApplied` on leaving when no control was at work in these layers, and
     `ScheduleError` when one of the named steps or layers was not controlled.
     """
-    unet = denoiser_of(pipeline)
-    chosen = [layer for layer in find_layers(unet) if layers is None or layer.index in layers]
+    every = find_layers(denoiser_of(pipeline))
     record = AttentionRecord()
-    session = _Capture(pipeline, record, steps=steps, targets=targets, own=own)
+    session = _Capture(record, steps=steps, targets=targets, own=own)
     with ExitStack() as stack:
-        for layer in chosen:
+        for layer in (one for one in every if layers is None or one.index in layers):
             # Torch's own hooks run around the whole call, whatever was installed before or is
             # installed later, so they see the layer's input before the control changes the call.
             see = partial(session.see, layer)
             handle = layer.module.register_forward_hook(see, with_kwargs=True)
             stack.callback(handle.remove)
-        tracker = DenoiserHook(session.before, session.after, network_of(pipeline)[0].read)
-        stack.callback(install(unet, tracker, f"masactrl-view-{uuid.uuid4().hex}").remove)
+        stack.enter_context(observed(pipeline, session))
         yield record
         _conclude(record, steps, layers)
 
 
 class _Capture:
-    """The state of one capture: its step tracker, and the call in progress."""
+    """The state of one capture: the call in progress."""
 
     def __init__(
         self,
-        pipeline: DiffusionPipeline,
         record: AttentionRecord,
         *,
         steps: Collection[int] | None,
         targets: int | None,
         own: bool,
     ) -> None:
-        self._pipeline, self._record = pipeline, record
+        self._record = record
         self._steps, self._targets, self._own = steps, targets, own
-        self._tracker = StepTracker()
         self._info: StepInfo | None = None
         self._latent = (0, 0)
 
-    def before(self, call: DenoiserCall) -> None:
+    def before(self, info: StepInfo, call: DenoiserCall) -> None:
         """Note the step and the latents' size of the denoiser call that is about to run."""
-        info = self._tracker.step_of(call.timestep, getattr(self._pipeline, "scheduler", None))
         if info.new_run:
             self._record.clear()
         self._info, self._latent = info, call.size()

@@ -10,7 +10,6 @@ image within each guidance branch, also with several images per prompt.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +18,7 @@ from diffusers import DiffusionPipeline
 from diffusers.hooks.hooks import ModelHook
 from torch import Tensor, nn
 
-from masactrl.attention.hooks import install
+from masactrl.attention.observing import installed
 from masactrl.attention.support import denoiser_of
 from masactrl.errors import RowsError, UnsupportedPipeline
 
@@ -58,11 +57,8 @@ def without_condition(
                 f"Image {image} was to get no condition, but the run has images 0 to {images - 1}."
             )
     keep = tuple(0.0 if image in unconditioned else 1.0 for image in range(images))
-    installed = install(denoiser_of(pipeline), _Residuals(keep), f"masactrl-{uuid.uuid4().hex}")
-    try:
+    with installed([(denoiser_of(pipeline), _Residuals(keep))]):
         yield
-    finally:
-        installed.remove()
 
 
 class _Residuals(ModelHook):

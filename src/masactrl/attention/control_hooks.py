@@ -7,28 +7,26 @@ window, sees to it that every one was really called, and takes all out again.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from diffusers.hooks.hooks import ModelHook
 
-from masactrl.attention.hooks import DenoiserHook, install
-from masactrl.attention.networks import network_of
-from masactrl.attention.report import Attached, RunReport
-from masactrl.attention.steps import StepInfo, StepTracker
+from masactrl.attention.observing import observed
+from masactrl.attention.report import Attached, Run, idle_reason, not_called
 from masactrl.errors import ControlNotApplied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from diffusers import DiffusionPipeline
     from torch import nn
 
     from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import BatchRows, Rows
+    from masactrl.attention.steps import StepInfo
 
 __all__ = ["CallContext", "ControlHook", "HookSession", "PlainHook", "Steps", "hooked"]
 
@@ -71,49 +69,35 @@ class ControlHook(ModelHook):
 class HookSession:
     """The state of one attachment of control hooks.
 
-    `on_call` is told of every denoiser call after the context is set, and `on_run` of every new run
-    before its first call.
+    `on_call` is told of every denoiser call after the context is set.
     """
 
     def __init__(
         self,
-        pipeline: DiffusionPipeline,
-        hooks: Sequence[ControlHook],
+        hooks: Sequence[ControlHook] = (),
         *,
         rows: Rows,
-        steps: Steps,
+        steps: Steps = lambda _: frozenset(),
         on_call: Callable[[CallContext], None] | None = None,
-        on_run: Callable[[StepInfo], None] | None = None,
     ) -> None:
         self.attached = Attached()
         self.context = CallContext()
-        self._pipeline, self._hooks, self._rows, self._steps = pipeline, hooks, rows, steps
-        self._on_call, self._on_run = on_call, on_run
-        self._tracker = StepTracker(network_of(pipeline)[0].time_scale)
-        self._window: frozenset[int] = frozenset()
-        self._touched: set[tuple[int, int]] = set()
-        self._layouts: dict[tuple[int, torch.device], BatchRows] = {}
+        self._hooks, self._rows, self._steps, self._on_call = hooks, rows, steps, on_call
+        self._layout = cache(rows.on_batch)
+        self._run: Run | None = None
         for hook in hooks:
             hook.context = self.context
 
-    def before(self, call: DenoiserCall) -> None:
+    def before(self, info: StepInfo, call: DenoiserCall) -> None:
         """Set the context for the denoiser call that is about to run."""
-        sample = call.sample
-        info = self._tracker.step_of(call.timestep, getattr(self._pipeline, "scheduler", None))
+        context, sample = self.context, call.sample
         self._rows.branches(sample.shape[0])
-        context = self.context
-        if info.new_run or context.info is None:
-            self._window = self._steps(info.timesteps)
-            self._touched = set()
+        if info.new_run or self._run is None:
+            self._run = Run(info=info, steps=self._steps(info.timesteps))
             self.attached._begin()
-            if self._on_run is not None:
-                self._on_run(info)
-        key = (sample.shape[0], sample.device)
-        if key not in self._layouts:
-            self._layouts[key] = self._rows.on_batch(*key)
-        context.info, context.rows = info, self._layouts[key]
-        context.latent = call.size()
-        context.acting = info.step in self._window and bool(self._rows.targets)
+        self._run.info = context.info = info
+        context.rows, context.latent = self._layout(sample.shape[0], sample.device), call.size()
+        context.acting = info.step in self._run.steps and bool(self._rows.targets)
         for hook in self._hooks:
             hook.seen = False
         if self._on_call is not None:
@@ -121,55 +105,36 @@ class HookSession:
 
     def after(self) -> None:
         """Check and note what the hooks did in the denoiser call that has just ended."""
-        context, info = self.context, self.context.info
-        if info is None:
+        run = self._run
+        if run is None:
             return
-        if context.acting:
-            for hook in self._hooks:
-                if not hook.seen:
-                    raise ControlNotApplied(
-                        f"A hook on layer {hook.layer} was not called at step {info.step}: the "
-                        "layer was skipped, or another hook displaced it. Attach after every "
-                        "other change to the pipeline and leave the with block before undoing them."
-                    )
-                self._touched.add((info.step, hook.layer))
-        context.acting = False
-        self.attached._update(
-            RunReport(
-                timesteps=info.timesteps, reached=info.step + 1, touched=frozenset(self._touched)
-            )
-        )
+        for hook in self._hooks if self.context.acting else ():
+            if not hook.seen:
+                raise not_called(f"A hook on layer {hook.layer}", run.info.step)
+            run.touched.add((run.info.step, hook.layer))
+        self.context.acting = False
+        self.attached._update(run.report())
 
     def conclude(self) -> None:
         """Complain when the latest run went by without the hooks that it should have had."""
-        if not self._rows.targets or not self._hooks:
+        run = self._run
+        if not self._rows.targets or not self._hooks or (run is not None and not run.steps):
             return
-        if self.context.info is None:
-            raise ControlNotApplied(
-                "The control was attached, but the pipeline's denoiser was never called. Call "
-                "this very pipeline inside the with block."
-            )
-        if self._window and not self._touched:
-            raise ControlNotApplied(
-                f"The run ended at step {self.context.info.step} before the first controlled step "
-                f"({min(self._window)}), so nothing was controlled."
-            )
+        reason = idle_reason(run)
+        if reason is not None:
+            raise ControlNotApplied(reason)
 
 
 @contextmanager
 def hooked(
-    pipeline: DiffusionPipeline, session: HookSession, hooks: Sequence[tuple[nn.Module, ModelHook]]
+    pipeline: DiffusionPipeline,
+    session: HookSession,
+    hooks: Sequence[tuple[nn.Module, ModelHook]] = (),
 ) -> Iterator[Attached]:
-    """Install `hooks` and the session's own inside the `with` block, and take them out again.
+    """Install `hooks` and lead them by `session` inside the `with` block, and take them out again.
 
     Raises `ControlNotApplied` on leaving when the latest run was not controlled.
     """
-    name = f"masactrl-{uuid.uuid4().hex}"
-    with ExitStack() as stack:
-        for module, hook in hooks:
-            stack.callback(install(module, hook, name).remove)
-        family, network = network_of(pipeline)
-        tracker = DenoiserHook(session.before, session.after, family.read)
-        stack.callback(install(network, tracker, name).remove)
+    with observed(pipeline, session, hooks):
         yield session.attached
         session.conclude()

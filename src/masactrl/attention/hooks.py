@@ -23,14 +23,12 @@ from masactrl.attention.masks import key_bias
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from masactrl.attention.masking import MaskUse
-    from masactrl.attention.networks import DenoiserCall
     from masactrl.attention.rows import BatchRows
 
 __all__ = [
-    "DenoiserHook",
     "Installed",
     "SelfAttentionHook",
     "bank_of",
@@ -112,32 +110,6 @@ def _offload_wrapper(module: nn.Module) -> Callable[..., Any] | None:
 def install(module: nn.Module, hook: ModelHook, name: str) -> Installed:
     """Put `hook` on `module` under `name`; the result removes it again."""
     return Installed(module, hook, name)
-
-
-class DenoiserHook(ModelHook):
-    """Tells the attachment about every denoiser call, before and after; `read` is the family's."""
-
-    def __init__(
-        self,
-        before: Callable[[DenoiserCall], None],
-        after: Callable[[], None],
-        read: Callable[[Sequence[Any], Mapping[str, Any]], DenoiserCall],
-    ) -> None:
-        super().__init__()
-        self._before, self._after, self._read = before, after, read
-
-    # The step tracker works on Python numbers; traced into a graph it would compile one per step.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def pre_forward(self, _module: nn.Module, *args: object, **kwargs: object) -> object:
-        """Report the call."""
-        self._before(self._read(args, kwargs))
-        return args, kwargs
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def post_forward(self, _module: nn.Module, output: object) -> object:
-        """Report that the call is over."""
-        self._after()
-        return output
 
 
 class SelfAttentionHook(ModelHook):

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Attached", "RunReport"]
+    from masactrl.attention.steps import StepInfo
+
+__all__ = ["Attached", "Run", "RunReport", "idle_reason", "not_called"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,52 @@ class RunReport:
     def layers(self) -> tuple[int, ...]:
         """The controlled layers."""
         return tuple(sorted({layer for _, layer in self.touched}))
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """The run in progress: its step, the `steps` to be controlled, and what was done, as above."""
+
+    info: StepInfo
+    steps: frozenset[int]
+    touched: set[tuple[int, int]] = field(default_factory=set)
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    maps: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def report(self) -> RunReport:
+        """What there is to say of it so far."""
+        return RunReport(
+            timesteps=self.info.timesteps,
+            reached=self.info.step + 1,
+            touched=frozenset(self.touched),
+            masks=dict(self.masks),
+            maps=dict(self.maps),
+        )
+
+
+def idle_reason(run: Run | None) -> str | None:
+    """Why a control that was meant to act in the latest run has not, or None when it has."""
+    if run is None:
+        return (
+            "The control was attached, but the pipeline's denoiser was never called. Call "
+            "this very pipeline inside the with block."
+        )
+    if run.touched:
+        return None
+    return (
+        f"The run ended at step {run.info.step} of {len(run.info.timesteps)} before the "
+        f"first controlled step ({min(run.steps, default=0)}), so nothing was controlled. "
+        "Let it run further, or start the control earlier."
+    )
+
+
+def not_called(what: str, step: int) -> ControlNotApplied:
+    """The error of a hook that a denoiser call went by."""
+    return ControlNotApplied(
+        f"{what} was not called at step {step}: the layer was skipped, or another hook displaced "
+        "it. Attach after every other change to the pipeline and leave the with block before "
+        "undoing them."
+    )
 
 
 class Attached:

@@ -5,31 +5,31 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from masactrl.attention.hooks import SelfAttentionHook
 from masactrl.attention.joint import JointAttentionHook, Turn
 from masactrl.attention.masking import Masker, MaskUse, report_useless
 from masactrl.attention.networks import network_of
-from masactrl.attention.report import Attached, RunReport
-from masactrl.attention.steps import StepInfo, StepTracker
+from masactrl.attention.report import Attached, Run, idle_reason, not_called
 from masactrl.attention.support import check_layers
 from masactrl.errors import ControlNotApplied, ControlWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
     from diffusers import DiffusionPipeline
-    from torch import Tensor, nn
+    from torch import nn
 
     from masactrl.attention.call import Control
     from masactrl.attention.features import SourceFeatures
     from masactrl.attention.layers import AttentionLayer
     from masactrl.attention.matching import Matcher
     from masactrl.attention.networks import DenoiserCall
-    from masactrl.attention.rows import BatchRows, Rows
+    from masactrl.attention.rows import Rows
     from masactrl.attention.schedule import Schedule
+    from masactrl.attention.steps import StepInfo
 
 __all__ = ["OnUntouched", "Session"]
 
@@ -38,30 +38,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run:
-    """What is known of the run in progress."""
+class _Run(Run):
+    """The run in progress, with the `call` of the denoiser in the present step."""
 
-    info: StepInfo
-    steps: frozenset[int]
-    called: bool = False
-    call: int = 0  # of the denoiser in the present step
-    touched: set[tuple[int, int]] = field(default_factory=set)
-    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    maps: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    call: int = -1
     useless: set[int] = field(default_factory=set)
-
-    def report(self) -> RunReport:
-        return RunReport(
-            timesteps=self.info.timesteps,
-            reached=self.info.step + 1,
-            touched=frozenset(self.touched),
-            masks=dict(self.masks),
-            maps=dict(self.maps),
-        )
 
 
 class Session:
-    """The state of one attachment: its step tracker, its hooks and the run in progress."""
+    """The state of one attachment: its hooks and the run in progress."""
 
     def __init__(
         self,
@@ -86,12 +71,10 @@ class Session:
             for layer in layers
             for part, module in enumerate(layer.parts)
         ]
-        self._pipeline, self._rows, self._schedule = pipeline, rows, schedule
+        self._rows, self._schedule = rows, schedule
         self._masker, self._source, self._record = masker, source, record
         self._works = bool(layers) and (record is not None or bool(rows.targets))
-        self._tracker = StepTracker(self._family.time_scale)
-        self._layouts: dict[tuple[int, torch.device], BatchRows] = {}
-        self._closed = False
+        self._layout = cache(rows.on_batch)
         self._run: _Run | None = None
         if masker is not None and control is not None:
             for layer, _, hook in self.hooks:
@@ -107,19 +90,16 @@ class Session:
             layer, module, control, text_first=first, own=own, turn=self._turn
         )
 
-    def before(self, call: DenoiserCall) -> None:
+    def before(self, info: StepInfo, call: DenoiserCall) -> None:
         """Set every hook for the denoiser call that is about to run."""
-        if self._closed:
-            return
         sample = call.sample
-        info = self._tracker.step_of(call.timestep, getattr(self._pipeline, "scheduler", None))
         self._rows.branches(sample.shape[0])
         if self._works and info.step < 2:
             # Started from one noise, different images differ from the second step on.
             self._rows.check_latents(self._family.latents(self._network, sample))
         run = self._begin_run(info) if info.new_run or self._run is None else self._run
-        run.call = run.call + 1 if run.called and info.step == run.info.step else 0
-        run.info, run.called = info, True
+        run.call = run.call + 1 if info.step == run.info.step else 0
+        run.info = info
         active = self._works and info.step in run.steps
         if self._matcher is not None:
             self._matcher.before(info, run.call, call.text, active)
@@ -141,7 +121,7 @@ class Session:
     def after(self) -> None:
         """Collect what the hooks did in the denoiser call that has just ended."""
         run = self._run
-        if self._closed or run is None:
+        if run is None:
             return
         if self._matcher is not None:
             self._matcher.after(run.info, run.call)
@@ -169,7 +149,6 @@ class Session:
 
     def close(self) -> None:
         """Make hooks that somebody else still holds harmless."""
-        self._closed = True
         for _, _, hook in self.hooks:
             hook.rest()
             hook.lost = False
@@ -196,11 +175,8 @@ class Session:
     ) -> None:
         info = run.info
         if not hook.seen:
-            raise ControlNotApplied(
-                f"The control of layer {layer.index} ({layer.name}) was not called at step "
-                f"{info.step}: the layer was skipped, or another hook displaced it. Attach after "
-                "every other change to the pipeline and leave the with block before undoing them."
-            )
+            what = f"The control of layer {layer.index} ({layer.name})"
+            raise not_called(what, info.step)
         run.touched.add((info.step, layer.index))
         if self._record is not None and hook.recorded is not None:
             self._record.put(
@@ -225,24 +201,6 @@ class Session:
                 where = f"was used at step {step}, layer {layer.index} for"
                 run.useless.update(report_useless(parts, self._masker.on_empty, where))
 
-    def _layout(self, batch: int, device: torch.device) -> BatchRows:
-        key = (batch, device)
-        if key not in self._layouts:
-            self._layouts[key] = self._rows.on_batch(batch, device)
-        return self._layouts[key]
-
     def _idle_reason(self) -> str | None:
         """Why the latest run was not controlled, or None when it was, or was not meant to be."""
-        run = self._run
-        if not self._works or (run is not None and run.touched):
-            return None
-        if run is None:
-            return (
-                "The control was attached, but the pipeline's denoiser was never called. Call "
-                "this very pipeline inside the with block."
-            )
-        return (
-            f"The run ended at step {run.info.step} of {len(run.info.timesteps)} before the "
-            f"first controlled step ({min(run.steps, default=0)}), so nothing was controlled. "
-            "Let it run further, or start the control earlier."
-        )
+        return idle_reason(self._run) if self._works else None

@@ -11,7 +11,6 @@ loop that calls this U-Net is led alike, and a ControlNet's own attention is nev
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from diffusers import ControlNetModel, T2IAdapter
 from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
-from masactrl.attention.hooks import install
+from masactrl.attention.observing import installed
 from masactrl.attention.steps import StepTracker
 from masactrl.attention.support import denoiser_of
 from masactrl.errors import ConfigError, ControlNotApplied, RowsError
@@ -99,12 +98,9 @@ def attach_layouts(
                 f"A layout has pictures for {len(guide.pictures)} images and the run has {images}."
             )
     hook = _Layouts(pipeline, tuple(guides), images)
-    installed = install(denoiser_of(pipeline), hook, f"masactrl-{uuid.uuid4().hex}")
-    try:
+    with installed([(denoiser_of(pipeline), hook)]):
         yield
         hook.conclude()
-    finally:
-        installed.remove()
 
 
 class _Layouts(ModelHook):

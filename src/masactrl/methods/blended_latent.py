@@ -166,10 +166,8 @@ class _OfSource:
             mask = _grown(mask, self._settings.grow)
         _check(mask)
         blending = _Blending(pipeline, self._z_0, mask, self._seed)
-        session = HookSession(
-            pipeline, [], rows=rows, steps=lambda _: frozenset(), on_call=blending.on_call
-        )
-        with hooked(pipeline, session, []) as attached, blended_steps(pipeline, blending.step):
+        session = HookSession(rows=rows, on_call=blending.on_call)
+        with hooked(pipeline, session) as attached, blended_steps(pipeline, blending.step):
             yield Parts(by_name={"blend": attached}, after_step=blending.step)
         if not blending.steps:
             raise ControlNotApplied(

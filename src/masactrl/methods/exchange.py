@@ -113,7 +113,7 @@ def exchanged(
     hooks: list[tuple[nn.Module, Any]] = [
         (projection, feed) for one in exchanges for _, projection, feed in one.feeds
     ]
-    session = HookSession(pipeline, exchanges, rows=rows, steps=steps)
+    session = HookSession(exchanges, rows=rows, steps=steps)
     with hooked(pipeline, session, [*hooks, *zip(modules, exchanges, strict=True)]) as attached:
         yield attached
 

@@ -12,7 +12,7 @@ source beside it and turns the result into the target of the next level.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ import torch
 from diffusers.hooks.hooks import ModelHook
 
 from masactrl.attention.control_hooks import CallContext, HookSession, hooked
-from masactrl.attention.hooks import install
 from masactrl.attention.networks import network_of
 from masactrl.diffusion.noise import NoiseSchedule
 from masactrl.errors import ConfigError, ControlNotApplied
@@ -148,14 +147,12 @@ class _OfSource:
         if scale is None:
             scale = _SOURCE_GUIDANCE_OF_FLUX if is_flux(pipeline) else _SOURCE_GUIDANCE
         led = _Led(pipeline, self._z_0, self._seed, self._prompts, scale)
-        session = HookSession(
-            pipeline, [], rows=rows, steps=lambda _: frozenset(), on_call=led.on_call
-        )
-        with ExitStack() as stack:
-            installed = install(network_of(pipeline)[1], _First(led), f"masactrl-first-{id(led)}")
-            stack.callback(installed.remove)
-            attached = stack.enter_context(hooked(pipeline, session, []))
-            stack.enter_context(blended_steps(pipeline, led.packed_step))
+        session = HookSession(rows=rows, on_call=led.on_call)
+        first = [(network_of(pipeline)[1], _First(led))]
+        with (
+            hooked(pipeline, session, first) as attached,
+            blended_steps(pipeline, led.packed_step),
+        ):
             yield Parts(by_name={"flowedit": attached}, after_step=led.step)
         if not led.steps:
             raise ControlNotApplied(

@@ -15,8 +15,7 @@ network is what it was, to the bit.
 
 from __future__ import annotations
 
-import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from masactrl.attention.control_hooks import HookSession, PlainHook, hooked
-from masactrl.attention.hooks import install
 from masactrl.attention.support import denoiser_of
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods.method import Parts
@@ -165,11 +163,7 @@ class _OfSource:
             for k, prompt in enumerate(prompts)
         ]
         hook = _FittedHook(fitted)
-        session = HookSession(pipeline, [], rows=rows, steps=lambda _: frozenset())
-        with ExitStack() as stack:
-            name = f"masactrl-imagic-{uuid.uuid4().hex}"
-            stack.callback(install(unet, hook, name).remove)
-            attached = stack.enter_context(hooked(pipeline, session, []))
+        with hooked(pipeline, HookSession(rows=rows), [(unet, hook)]) as attached:
             yield Parts(by_name={"imagic": attached})
         if not hook.called:
             raise ControlNotApplied(

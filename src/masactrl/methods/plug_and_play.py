@@ -121,7 +121,6 @@ class PlugAndPlay:
         controlled = attention.resolve_layers(everywhere)
         hook = _FeatureHook(self.source)
         session = HookSession(
-            pipeline,
             [hook] if self.features > 0 else [],
             rows=rows,
             steps=lambda timesteps: first_steps(self.features, len(timesteps)),

@@ -201,7 +201,7 @@ def edited_words(
         if blender is not None:
             blender.on_call(context)
 
-    session = HookSession(pipeline, edits, rows=rows, steps=steps, on_call=on_call)
+    session = HookSession(edits, rows=rows, steps=steps, on_call=on_call)
     with ExitStack() as stack:
         if blender is not None:
             stack.enter_context(blended_steps(pipeline, blender.step))

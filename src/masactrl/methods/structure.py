@@ -7,15 +7,14 @@ A(Q_s, K_s, V); the layer, its processor and its LoRA stay in place.
 
 from __future__ import annotations
 
-import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from masactrl.attention.control_hooks import PlainHook
-from masactrl.attention.hooks import install
+from masactrl.attention.observing import installed
 from masactrl.errors import UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -76,10 +75,7 @@ class Projection:
 def values_of(layers: Sequence[AttentionLayer]) -> Iterator[Projection]:
     """Hook the value projections of `layers` inside the `with` block."""
     projection = Projection(layers)
-    name = f"masactrl-{uuid.uuid4().hex}"
-    with ExitStack() as stack:
-        for module, hook in projection.hooks:
-            stack.callback(install(module, hook, name).remove)
+    with installed(projection.hooks):
         yield projection
 
 

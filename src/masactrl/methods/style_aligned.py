@@ -15,8 +15,7 @@ and the key projection, add the normalisation. Sources compute what they compute
 
 from __future__ import annotations
 
-import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,8 @@ from torch import Tensor
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.control_hooks import PlainHook
-from masactrl.attention.hooks import install
 from masactrl.attention.networks import find_layers
+from masactrl.attention.observing import installed
 from masactrl.attention.schedule import Schedule
 from masactrl.attention.support import denoiser_of
 from masactrl.methods.method import check_pairs
@@ -157,8 +156,8 @@ class StyleAligned:
         check_pairs(self.name, rows)
         layers = self.schedule.resolve_layers(find_layers(denoiser_of(pipeline)))
         shared = _Shared(layers, queries=self.queries, keys=self.keys)
-        name = f"masactrl-{uuid.uuid4().hex}"
-        with ExitStack() as stack:
-            for module, hook in shared.hooks:
-                stack.callback(install(module, hook, name).remove)
-            yield stack.enter_context(attach(pipeline, shared, rows=rows, schedule=self.schedule))
+        with (
+            installed(shared.hooks),
+            attach(pipeline, shared, rows=rows, schedule=self.schedule) as attached,
+        ):
+            yield attached

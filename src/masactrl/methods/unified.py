@@ -90,9 +90,7 @@ class Unified:
         )
         layers = find_layers(denoiser_of(pipeline))
         mutual = {s.name for s in Schedule(start_layer=self.start_layer).resolve_layers(layers)}
-        session = HookSession(
-            pipeline, (), rows=rows, steps=lambda t: first_steps(self.rigid, len(t))
-        )
+        session = HookSession(rows=rows, steps=lambda t: first_steps(self.rigid, len(t)))
         with ExitStack() as stack:
             values = stack.enter_context(values_of(layers))
 
@@ -106,5 +104,5 @@ class Unified:
 
             cross = stack.enter_context(edited_words(words, pipeline, rows, given))
             own = stack.enter_context(attach(pipeline, control, rows=rows, schedule=Schedule()))
-            stack.enter_context(hooked(pipeline, session, ()))
+            stack.enter_context(hooked(pipeline, session))
             yield Parts(by_name={"cross": cross, "self": own})

@@ -7,7 +7,6 @@ half first, and saves half of those evaluations.
 
 from __future__ import annotations
 
-import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,8 @@ import torch
 from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
-from masactrl.attention.hooks import install
 from masactrl.attention.networks import network_of
+from masactrl.attention.observing import installed
 from masactrl.attention.steps import StepTracker
 from masactrl.diffusion.guidance import guided_steps
 from masactrl.errors import ConfigError
@@ -56,11 +55,8 @@ def guidance_within(pipeline: Any, begin: float, end: float) -> Iterator[None]:
         return
     _, network = network_of(pipeline)
     hook = _OneBranch(pipeline, begin, end)
-    installed = install(network, hook, f"masactrl-{uuid.uuid4().hex}")
-    try:
+    with installed([(network, hook)]):
         yield
-    finally:
-        installed.remove()
 
 
 class _OneBranch(ModelHook):  # type: ignore[misc]  # untyped
