@@ -37,7 +37,7 @@ def alike(one: Image.Image, other: Image.Image) -> bool:
 
 
 def test_a_photograph(model: LoadedModel, tmp_path: Path) -> None:
-    session = invert(model, random_picture(), InversionRequest(prompt="a cat", steps=3))
+    session = invert(model, random_picture(), InversionRequest(source_prompt="a cat", steps=3))
     request = EditRequest(target_prompts=("a dog running",), start_step=1, half=False)
     result = ablate_edited(session, request, words=("cat", "dog"))
     found = cells(result)

@@ -72,7 +72,7 @@ def test_watched_pictures_are_those_of_generate(model: LoadedModel) -> None:
 
 
 def test_edits_are_watched_joint_and_cached_alike(model: LoadedModel) -> None:
-    session = invert(model, picture(), InversionRequest(prompt="a cat"))
+    session = invert(model, picture(), InversionRequest(source_prompt="a cat"))
     views: dict[str, AttentionView] = {}
     for mode in ("joint", "cached"):
         request = EditRequest(target_prompts=TARGETS, mode=mode, half=False)
@@ -100,7 +100,7 @@ def test_branches_side_by_side_count_as_one_target(model: LoadedModel, guidance:
 
 
 def test_masks_and_union_are_in_the_view(model: LoadedModel) -> None:
-    session = invert(model, picture(), InversionRequest(prompt="a cat"))
+    session = invert(model, picture(), InversionRequest(source_prompt="a cat"))
     mask = np.zeros((HEIGHT, WIDTH))
     mask[:, : WIDTH // 2] = 1
     masked = EditRequest(target_prompts=TARGETS[:1], masks=EditMasks(source=mask))

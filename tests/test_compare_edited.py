@@ -30,7 +30,7 @@ def session(model: LoadedModel) -> EditSession:
 
 
 def test_every_method_has_a_column(model: LoadedModel) -> None:
-    worded = invert(model, random_picture(), InversionRequest(prompt="a cat", steps=3))
+    worded = invert(model, random_picture(), InversionRequest(source_prompt="a cat", steps=3))
     seen: list[int] = []
     options: dict[str, Any] = {"unified": {"rigid": 0.4}, "sdedit": {"strength": 0.7}}
     calls = compared_calls(worded.plan, REQUEST, options=options)

@@ -69,7 +69,7 @@ def test_edits_take_fewer_rows_and_read_the_same(prompt: str, change: dict[str, 
     if change and not prompt:
         pytest.skip("guidance of no words is inert")
     model = loaded(tiny_models.sd())
-    asked = InversionRequest(prompt=prompt, steps=STEPS, **change)
+    asked = InversionRequest(source_prompt=prompt, steps=STEPS, **change)
     session = invert(model, random_picture(), asked)
     whole = EditRequest(target_prompts=TARGETS, half=False, mode="cached")
     part = replace(whole, guidance_end=0.5)

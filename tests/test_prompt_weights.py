@@ -84,7 +84,7 @@ def test_what_is_no_weight_is_a_sentence(weight: str) -> None:
     with pytest.raises(PromptError, match="has the weight"):
         EditRequest(target_prompts=("a dog",), negative_prompt=prompt)
     with pytest.raises(PromptError, match="has the weight"):
-        InversionRequest(prompt=prompt)
+        InversionRequest(source_prompt=prompt)
 
 
 def test_brackets_around_nothing_are_an_empty_prompt() -> None:

@@ -8,6 +8,8 @@ import pytest
 from masactrl import methods
 from masactrl.errors import ConfigError, PromptError
 from masactrl.models import ModelPreset
+from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.recipe import checked
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.shared import Form
 
@@ -128,3 +130,13 @@ def test_a_request_is_a_value() -> None:
     assert hash(one) == hash(request())
     with pytest.raises(FrozenInstanceError):
         one.seed = 3  # type: ignore[misc]
+
+
+def test_a_field_answers_to_its_name_of_before_and_says_so() -> None:
+    with pytest.warns(DeprecationWarning, match=r"InversionRequest\.prompt is now source_prompt"):
+        old = InversionRequest(prompt="a cat", steps=3)  # type: ignore[call-arg]
+    assert old == InversionRequest(source_prompt="a cat", steps=3)
+    with pytest.warns(DeprecationWarning, match="source_prompt"):
+        assert old.prompt == "a cat"  # type: ignore[attr-defined]
+    # Recipes and sessions of before are read without a word.
+    assert checked(InversionRequest, {"prompt": "a cat", "steps": 3}) == old

@@ -168,7 +168,7 @@ def test_words_are_aligned_without_weights(model: LoadedModel, spied: Spied) -> 
     generate(model, asked)
     said = [without_weights(one) for one in (SOURCE, TARGET, TARGET)]
     assert seen == [said]
-    session = invert(model, random_picture(), InversionRequest(prompt=SOURCE, steps=3))
+    session = invert(model, random_picture(), InversionRequest(source_prompt=SOURCE, steps=3))
     edit = EditRequest(
         target_prompts=(TARGET,), method="prompt-to-prompt", method_options=options, mode="joint"
     )
@@ -190,8 +190,8 @@ def tiny() -> LoadedModel:
 @needs_compel
 @pytest.mark.parametrize("mode", ["joint", "cached"])
 def test_weights_of_source_and_target_act_in_edits(mode: str, tiny: LoadedModel) -> None:
-    weighted = invert(tiny, random_picture(), InversionRequest(prompt=SOURCE))
-    plain = invert(tiny, random_picture(), InversionRequest(prompt=without_weights(SOURCE)))
+    weighted = invert(tiny, random_picture(), InversionRequest(source_prompt=SOURCE))
+    plain = invert(tiny, random_picture(), InversionRequest(source_prompt=without_weights(SOURCE)))
     assert weighted.trajectory.prompt == SOURCE
     assert relative(weighted.trajectory.latents[0], plain.trajectory.latents[0]) > 1e-4
     own = {"mode": mode, "half": False} if mode == "cached" else {"mode": mode}
@@ -207,7 +207,9 @@ def test_weights_of_source_and_target_act_in_edits(mode: str, tiny: LoadedModel)
 def test_inversions_that_live_on_the_prompt_take_weights(inversion: str, tiny: LoadedModel) -> None:
     own = {"iterations": 1} if inversion == "null-text" else {}
     made = [
-        invert(tiny, random_picture(), InversionRequest(prompt=prompt, method=inversion, **own))
+        invert(
+            tiny, random_picture(), InversionRequest(source_prompt=prompt, method=inversion, **own)
+        )
         for prompt in (SOURCE, without_weights(SOURCE))
     ]
     assert relative(edited(made[0], TARGET), edited(made[1], TARGET)) > 1e-4
@@ -215,7 +217,7 @@ def test_inversions_that_live_on_the_prompt_take_weights(inversion: str, tiny: L
 
 @needs_compel
 def test_joint_and_cached_edits_agree_on_weights(tiny: LoadedModel) -> None:
-    session = invert(tiny, random_picture(), InversionRequest(prompt=SOURCE))
+    session = invert(tiny, random_picture(), InversionRequest(source_prompt=SOURCE))
     joint = edited(session, TARGET, mode="joint")
     assert relative(edited(session, TARGET, mode="cached", half=False), joint) < 1e-4
 
@@ -224,7 +226,7 @@ def test_joint_and_cached_edits_agree_on_weights(tiny: LoadedModel) -> None:
 def test_masks_by_words_find_the_tokens_without_weights(mode: str, tiny: LoadedModel) -> None:
     masks = EditMasks(source="cat", targets="running", threshold=0.4)
     source, target = "a ((small) cat:1.0)", "a (very \\(big\\) [dog:1.0)] running"
-    session = invert(tiny, random_picture(), InversionRequest(prompt=source))
+    session = invert(tiny, random_picture(), InversionRequest(source_prompt=source))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ControlWarning)
         result = session.edit(EditRequest(target_prompts=(target,), masks=masks, mode=mode))
@@ -312,7 +314,7 @@ def test_without_the_extra_one_sentence_names_it(
     for name, picture in found.pictures().items():
         assert apart(picture, plain.pictures()[name]) == 0, name
     assert prompt_warnings(model, ["a cat", r"a \(cat\)", "a (cat:1)"]) == ()
-    session = invert(model, random_picture(), InversionRequest(prompt=SOURCE, steps=2))
+    session = invert(model, random_picture(), InversionRequest(source_prompt=SOURCE, steps=2))
     with pytest.warns(ControlWarning, match=r"left out.*masactrl\[prompts\]") as caught:
         session.edit(EditRequest(target_prompts=("a cat",), start_step=1))
     assert len(caught) == 1

@@ -57,7 +57,7 @@ def edit(photo: str | None, shown: str, target: str, control: float) -> Shown:
     session = masactrl.invert(
         MODEL,
         read_picture(Path(photo)),
-        masactrl.InversionRequest(prompt=shown, steps=STEPS),
+        masactrl.InversionRequest(source_prompt=shown, steps=STEPS),
     )
     result = session.edit(masactrl.EditRequest(target_prompts=(target,), strength=control))
     return _shown(result.pictures())

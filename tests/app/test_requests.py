@@ -82,7 +82,7 @@ def test_moving_a_control_moves_the_request(tab: str, name: str, pictures: dict[
     values = first_values(tab, pictures)
     if tab == "edit" and name in OF_WORDS:
         # Both words belong together, and a background and a threshold to them.
-        values |= {"prompt": "a cat", "source_word": "cat", "target_word": "cat"}
+        values |= {"source_prompt": "a cat", "source_word": "cat", "target_word": "cat"}
         other = {"keep_background": True, "mask_threshold": 0.5}.get(name, "running")
     else:
         (one,) = (one for one in table(LIMITS) if one.name == name)

@@ -173,7 +173,7 @@ def test_an_edit_says_its_command_and_fills_the_fields_again(
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
     asked = {one.name: one.value for one in edit_fields(studio.limits)}
     asked |= {"picture": str(tmp_path / "a.png"), "steps": 2, "start_step": 1, "form": "union"}
-    asked |= {"prompt": "a cat", "source_word": "cat", "target_word": "dog", "strength": 0.5}
+    asked |= {"source_prompt": "a cat", "source_word": "cat", "target_word": "dog", "strength": 0.5}
     asked |= {"target_prompts": "a dog\na running dog", "keep_background": True}
     made = studio.make_edit("one", asked, quiet)
     assert made.command.startswith("masactrl edit a.png --to 'a dog' --to 'a running dog'")

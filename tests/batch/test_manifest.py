@@ -52,7 +52,7 @@ def test_a_row_becomes_the_requests_of_the_command_line(folder: Path) -> None:
     assert asked.inversion is not None
     inversion, request = asked.inversion, asked.request
     assert isinstance(request, EditRequest)
-    told = inversion.prompt, inversion.method, inversion.steps, inversion.seed
+    told = inversion.source_prompt, inversion.method, inversion.steps, inversion.seed
     assert told == ("a cat", "edit-friendly", 5, 7)
     assert request.target_prompts == ("a dog", "a fox")
     assert (request.guidance_scale, request.seed, request.compare) == (3, None, False)

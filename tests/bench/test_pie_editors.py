@@ -61,7 +61,9 @@ def test_every_editor_edits(model: LoadedModel) -> None:
 
     def edited(inversion: str, **values: Any) -> bytes:
         words = values.get("method") == "prompt-to-prompt"
-        asked = InversionRequest(method=inversion, steps=6, prompt="a cat sitting" if words else "")
+        asked = InversionRequest(
+            method=inversion, steps=6, source_prompt="a cat sitting" if words else ""
+        )
         request = EditRequest(
             target_prompts=("a dog sitting",), guidance_scale=7.5, compare=False, **values
         )
@@ -89,6 +91,6 @@ def test_brackets_in_the_data_are_letters_and_no_weights(model: LoadedModel) -> 
     """The published prompts were never read as a web UI reads them."""
     (editor,) = pie_editors(model, ["pie-ddim+p2p"], steps=6).values()
     named = item(source_prompt="a cat (big)", target_prompt="a dog (big)")
-    assert editor._inversion(named).prompt == r"a cat \(big\)"
+    assert editor._inversion(named).source_prompt == r"a cat \(big\)"
     assert editor._request(named).target_prompts == (r"a dog \(big\)",)
     assert editor._request(item()).target_prompts == ("a dog sitting",)

@@ -47,7 +47,7 @@ def asked(method: str, options: dict[str, Any] | None = None, **more: Any) -> Ed
 def twin(inverted: Inverted) -> torch.Tensor:
     """The target without control, as masactrl's edit makes it."""
     request = EditRequest(target_prompts=("a dog running",), mode="joint")
-    made = outcome(inverted(prompt="a cat"), request).uncontrolled
+    made = outcome(inverted(source_prompt="a cat"), request).uncontrolled
     assert made is not None
     return made
 
@@ -65,7 +65,7 @@ def twin(inverted: Inverted) -> torch.Tensor:
 def test_every_method_edits_a_picture(
     inverted: Inverted, twin: torch.Tensor, method: str, options: dict[str, Any]
 ) -> None:
-    session = inverted(prompt="a cat")
+    session = inverted(source_prompt="a cat")
     seen: list[int] = []
     request = asked(method, options)
     made = outcome(session, request, on_step=lambda step, _: seen.append(step))
@@ -86,7 +86,7 @@ def test_a_free_source_is_edited_as_the_pipeline_edits_it(
     inverted: Inverted, method: str, options: dict[str, Any]
 ) -> None:
     """From the inversion's noise both take the same steps: the oracles of synthesis count here."""
-    session = inverted(prompt="a cat", method="ddim", guidance_scale=7.5)
+    session = inverted(source_prompt="a cat", method="ddim", guidance_scale=7.5)
     made = outcome(session, asked(method, options, compare=False))
     prompts, pipeline = ["a cat", "a dog running"], session.model.pipeline
     rows = Rows.one_source(targets=1)
@@ -98,7 +98,7 @@ def test_a_free_source_is_edited_as_the_pipeline_edits_it(
 
 
 def test_blended_latent_diffusion_takes_the_masks_of_the_request(inverted: Inverted) -> None:
-    session = inverted(prompt="a cat")
+    session = inverted(source_prompt="a cat")
     width, height = session.picture.size
     mask = np.zeros((height, width), np.uint8)
     mask[:, : width // 2] = 255
@@ -117,7 +117,7 @@ def test_blended_latent_diffusion_takes_the_masks_of_the_request(inverted: Inver
 @torch.no_grad()
 def test_sdedit_starts_from_the_noised_picture(inverted: Inverted) -> None:
     """Against the equations, with the U-Net alone; the last two of three steps are run."""
-    session = inverted(prompt="a cat")
+    session = inverted(source_prompt="a cat")
     request = asked("sdedit", {"strength": 0.7}, seed=5, compare=False)
     made = outcome(session, request)
     z_0, schedule = session.trajectory.latents[-1], session.trajectory.schedule
@@ -132,7 +132,7 @@ def test_sdedit_starts_from_the_noised_picture(inverted: Inverted) -> None:
         z = a[step + 1] ** 0.5 * clean + (1 - a[step + 1]) ** 0.5 * guided
     assert relative(made.controlled, z) < 1e-4
     # Nothing of the inversion comes in, only its noise levels.
-    other = inverted(prompt="a cat", method="ddim", guidance_scale=7.5)
+    other = inverted(source_prompt="a cat", method="ddim", guidance_scale=7.5)
     assert torch.equal(outcome(other, request).controlled, made.controlled)
     again = outcome(session, asked("sdedit", {"strength": 0.7}, compare=False))
     assert relative(again.controlled, made.controlled) > 1e-2
@@ -141,10 +141,10 @@ def test_sdedit_starts_from_the_noised_picture(inverted: Inverted) -> None:
 @pytest.mark.parametrize(
     ("inversion", "method"),
     [
-        ({"method": "null-text", "prompt": "a cat", "iterations": 1}, "prompt-to-prompt"),
-        ({"method": "virtual", "prompt": "a cat"}, "unified"),
-        ({"method": "edit-friendly", "prompt": "a cat"}, "plug-and-play"),
-        ({"method": "negative-prompt", "prompt": "a cat"}, "sdedit"),
+        ({"method": "null-text", "source_prompt": "a cat", "iterations": 1}, "prompt-to-prompt"),
+        ({"method": "virtual", "source_prompt": "a cat"}, "unified"),
+        ({"method": "edit-friendly", "source_prompt": "a cat"}, "plug-and-play"),
+        ({"method": "negative-prompt", "source_prompt": "a cat"}, "sdedit"),
         ({"method": "ddim"}, "sdedit"),
     ],
     ids=str,
@@ -163,7 +163,7 @@ def test_methods_go_with_other_inversions(
 
 
 def test_a_result_says_its_method(session: EditSession, inverted: Inverted) -> None:
-    worded = inverted(prompt="a cat")
+    worded = inverted(source_prompt="a cat")
     result = worded.edit(asked("masactrl"), method="prompt-to-prompt")
     assert (result.request.method, result.features, result.request.mode) == (
         "prompt-to-prompt",
@@ -256,7 +256,7 @@ def test_sdxl_by_a_rival(model: LoadedModel) -> None:
     from masactrl.runs.invert import invert
 
     big = loaded(tiny_models.sdxl(), layer=44)
-    session = invert(big, random_picture(), InversionRequest(prompt="a cat", steps=2))
+    session = invert(big, random_picture(), InversionRequest(source_prompt="a cat", steps=2))
     made = outcome(session, asked("plug-and-play", compare=True))
     assert made.uncontrolled is not None
     assert relative(made.controlled, made.uncontrolled) > 1e-3

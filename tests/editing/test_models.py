@@ -39,7 +39,7 @@ REPLAYED = ("direct", "virtual")  # what comes back whatever the network says
 
 def inversion(method: str, **more: Any) -> InversionRequest:
     few = 1 if method in ("fixed-point", "null-text") else None
-    return InversionRequest(method=method, prompt="a cat", iterations=few, **more)
+    return InversionRequest(method=method, source_prompt="a cat", iterations=few, **more)
 
 
 def asked(method: str, **more: Any) -> EditRequest:
@@ -52,7 +52,7 @@ def asked(method: str, **more: Any) -> EditRequest:
 @pytest.mark.parametrize("name", inversions_of("diffusion"))
 def test_every_method_goes_with_every_inversion(inverted: Inverted, name: str) -> None:
     few = 1 if name in ("fixed-point", "null-text") else None
-    session = inverted(method=name, prompt="a cat", iterations=few)
+    session = inverted(method=name, source_prompt="a cat", iterations=few)
     made = {method: outcome(session, asked(method)) for method in methods_of("diffusion")}
     for method, one in made.items():
         assert one.passes == session.plan(asked(method)).edit, method
@@ -144,7 +144,7 @@ def lcm() -> LoadedModel:
 def test_a_model_that_reads_its_guidance_is_called_once(
     lcm: LoadedModel, name: str, mode: Any
 ) -> None:
-    asked_of = InversionRequest(method=name, prompt="a cat", steps=2)
+    asked_of = InversionRequest(method=name, source_prompt="a cat", steps=2)
     session = invert(lcm, random_picture(), asked_of)
     request = EditRequest(target_prompts=("a dog running",), mode=mode, start_step=0)
     cost = session.plan(request)
@@ -176,5 +176,5 @@ def test_what_a_model_without_a_second_branch_cannot_use_is_said(lcm: LoadedMode
 
 
 def test_embeddings_are_in_the_plan(inverted: Inverted) -> None:
-    session = inverted(method="null-text", prompt="a cat", iterations=1)
+    session = inverted(method="null-text", source_prompt="a cat", iterations=1)
     assert session.plan(asked("masactrl")).trajectory_bytes == session.trajectory.nbytes

@@ -45,14 +45,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning"
         ({}, {"guidance_scale": 1.0}),
         ({}, {"form": "union", "strength": 0.6, "negative_prompt": "a bird"}),
         ({}, {"masks": MASKS, "keep_background": True}),
-        ({"prompt": "a cat"}, {"masks": WORDS, "keep_background": True}),
-        ({"prompt": "a cat", "method": "ddim", "guidance_scale": 2.0}, {}),
-        ({"prompt": "a cat", "method": "ddim", "guidance_scale": 2.0}, {"guidance_scale": 1.0}),
+        ({"source_prompt": "a cat"}, {"masks": WORDS, "keep_background": True}),
+        ({"source_prompt": "a cat", "method": "ddim", "guidance_scale": 2.0}, {}),
+        (
+            {"source_prompt": "a cat", "method": "ddim", "guidance_scale": 2.0},
+            {"guidance_scale": 1.0},
+        ),
         ({"method": "ddim"}, {"masks": MASKS, "keep_background": True}),
         ({"method": "edit-friendly"}, {}),
-        ({"method": "virtual", "prompt": "a cat"}, {}),
-        ({"method": "null-text", "prompt": "a cat", "iterations": 1}, {}),
-        ({"method": "negative-prompt", "prompt": "a cat"}, {}),
+        ({"method": "virtual", "source_prompt": "a cat"}, {}),
+        ({"method": "null-text", "source_prompt": "a cat", "iterations": 1}, {}),
+        ({"method": "negative-prompt", "source_prompt": "a cat"}, {}),
     ],
     ids=lambda value: ",".join(value) or "default",
 )
@@ -156,7 +159,7 @@ def test_files_of_a_recording_go_with_it() -> None:
     "asked",
     [
         {"method": "one-pass"},
-        {"method": "one-pass", "prompt": "a cat", "guidance_scale": 2.0},
+        {"method": "one-pass", "source_prompt": "a cat", "guidance_scale": 2.0},
         {"method": "fixed-point", "replay": True, "iterations": 30},
     ],
 )
@@ -189,10 +192,11 @@ def test_features_kept_while_inverting_are_those_of_a_pass_of_their_own(
         (InversionRequest(), {"mode": "cached"}),  # its levels are asked about one level off
         (InversionRequest(fresh_steps=1), {}),  # and one of them not at all
         (InversionRequest(method="one-pass", replay=False), {}),  # the source goes its own way
-        (InversionRequest(method="one-pass", prompt="a cat"), {}),  # one branch, and two are read
+        # One branch, and two are read.
+        (InversionRequest(method="one-pass", source_prompt="a cat"), {}),
         (InversionRequest(method="one-pass"), {"mode": "joint"}),
         (
-            InversionRequest(method="one-pass", prompt="a cat", guidance_scale=2.0),
+            InversionRequest(method="one-pass", source_prompt="a cat", guidance_scale=2.0),
             {"masks": WORDS},
         ),
     ],

@@ -46,7 +46,7 @@ def picture_of(result: EditResult) -> bytes:
 def test_an_object_is_the_method_and_options_that_name_it(
     inverted: Inverted, method: Any, words: dict[str, Any]
 ) -> None:
-    session = inverted(prompt="a cat")
+    session = inverted(source_prompt="a cat")
     options = {name: value for name, value in words.items() if name != "method"}
     named = EditRequest(
         target_prompts=REQUEST.target_prompts,
@@ -117,7 +117,7 @@ def test_other_windows_act_joint_and_cached_alike(session: EditSession, schedule
 def test_a_background_by_words_stays_also_after_the_last_controlled_step(
     inverted: Inverted,
 ) -> None:
-    session = inverted(prompt="a cat")
+    session = inverted(source_prompt="a cat")
     masks = EditMasks(source="cat", targets=("dog",), threshold=0.4)
     request = EditRequest(
         target_prompts=REQUEST.target_prompts, compare=False, masks=masks, keep_background=True

@@ -23,17 +23,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning"
 
 
 INVERSION_CHANGES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
-    ({}, {"prompt": "a cat"}),
+    ({}, {"source_prompt": "a cat"}),
     ({}, {"steps": 4}),
     ({}, {"method": "ddim"}),
     ({}, {"replay": False}),
     ({}, {"fresh_steps": 1}),
     ({"fresh_steps": 1}, {"seed": 1}),
-    ({"prompt": "a cat"}, {"guidance_scale": 3.0}),
+    ({"source_prompt": "a cat"}, {"guidance_scale": 3.0}),
     ({"method": "fixed-point"}, {"iterations": 2}),
     ({"method": "edit-friendly"}, {"seed": 1}),
     ({"method": "virtual"}, {"seed": 1}),
-    ({"method": "null-text", "prompt": "a cat", "iterations": 1}, {"iterations": 2}),
+    ({"method": "null-text", "source_prompt": "a cat", "iterations": 1}, {"iterations": 2}),
 )
 
 
@@ -124,7 +124,7 @@ def test_every_option_of_the_edit_changes_the_target(inverted: Inverted) -> None
         ({"method": "negative-prompt"}, {}, ConfigError, "there is none"),
         ({"method": "virtual", "replay": False}, {}, ConfigError, "leave it on"),
         (
-            {"method": "null-text", "prompt": "a cat", "guidance_scale": 1.0},
+            {"method": "null-text", "source_prompt": "a cat", "guidance_scale": 1.0},
             {},
             ConfigError,
             "guidance 1 is none",

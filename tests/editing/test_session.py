@@ -161,7 +161,9 @@ def test_a_plan_before_anything_runs_is_the_session_s(model: LoadedModel) -> Non
 @pytest.mark.parametrize("method", inversions_of("diffusion"))
 def test_no_inversion_costs_more_than_it_says(model: LoadedModel, method: str) -> None:
     few = 1 if method in ("fixed-point", "null-text") else None
-    asked = InversionRequest(method=method, prompt="a cat", guidance_scale=2.0, iterations=few)
+    asked = InversionRequest(
+        method=method, source_prompt="a cat", guidance_scale=2.0, iterations=few
+    )
     made = invert(model, random_picture(), asked)
     cost = plan(model, random_picture(), asked, EditRequest(target_prompts=TARGETS))
     assert made.passes <= cost.inversion

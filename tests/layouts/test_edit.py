@@ -51,7 +51,7 @@ def layout_of(folder: Path, *names: str, **own: Any) -> tuple[Layout, ...]:
 def edited(tiny: tuple[LoadedModel, Path], mode: str, *names: str, **own: Any) -> Any:
     model, folder = tiny
     session = invert(
-        model, folder / "photo.png", InversionRequest(prompt=own.pop("prompt", ""), steps=3)
+        model, folder / "photo.png", InversionRequest(source_prompt=own.pop("source", ""), steps=3)
     )
     targets = own.pop("targets", ("a cat running",))
     request = EditRequest(
@@ -72,9 +72,9 @@ def pixels(picture: Image.Image) -> np.ndarray:
 def test_targets_are_led_recorded_and_joint_alike(
     tiny: tuple[LoadedModel, Path], prompt: str
 ) -> None:
-    plain = edited(tiny, "joint", prompt=prompt)
-    joint = edited(tiny, "joint", "lay", prompt=prompt)
-    cached = edited(tiny, "cached", "lay", prompt=prompt)
+    plain = edited(tiny, "joint", source=prompt)
+    joint = edited(tiny, "joint", "lay", source=prompt)
+    cached = edited(tiny, "cached", "lay", source=prompt)
     assert np.array_equal(pixels(joint.reconstruction), pixels(plain.reconstruction))
     for name in ("controlled", "uncontrolled"):
         without, together, apart = (

@@ -215,7 +215,7 @@ def test_a_picture_is_compared_and_the_plan_is_kept(pipe: Any) -> None:
     model = _model(pipe)
     noise = torch.randint(0, 256, (32, 48, 3), generator=torch.Generator().manual_seed(0))
     picture = Image.fromarray(noise.to(torch.uint8).numpy())
-    session = invert(model, picture, InversionRequest(prompt=PROMPTS[0], steps=STEPS))
+    session = invert(model, picture, InversionRequest(source_prompt=PROMPTS[0], steps=STEPS))
     request = EditRequest(target_prompts=(PROMPTS[1],), start_step=1)
     made = compare_edited(session, request)
     assert [one.method for one in made.columns][3:] == list(COMPARED_FLOWS)

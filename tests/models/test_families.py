@@ -183,7 +183,7 @@ def _encoded(pipeline: Any, pixels: torch.Tensor) -> torch.Tensor:
 def test_a_picture_is_inverted_and_edited(
     name: str, inversion: str, models: dict[str, LoadedModel], picture: Image.Image
 ) -> None:
-    asked = InversionRequest(method=inversion, steps=3, fit="keep", prompt="a cat sitting")
+    asked = InversionRequest(method=inversion, steps=3, fit="keep", source_prompt="a cat sitting")
     session = invert(models[name], picture, asked)
     assert session.passes == asked.build().passes(3, 1)
     request = EditRequest(target_prompts=("a cat running",), start_step=1, start_layer=1)

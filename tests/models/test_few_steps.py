@@ -93,7 +93,7 @@ def test_every_recipe_draws_with_control(recipe: str, make: Any, model: LoadedMo
 
 @pytest.mark.parametrize("steps", [4, 12])
 def test_pictures_are_edited_without_inversion(steps: int, model: LoadedModel) -> None:
-    asked = InversionRequest(method="virtual", prompt="a cat", steps=steps)
+    asked = InversionRequest(method="virtual", source_prompt="a cat", steps=steps)
     session = invert(model, random_picture(), asked)
     own = LCMScheduler.from_config(model.pipeline.scheduler.config)
     own.set_timesteps(steps)

@@ -29,7 +29,7 @@ def edit_fields(limits: Limits) -> tuple[Field, ...]:
         ),
         declared_field(
             InversionRequest,
-            "prompt",
+            "source_prompt",
             label="What is in the picture (optional)",
             info="Empty is the paper's choice; words help where parts are to be named.",
             fold=False,

@@ -178,7 +178,7 @@ def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     plain = [name for name in settings_of(EditRequest) if name != "negative_prompt"]
     values = shown_values([*settings_of(RunSettings)], inversion) | shown_values(plain, request)
     values |= {
-        "prompt": inversion.prompt,
+        "source_prompt": inversion.source_prompt,
         "inversion": inversion.method,
         "negative_prompt": request.negative_prompt or "",
         "keep_background": bool(recipe.request["keep_background"]),

@@ -72,7 +72,7 @@ def build(studio: Studio) -> gr.Blocks:
                 if studio.model.family == "puppets":
                     gr.Examples(
                         drawn_examples(studio.cache / "drawn"),
-                        inputs=[edit[name] for name in ("picture", "prompt", "target_prompts")],
+                        inputs=[edit["picture"], edit["source_prompt"], edit["target_prompts"]],
                         label="Drawn animals, for somebody without a photo",
                     )
             with gr.Tab("Grid", id="grid"):

@@ -111,7 +111,7 @@ def edit_requests(
         raise ConfigError("There is no picture; choose one first.")
     picture = Path(asked.pop("picture"))
     inversion = InversionRequest(
-        prompt=asked.pop("prompt"),
+        source_prompt=asked.pop("source_prompt"),
         method=asked.pop("inversion"),
         **{name: asked.pop(name) for name in settings_of(RunSettings)},
     )

@@ -44,7 +44,7 @@ _PARTS: Mapping[Kind, tuple[type, ...]] = MappingProxyType(
 _ALSO: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
     {
         "edit": {
-            "source_prompt": "from",
+            "prompt": "from",  # the field's name of before
             "target_prompt": "to",
             "mask": "mask_file",
             "target_mask": "target_mask_file",

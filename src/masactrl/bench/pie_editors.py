@@ -133,10 +133,11 @@ class _PieEditor:
         return session.edit(request).targets[0].controlled
 
     def _inversion(self, item: PieItem) -> InversionRequest:
-        words = self.method != "masactrl" and aligns_words(method_named(self.method))
+        aligned = self.method != "masactrl" and aligns_words(method_named(self.method))
+        worded = aligned or self.inversion in NEEDS_PROMPT
         return InversionRequest(
             method=self.inversion,
-            prompt=literal(item.source_prompt) if words or self.inversion in NEEDS_PROMPT else "",
+            source_prompt=literal(item.source_prompt) if worded else "",
             steps=self.steps,
             guidance_scale=GUIDANCE if self.inversion == "null-text" else None,
             seed=SEED if draws_noise(self.inversion) else None,

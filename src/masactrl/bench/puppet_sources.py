@@ -229,7 +229,7 @@ class Rendered:
         key = (task.key, prompt, drawn)
         if key not in self._sessions:
             asked = InversionRequest(
-                method=name, prompt=prompt, steps=self._context.settings.steps, seed=drawn
+                method=name, source_prompt=prompt, steps=self._context.settings.steps, seed=drawn
             )
             picture = self._pictures[task.key]
             self._sessions[key] = invert(self._context.model, picture, asked)

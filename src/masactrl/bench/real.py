@@ -201,7 +201,7 @@ class _Bench:
         name, options = inversion_of(row)
         drawn = draws_noise(name, options.get("fresh_steps"))
         given: dict[str, Any] = {
-            "prompt": task.source_prompt if name in NEEDS_PROMPT else "",
+            "source_prompt": task.source_prompt if name in NEEDS_PROMPT else "",
             "steps": self.steps,
             "seed": self.settings.seed if drawn else None,
         }

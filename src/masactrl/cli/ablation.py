@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @takes(
     only(EditRequest, "target_prompts"),
-    only(InversionRequest, "prompt"),
+    only(InversionRequest, "source_prompt"),
     only(GenerateRequest, "seed"),
     RunSettings,
     only(GenerateRequest, "guidance_scale", "start_step", "start_layer"),
@@ -102,7 +102,7 @@ def _edited(
     from masactrl.runs.invert import invert
     from masactrl.studies.ablation import ablate_edited
 
-    named = None if word is None else (word if inversion.prompt else None, word)
+    named = None if word is None else (word if inversion.source_prompt else None, word)
     return ablate_edited(invert(model, photo, inversion), request, words=named)
 
 

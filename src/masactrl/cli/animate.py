@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @takes(
     without(GenerateRequest, "source_prompt", "method", "method_options"),
-    only(InversionRequest, "prompt", "method"),
+    only(InversionRequest, "source_prompt", "method"),
     MotionWords,
     ModelSpec,
     Output,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @takes(
-    only(InversionRequest, "prompt", "method"),
+    only(InversionRequest, "source_prompt", "method"),
     only(GenerateRequest, "seed"),
     RunSettings,
     only(GenerateRequest, "guidance_scale", "negative_prompt", "start_step", "start_layer"),

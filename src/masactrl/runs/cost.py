@@ -114,7 +114,7 @@ def plan_edit(
         PromptError: the method aligns words, and the source has none.
     """
     control = method_of(request)
-    check_words(control, inversion.prompt)
+    check_words(control, inversion.source_prompt)
     check_inversion(model, inversion)
     check_guidance(model.pipeline, request.guidance_scale, request.negative_prompt)
     if reads_guidance(model.pipeline):
@@ -243,7 +243,7 @@ def _replays(inversion: InversionRequest) -> bool:
 
 def _branches_up(inversion: InversionRequest, model: LoadedModel) -> int:
     """Guidance branches of the inversion itself."""
-    single = inversion.guidance(model.preset) == 1 or not inversion.prompt
+    single = inversion.guidance(model.preset) == 1 or not inversion.source_prompt
     return 1 if single or reads_guidance(model.pipeline) else 2
 
 

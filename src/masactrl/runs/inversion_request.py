@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 from masactrl.errors import ConfigError
 from masactrl.settings.checks import settle
 from masactrl.settings.declare import Setting, check
+from masactrl.settings.old_names import formerly
 from masactrl.settings.prompt_weights import parse
 from masactrl.settings.shared import HIGHEST_SEED, INVERSION, Fit, InversionName, RunSettings
 
@@ -25,6 +26,7 @@ _OPTIONS = {
 """Which methods know what; nothing that is given is ignored."""
 
 
+@formerly(source_prompt="prompt")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InversionRequest(RunSettings):
     """How a picture becomes a trajectory; what is None is left to the method or the model.
@@ -32,7 +34,7 @@ class InversionRequest(RunSettings):
     Its steps are those of every edit, too.
 
     Attributes beside those of `RunSettings`:
-        prompt: what the picture shows; empty (the paper's choice) for nothing.
+        source_prompt: what the picture shows; empty (the paper's choice) for nothing.
         method: a name of `masactrl.inversion.INVERSIONS`.
         guidance_scale: of the source, at least 1. None is 1 (no guidance), or for null-text the
             model's own. Inert where both branches are the same, as with a null prompt.
@@ -49,7 +51,7 @@ class InversionRequest(RunSettings):
         ConfigError: a value is out of its range, or the method has no use for it.
     """
 
-    prompt: Annotated[
+    source_prompt: Annotated[
         str,
         Setting(help="What the picture shows; may be empty.", flag="from", metavar="PROMPT"),
     ] = ""
@@ -120,7 +122,7 @@ class InversionRequest(RunSettings):
 
     def __post_init__(self) -> None:
         settle(self)
-        parse(self.prompt)  # refuses what is no weight
+        parse(self.source_prompt)  # refuses what is no weight
         check(self)
         for name, methods in _OPTIONS.items():
             if getattr(self, name) is None or self.method in methods:
@@ -146,7 +148,7 @@ class InversionRequest(RunSettings):
     @property
     def one_branch(self) -> bool:
         """Whether the source has the same words in both guidance branches."""
-        same = not self.prompt or self.method == "negative-prompt"
+        same = not self.source_prompt or self.method == "negative-prompt"
         return same and self.method != "null-text"
 
     def guidance(self, preset: ModelPreset) -> float:

@@ -114,7 +114,7 @@ def _inverted(
         denoiser=denoiser,
         schedule=schedule,
         latents=denoiser.encode_image(pixels),
-        prompt=request.prompt,
+        prompt=request.source_prompt,
         guidance=request.guidance(model.preset),
         seed=request.seed or 0,
         on_step=tell_steps(on_step, schedule.steps),

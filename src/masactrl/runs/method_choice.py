@@ -142,7 +142,7 @@ def check_words(method: Method, source_prompt: str) -> None:
     if aligns_words(method) and not source_prompt.strip():
         raise PromptError(
             f"{method.name} takes the source's attention to its words, and the picture was "
-            "inverted without a prompt; say what it shows (--from, or prompt=... of the "
+            "inverted without a prompt; say what it shows (--from, source_prompt of the "
             "inversion)."
         )
 

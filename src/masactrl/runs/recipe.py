@@ -24,6 +24,7 @@ from masactrl._version import __version__
 from masactrl.errors import ConfigError
 from masactrl.pictures.files import read_text
 from masactrl.pictures.images import read_recipe
+from masactrl.settings.old_names import present_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,6 +179,7 @@ def checked(kind: type[Value], values: object) -> Value:
 
     if not isinstance(values, dict):
         raise ConfigError("The recipe is damaged: an object was expected.")
+    values = present_names(kind, values)
     known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(str(name) for name in values.keys() - known)
     if unknown:

@@ -19,6 +19,7 @@ from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.recipe import InputStated
 from masactrl.runs.session import EditSession
 from masactrl.runs.session_arrays import read_bundle, write_bundle
+from masactrl.settings.old_names import present_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +85,7 @@ def load_session(path: Path, model: LoadedModel) -> EditSession:
             f"{_named(model.name, model.origin.revision)} has other weights (another model, "
             "revision or LoRA); load that one or invert the picture anew."
         )
-    request = InversionRequest(**recipe["inversion"])
+    request = InversionRequest(**present_names(InversionRequest, recipe["inversion"]))
     trajectory = Trajectory.from_parts(recipe["trajectory"], tensors)
     _check_schedule(path, model, request, trajectory)
     return EditSession(

@@ -1,4 +1,4 @@
-"""Modules that moved answer to their old names for one release, with a warning.
+"""Modules and fields that moved answer to their old names for one release, with a warning.
 
 from masactrl.images import save_png      # DeprecationWarning: now masactrl.pictures.images
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-__all__ = ["MOVED", "answer_to_old_names"]
+__all__ = ["MOVED", "answer_to_old_names", "formerly", "present_names"]
 
 #: Old name -> new name, both below `masactrl`.
 MOVED: Final[Mapping[str, str]] = MappingProxyType(
@@ -47,6 +48,50 @@ MOVED: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 _ROOT: Final = "masactrl"
+Owner = TypeVar("Owner")
+
+
+def formerly(**names: str) -> Callable[[type[Owner]], type[Owner]]:
+    """Let a dataclass answer to a field's name of before: ``source_prompt="prompt"``."""
+    present = {old: new for new, old in names.items()}
+
+    def dress(owner: Any) -> Any:
+        make = owner.__init__
+
+        def warn(old: str) -> None:
+            warnings.warn(
+                f"{owner.__name__}.{old} is now {present[old]}; the old name goes with the next "
+                "release.",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+
+        @wraps(make)
+        def init(self: Any, **values: Any) -> None:
+            for old in present.keys() & values.keys():
+                warn(old)
+            make(self, **present_names(owner, values))
+
+        def shown(old: str) -> property:
+            def read(self: Any) -> Any:
+                warn(old)
+                return getattr(self, present[old])
+
+            return property(read)
+
+        owner.__init__, owner.__former_names__ = init, present
+        for old in present:
+            setattr(owner, old, shown(old))
+        return owner
+
+    return dress
+
+
+def present_names(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the names that the fields of a dataclass have now, unsaid."""
+    present = getattr(owner, "__former_names__", {})
+    now = {name: value for name, value in values.items() if name not in present}
+    return now | {present[name]: value for name, value in values.items() if name in present}
 
 
 class _Both(ModuleType):

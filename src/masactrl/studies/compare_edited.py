@@ -2,7 +2,7 @@
 
 source | reconstruction | fixed seed | MasaCtrl | Prompt-to-Prompt | ...
 
-session = invert(model, "corgi.jpg", InversionRequest(prompt="a photo of a corgi"))
+session = invert(model, "corgi.jpg", InversionRequest(source_prompt="a photo of a corgi"))
 request = EditRequest(target_prompts=("a photo of a running corgi",))
 compare_edited(session, request).to_sheet()
 """
