@@ -70,7 +70,7 @@ class BatchPlan:
             *self.hints,
             f"passes: {self.passes} rows through the U-Net of {self.model}",
             f"time: about {lasting(self.seconds)} by one worker on this {self.device}",
-            f"room: about {self.bytes / 2**20:.0f} MiB for pictures",
+            f"room: about {self.bytes / 2**20:.1f} MiB for pictures",
             "Nothing was made.",
         )
 

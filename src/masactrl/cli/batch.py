@@ -145,7 +145,7 @@ def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Mapping[str
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} rows"),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=console,
@@ -153,7 +153,7 @@ def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Mapping[str
         disable=not console.is_terminal,
     )
     with bar, redirect_stdout(sys.stderr):
-        task = bar.add_task("Looking over the rows", total=None, rate="")
+        task = bar.add_task("Looking over the rows", total=None, count="", rate="")
 
         def show(event: Mapping[str, Any]) -> None:
             if event["event"] == "begin":
@@ -163,7 +163,8 @@ def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Mapping[str
                 rate = f"{event['made'] / minutes:.1f} a minute" if minutes else ""
                 if event["failed"]:
                     rate += f", {event['failed']} failed"
-                bar.update(task, completed=event["made"], rate=rate)
+                count = f"{event['made']}/{event['rows']} rows"
+                bar.update(task, completed=event["made"], count=count, rate=rate)
 
         yield show
 
