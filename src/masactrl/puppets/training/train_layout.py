@@ -106,7 +106,13 @@ def train_layout(
     noising = Noising(pipeline.scheduler.alphas_cumprod, offset=offset_noise)
     ema = Ema(network, 0.995)
     optimizer = MuonAdamW(network, lr=learning_rate)
-    run = Run(directory=directory, budget=budget, learning_rate=learning_rate, on_record=on_record)
+    run = Run(
+        directory=directory,
+        budget=budget,
+        learning_rate=learning_rate,
+        warmup_steps=50,  # a short run
+        on_record=on_record,
+    )
     begun, smooth = False, None
     for step in run.steps({"network": network, "ema": ema}, optimizer):
         if not begun:
