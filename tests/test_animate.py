@@ -244,11 +244,45 @@ def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path
     assert line[:2] == ["animate", "a cat standing"]
     for part in ("--poses", "--layout-model", "--fps", "--batch", "--first-frame"):
         assert part in line
-    with pytest.raises(ConfigError, match="3 pictures of poses"):
+    with pytest.raises(ConfigError, match="from 3 poses"):
         run_again(model, recipe, RerunInputs(inputs=inputs[:2], networks=networks))
     assert str(tmp_path) not in str(recipe.to_json())
     with pytest.raises(ConfigError, match="no --kind edges was given"):
         MotionWords(poses=str(folder), layout_model=("edges=x",)).layout("a cat", 64)
+
+
+def test_a_film_gives_the_poses_and_a_frame_comes_again(
+    tiny: tuple[LoadedModel, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("av")
+    model, network = tiny
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(files):
+        gait_skeleton("run", 4, number, species="cat", facing="left", size=64).save(path)
+    shown = write_film(tmp_path / "poses.mp4", files, 8.0)
+    words = MotionWords(poses=str(shown), kind="x", layout_model=(f"x={network}",), batch=2)
+    poses = words.layout("a cat", 64)
+    assert len(poses.pictures) == 4
+    for number in (0, 3, 1, 2):  # backwards, too
+        with Image.open(files[number]) as drawn:
+            near = np.abs(pixels(poses.pictures[number]) - pixels(drawn.convert("RGB"))).mean()
+        assert near < 8
+    run = generated_run(model, REQUEST, poses, fps=8, batch=2, words=words.poses)
+    film(run, tmp_path / "out")
+    recipe, networks = run.recipe("frame0004"), {"x": network}
+    assert [one.name for one in recipe.inputs] == ["poses.mp4"]
+    again = run_again(model, recipe, RerunInputs(inputs=(shown,), networks=networks))
+    with Image.open(tmp_path / "out" / "frame0004.png") as made:
+        assert again.tobytes() == made.convert("RGB").tobytes()
+    other = write_film(tmp_path / "short.mp4", files[:2], 8.0)
+    with pytest.raises(ConfigError, match="a film of 4 frames"):
+        run_again(model, recipe, RerunInputs(inputs=(other,), networks=networks))
+    with pytest.raises(ConfigError, match="has one frame"):
+        MotionWords(poses=str(write_film(tmp_path / "one.mp4", files[:1], 8.0))).layout("a cat", 64)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(b"no film")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        MotionWords(poses=str(damaged)).layout("a cat", 64)
 
 
 def test_a_picture_is_inverted_and_moves(

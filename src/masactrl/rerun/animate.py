@@ -4,7 +4,8 @@
      "first_frame": false}
 
 A frame is made again with those of its batch, so to the bit; the others are left alone. Of a
-picture that was inverted ("of" is "edit") the first input is the picture, the others are poses.
+picture that was inverted ("of" is "edit") the first input is the picture, the others are those of
+the poses, or their film.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
+from masactrl.pictures.films import is_film
 from masactrl.rerun.command_line import command_words, declared_flags, declared_options
 from masactrl.rerun.edit import edit_of, study_options
 from masactrl.rerun.generate import request_of, run_options
 from masactrl.rerun.layouts import AskedLayout
-from masactrl.runs.motion import GAIT_NAMES, MotionWords
+from masactrl.runs.motion import GAIT_NAMES, MotionWords, layout_of_frames
 from masactrl.runs.recipe import STRICT, Recipe, checked
 from masactrl.studies.animate import ANIMATION, animate, animate_edited, frame_name
 
@@ -78,10 +80,18 @@ class _Asked:
         if self.poses in GAIT_NAMES and not files:
             words = self.words(self.layout.network(networks))
             return words.layout(self.prompt, self.run.get("height") or 256)
+        if len(files) == 1 and is_film(files[0]):
+            made = layout_of_frames(self.layout.kind, files)
+            if len(made.pictures) != self.layout.files:
+                raise ConfigError(
+                    f"The animation was made from a film of {self.layout.files} frames, and "
+                    f"{files[0]} has {len(made.pictures)}; give that film."
+                )
+            return self.layout.acting(made, networks)
         if len(files) != self.layout.files:
             raise ConfigError(
-                f"The animation was made from {self.layout.files} pictures of poses; give all of "
-                "them."
+                f"The animation was made from {self.layout.files} poses; give all their pictures, "
+                "or their film."
             )
         return self.layout.drawn(files, networks)
 

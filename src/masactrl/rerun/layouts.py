@@ -54,17 +54,15 @@ class AskedLayout:
 
     def drawn(self, files: Sequence[Path], networks: Mapping[str, str]) -> Layout:
         """Return it with the pictures of these files, the source's last; see `network`."""
-        made = layout_of_files(self.kind, files, self.network(networks))
+        made = layout_of_files(self.kind, files, None)
         pictures = made.pictures[: self.files]
         own = made.pictures[self.files] if self.source else None
-        return replace(
-            made,
-            pictures=pictures,
-            source=own,
-            scale=self.scale,
-            begin=self.begin,
-            end=self.end,
-        )
+        return self.acting(replace(made, pictures=pictures, source=own), networks)
+
+    def acting(self, made: Layout, networks: Mapping[str, str]) -> Layout:
+        """Return a layout that is read and acts as this one; see `network`."""
+        network = self.network(networks)
+        return replace(made, model=network, scale=self.scale, begin=self.begin, end=self.end)
 
 
 def layouts_drawn(

@@ -84,7 +84,8 @@ class Layout:
         begin, end: the part of the steps at which it leads, 0 <= begin < end <= 1.
         model: folder, `.safetensors` file or Hub id of a ControlNet or T2I-Adapter; None is the
             embedded model's own.
-        stated: name and hash of the pictures' files, for recipes; empty where they were no files.
+        stated: name and hash of the files of pictures, or of their film, for recipes; empty where
+            they were no files.
 
     Raises:
         ConfigError: there is no picture, a number is out of range, or ``stated`` is not of the
@@ -116,7 +117,7 @@ class Layout:
                 "steps; the begin lies before the end, both in 0 to 1."
             )
         count = len(self.pictures) + (self.source is not None)
-        if self.stated and len(self.stated) != count:
+        if len(self.stated) not in (0, 1, count):  # one is a film
             raise ConfigError(f"{len(self.stated)} files were stated for {count} pictures.")
 
     def of_target(self, number: int, count: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The poses of an animation in words: a gait of the small world, or a folder of pictures."""
+"""The poses of an animation in words: a gait of the small world, a folder of pictures, a film."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from masactrl.errors import ConfigError
+from masactrl.pictures.films import FilmReader, is_film
 from masactrl.runs.layout import (
     LAYOUT,
     Layout,
@@ -44,9 +45,9 @@ class MotionWords:
     poses: Annotated[
         str,
         Setting(
-            help=f"{', '.join(GAIT_NAMES)} of the embedded world, or a folder of pictures, one a "
-            "frame in the order of their names.",
-            metavar="GAIT|FOLDER",
+            help=f"{', '.join(GAIT_NAMES)} of the embedded world, a folder of pictures, one a "
+            "frame in the order of their names, or a film.",
+            metavar="GAIT|FOLDER|FILM",
             always=True,
         ),
     ] = "walk"
@@ -63,9 +64,9 @@ class MotionWords:
         ),
     ] = 12.0
     batch: Annotated[int, Setting(help="Frames at once, 1 and more.", low=1)] = 4
-    kind: Annotated[
-        str, Setting(help="What the pictures of a folder are, such as pose.", panel=LAYOUT)
-    ] = "pose"
+    kind: Annotated[str, Setting(help="What folder or film shows, such as pose.", panel=LAYOUT)] = (
+        "pose"
+    )
     first_frame: Annotated[
         bool,
         Setting(
@@ -100,13 +101,14 @@ class MotionWords:
             size: side of drawn skeletons in pixels.
 
         Raises:
-            ConfigError: there is no such gait and no such folder, a picture cannot be read, or the
+            ConfigError: there is no such gait, folder or film, a picture cannot be read, or the
                 prompt names no animal.
+            MissingExtra: PyAV is not installed, which reads films.
         """
         gait = self.poses in GAIT_NAMES
         kind = "pose" if gait else self.kind
         networks = networks_of(self.layout_model, [kind], "--kind KIND")
-        made = self._gait(prompt, size) if gait else self._folder()
+        made = self._gait(prompt, size) if gait else self._shown()
         return replace(
             made, model=networks.get(kind), scale=self.layout_scale, end=self.layout_until
         )
@@ -119,7 +121,7 @@ class MotionWords:
         if said.species is None:
             raise ConfigError(
                 f"The gaits are those of the embedded world's animals, and {prompt!r} names none; "
-                "name one, or give a folder of poses."
+                "name one, or give a folder or film of poses."
             )
         draw = partial(
             gait_skeleton,
@@ -131,11 +133,14 @@ class MotionWords:
         )
         return Layout(kind="pose", pictures=PicturesWhenWanted(self.frames, draw))
 
-    def _folder(self) -> Layout:
+    def _shown(self) -> Layout:
         folder = Path(self.poses)
+        if folder.is_file() and is_film(folder):
+            return layout_of_frames(self.kind, [folder])
         if not folder.is_dir():
             raise ConfigError(
-                f"{self.poses!r} is no gait ({', '.join(GAIT_NAMES)}) and no folder of pictures."
+                f"{self.poses!r} is no gait ({', '.join(GAIT_NAMES)}), no folder of pictures and "
+                "no film."
             )
         files = sorted(one for one in folder.iterdir() if one.suffix.lower() in _PICTURES)
         if len(files) < 2:
@@ -146,11 +151,25 @@ class MotionWords:
 def layout_of_frames(kind: str, files: Sequence[Path]) -> Layout:
     """Return the layouts of frames, read one at a time: here to see that all can be, later in turn.
 
+    Args:
+        kind: what they show.
+        files: a picture a frame, or one film.
+
     Raises:
-        ConfigError: there are fewer than two, or one cannot be read.
+        ConfigError: there are fewer than two frames, or one cannot be read.
+        MissingExtra: PyAV is not installed, which reads films.
     """
     from masactrl.pictures.input import read_picture
 
+    if len(files) == 1 and is_film(files[0]):
+        film = FilmReader(files[0])
+        if film.count < 2:
+            raise ConfigError(f"{files[0]} has one frame; an animation has 2 or more.")
+        return Layout(
+            kind=kind,
+            pictures=PicturesWhenWanted(film.count, film.frame),
+            stated=(stated_file(files[0]),),
+        )
     if len(files) < 2:
         raise ConfigError(f"{len(files)} pictures of poses were given; an animation has 2 or more.")
     return Layout(

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from masactrl.errors import ConfigError, MissingExtra, OutputError
+from masactrl.errors import ConfigError, OutputError
 from masactrl.pictures.files import written_whole
+from masactrl.pictures.films import pyav
 from masactrl.pictures.images import read_recipe
 from masactrl.runs.motion import FILMS
 from masactrl.runs.result import prepare_folder, write_pictures
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Film", "check_films", "film", "kept_frames", "write_film"]
 
 _SOURCE: Final = "source"
+_WRITING: Final = "Writing MP4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ def check_films(films: Sequence[str]) -> None:
     if unknown:
         raise ConfigError(f"{unknown[0]!r} is no film; accepted are {', '.join(FILMS)}.")
     if "mp4" in films:
-        _pyav()
+        pyav(_WRITING)
 
 
 def kept_frames(run: AnimationRun, folder: Path) -> frozenset[str]:
@@ -209,19 +211,11 @@ def write_film(path: Path, frames: Sequence[Path], fps: float, recipe: str | Non
     return path
 
 
-def _pyav() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtra("Writing MP4", extra="video") from error
-    return av
-
-
 def _write_mp4(path: Path, frames: Sequence[Path], fps: float, recipe: str | None) -> None:
     """H.264, sides made even."""
     from fractions import Fraction
 
-    av = _pyav()
+    av = pyav(_WRITING)
     with av.open(str(path), "w") as container:
         if recipe is not None:
             container.metadata["comment"] = recipe
