@@ -41,7 +41,7 @@ from masactrl.models.few_steps import for_few_steps, recognised
 from masactrl.models.file_kind import family_of_file
 from masactrl.models.hub import fetch_index, repository_files
 from masactrl.models.joint import latent_channels
-from masactrl.models.locate import EMBEDDED, INDEX, PICKLES, ModelSource, locate
+from masactrl.models.locate import EMBEDDED, EMBEDDED_FOLDERS, INDEX, PICKLES, ModelSource, locate
 from masactrl.models.origin import Origin, OriginKind, weights_hash
 from masactrl.models.presets import Family, ModelPreset, default_preset, read_preset
 from masactrl.models.single_file import unpack_description
@@ -186,12 +186,10 @@ def load_pipeline(
         raise ModelNotFound(_why_not(place, error)) from error
 
     check_channels(pipeline, place.source)
-    if place.name == EMBEDDED:
-        family = "puppets"
     stated, preset = found or (None, usual_preset(family, pipeline))
     if recipe == "auto":
         names = [Path(place.name).name, *(one.path.name for one in loras)]
-        recipe = "" if found or place.name == EMBEDDED else recognised(pipeline.scheduler, names)
+        recipe = "" if found else recognised(pipeline.scheduler, names)
         recipe = recipe if hasattr(pipeline, "unet") else ""
     if recipe not in ("", "none"):
         preset = for_few_steps(pipeline, recipe, preset)
@@ -203,7 +201,9 @@ def load_pipeline(
         name=place.name,
         family=stated or family,
         preset=preset,
-        origin=_origin("embedded" if model == EMBEDDED else place.kind, place, pipeline, revision),
+        origin=_origin(
+            "embedded" if model in EMBEDDED_FOLDERS else place.kind, place, pipeline, revision
+        ),
     )
     return with_offload(with_loras(made, loras), offload, str(target))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal
 
 from masactrl.errors import ConfigError, ModelNotFound
 from masactrl.pictures.files import at_home
@@ -15,11 +17,16 @@ INDEX = "model_index.json"
 """The file that makes a folder a pipeline in diffusers format."""
 
 EMBEDDED = "puppets"
-"""The name of the model inside this package."""
+"""The name of the model inside this package that is used where none is named."""
+
+EMBEDDED_FOLDERS: Final[Mapping[str, str]] = MappingProxyType(
+    {EMBEDDED: "weights", "puppets-sd3": "weights_sd3"}
+)
+"""Names of all models inside this package, and their folders in `masactrl.puppets`."""
 
 ACCEPTED = (
-    f'accepted are "{EMBEDDED}" (the embedded model), a folder in diffusers format, '
-    "a .safetensors file, and a Hub id written owner/name."
+    f"accepted are {' and '.join(EMBEDDED_FOLDERS)} (the embedded models), a folder in diffusers "
+    "format, a .safetensors file, and a Hub id written owner/name."
 )
 
 PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
@@ -44,19 +51,19 @@ class ModelSource:
 def locate(model: str | Path, *, allow_pickle: bool = False) -> ModelSource:
     """Return where the model is; looks at the disk, never at the network.
 
-    A name that exists on the disk is taken from there; the name of the embedded model is the one
+    A name that exists on the disk is taken from there; the names of the embedded models are the one
     exception (write ./puppets for a folder of that name).
 
     Args:
-        model: "puppets", a path or a Hub id.
+        model: "puppets", "puppets-sd3", a path or a Hub id.
         allow_pickle: whether a pickle checkpoint (.ckpt, .bin, .pt, .pth) is accepted too.
 
     Raises:
         ModelNotFound: it is nothing of the kind.
         ConfigError: it is a pickle checkpoint, which could run code when loaded.
     """
-    if model == EMBEDDED:
-        return _embedded()
+    if model in EMBEDDED_FOLDERS:
+        return _embedded(str(model))
     path = at_home(model)
     pickled = path.suffix.lower() in PICKLES
     if pickled and not allow_pickle:
@@ -92,12 +99,12 @@ def _meant(folder: Path) -> str:
     return ""
 
 
-def _embedded() -> ModelSource:
+def _embedded(name: str) -> ModelSource:
     """Return the folder of the weights inside this package."""
-    folder = Path(str(resources.files("masactrl") / "puppets" / "weights"))
+    folder = Path(str(resources.files("masactrl") / "puppets" / EMBEDDED_FOLDERS[name]))
     if not (folder / INDEX).is_file():
         raise ModelNotFound(
-            "The embedded model is not part of this installation (its weights are missing from "
-            f"{folder}); install masactrl anew, or name another model."
+            f"The embedded model {name} is not part of this installation (its weights are missing "
+            f"from {folder}); install masactrl anew, or name another model."
         )
-    return ModelSource(kind="folder", source=str(folder), name=EMBEDDED)
+    return ModelSource(kind="folder", source=str(folder), name=name)

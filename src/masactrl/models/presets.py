@@ -90,7 +90,7 @@ _PRESETS: Mapping[Family, Mapping[str, Any]] = MappingProxyType(
         "puppets": _SD,
         "sd": _SD,
         "sdxl": {**_SD, "guidance_scale": 5.0, "start_layer": 44},
-        "puppets-sd3": {**_FLOW, "guidance_scale": 4.0, "start_layer": 4},
+        "puppets-sd3": {**_FLOW, "steps": 20, "guidance_scale": 4.0, "start_layer": 6},
         "sd3": {**_FLOW, "guidance_scale": 7.0, "start_layer": 12},
         "flux": {**_FLOW, "guidance_scale": 3.5, "start_layer": 19},
     }

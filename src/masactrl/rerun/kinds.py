@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masactrl.errors import ConfigError
+from masactrl.models.locate import EMBEDDED_FOLDERS
 from masactrl.pictures.files import at_home
 from masactrl.pictures.images import as_rgb, contact_sheet
 from masactrl.rerun.animate import animate_again, animate_steps, animate_words
@@ -141,7 +142,7 @@ def _bare(name: str) -> str:
 
 
 def hub_id(recipe: Recipe) -> str | None:
-    """Return the Hub id of the recipe's model, or the embedded model's name.
+    """Return the Hub id of the recipe's model, or an embedded model's name.
 
     None where the recipe names something local, which only its owner can point at, and where a
     folder of that name lies here: a recipe never chooses a path.
@@ -150,7 +151,7 @@ def hub_id(recipe: Recipe) -> str | None:
         ConfigError: the recipe's revision is no commit, but may be a way through folders.
     """
     stated = recipe.model
-    if stated.kind == "embedded" and stated.name == "puppets":
+    if stated.kind == "embedded" and stated.name in EMBEDDED_FOLDERS:
         return stated.name
     if stated.kind == "hub" and not at_home(stated.name).exists():
         if stated.revision is not None and not _COMMIT.fullmatch(stated.revision):

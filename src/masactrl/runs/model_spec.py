@@ -36,8 +36,8 @@ class ModelSpec:
     model: Annotated[
         str,
         Setting(
-            help="The embedded model (puppets), a folder in diffusers format, a .safetensors file "
-            "or a Hub id (owner/name).",
+            help="An embedded model (puppets, or puppets-sd3), a folder in diffusers format, a "
+            ".safetensors file or a Hub id (owner/name).",
             panel=MODEL,
         ),
     ] = "puppets"
