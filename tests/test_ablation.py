@@ -12,7 +12,7 @@ from editing_parts import MASKS, random_picture
 from masactrl.errors import ConfigError, OutputError
 from masactrl.runs.generate import GenerateRequest, generate
 from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest, invert
-from masactrl.studies.ablation import AblationResult, ablate_edited, ablate_generated
+from masactrl.studies.ablation import AblationResult, ablate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def alike(one: Image.Image, other: Image.Image) -> bool:
 def test_a_photograph(model: LoadedModel, tmp_path: Path) -> None:
     session = invert(model, random_picture(), InversionRequest(source_prompt="a cat", steps=3))
     request = EditRequest(target_prompts=("a dog running",), start_step=1, half=False)
-    result = ablate_edited(session, request, words=("cat", "dog"))
+    result = ablate(session, request, words=("cat", "dog"))
     found = cells(result)
     assert list(found) == NAMES
     assert list(found["start-step"]) == ["S = 0", "S = 1", "S = 2"]
@@ -67,22 +67,22 @@ def test_a_prompt(model: LoadedModel) -> None:
     request = GenerateRequest(
         source_prompt="a cat", target_prompts=("a dog",), steps=3, height=48, width=64
     )
-    result = ablate_generated(model, request, words=("cat", "dog"))
+    result = ablate(model, request, words=("cat", "dog"))
     found = cells(result)
     assert list(found) == NAMES
     alone = generate(model, replace(request, start_step=2))
     assert found["start-step"]["S = 2"].tobytes() == alone.targets[0].controlled.tobytes()
     assert result.uncontrolled.tobytes() == alone.targets[0].uncontrolled.tobytes()
     assert len({one.tobytes() for one in found["masks"].values()}) == 2
-    assert list(cells(ablate_generated(model, request))) == NAMES[:3]
+    assert list(cells(ablate(model, request))) == NAMES[:3]
 
 
 def test_what_cannot_be_is_said(model: LoadedModel) -> None:
     session = invert(model, random_picture(), InversionRequest(steps=3))
     with pytest.raises(ConfigError, match="2 were given"):
-        ablate_edited(session, EditRequest(target_prompts=("a", "b")))
+        ablate(session, EditRequest(target_prompts=("a", "b")))
     with pytest.raises(ConfigError, match="name them by words"):
-        ablate_edited(session, EditRequest(target_prompts=("a",), masks=MASKS))
+        ablate(session, EditRequest(target_prompts=("a",), masks=MASKS))
     other = GenerateRequest(source_prompt="a", target_prompts=("b",), method="sdedit")
     with pytest.raises(ConfigError, match="not to sdedit"):
-        ablate_generated(model, other)
+        ablate(model, other)

@@ -23,7 +23,7 @@ from masactrl.pictures.overlays import (
 from masactrl.runs.generate import GenerateRequest, generate
 from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest, invert
 from masactrl.studies import attention as attention_view
-from masactrl.studies.attention import AttentionView, edit_watched, generate_watched
+from masactrl.studies.attention import AttentionView, run_watched
 
 WIDTH, HEIGHT, STEPS = 61, 48, 3
 REQUEST = GenerateRequest(source_prompt="a cat", target_prompts=("a dog", "a red bird"), seed=3)
@@ -56,7 +56,7 @@ def untouched(model: LoadedModel) -> bool:
 
 def test_watched_pictures_are_those_of_generate(model: LoadedModel) -> None:
     plain = generate(model, REQUEST)
-    watched, view = generate_watched(model, REQUEST)
+    watched, view = run_watched(model, REQUEST)
     assert watched.request == plain.request
     assert watched.recipe("source") == plain.recipe("source")
     for name, one in plain.pictures().items():
@@ -76,7 +76,7 @@ def test_edits_are_watched_joint_and_cached_alike(model: LoadedModel) -> None:
     views: dict[str, AttentionView] = {}
     for mode in ("joint", "cached"):
         request = EditRequest(target_prompts=TARGETS, mode=mode, half=False)
-        result, views[mode] = edit_watched(session, request)
+        result, views[mode] = run_watched(session, request)
         assert same(result.targets[0].controlled, session.edit(request).targets[0].controlled)
     for target in (0, 1):
         looks = [view.look(50, 20, target=target).map for view in views.values()]
@@ -93,7 +93,7 @@ def test_branches_side_by_side_count_as_one_target(model: LoadedModel, guidance:
         request = EditRequest(
             target_prompts=TARGETS, mode=mode, half=False, guidance_scale=guidance
         )
-        _, view = edit_watched(session, request, steps=[2], layers=[13])
+        _, view = run_watched(session, request, steps=[2], layers=[13])
         assert view.views.targets == 2
         maps.append([view.look(8, 40, target=target).map for target in (0, 1)])
     torch.testing.assert_close(*maps, atol=1e-3, rtol=1e-2)
@@ -104,18 +104,18 @@ def test_masks_and_union_are_in_the_view(model: LoadedModel) -> None:
     mask = np.zeros((HEIGHT, WIDTH))
     mask[:, : WIDTH // 2] = 1
     masked = EditRequest(target_prompts=TARGETS[:1], masks=EditMasks(source=mask))
-    _, view = edit_watched(session, masked)
+    _, view = run_watched(session, masked)
     left, right = (view.look(x, 20, layer=13).map for x in (5, 55))
     assert left[:, 4:].max() < 1e-6
     assert right[:, :3].max() < 1e-6
-    _, view = edit_watched(session, EditRequest(target_prompts=TARGETS[:1], form="union"))
+    _, view = run_watched(session, EditRequest(target_prompts=TARGETS[:1], form="union"))
     assert 0.01 < float(view.look(5, 5).map.sum()) < 0.99
     assert view.figure((5, 5)).width > 3 * 192
 
 
 def test_a_figure_shows_target_source_and_what_was_read(model: LoadedModel) -> None:
     session = invert(model, picture(), InversionRequest())
-    _, view = edit_watched(session, EditRequest(target_prompts=TARGETS[:1]))
+    _, view = run_watched(session, EditRequest(target_prompts=TARGETS[:1]))
     look = view.look(60, 47)
     assert view.weights(look).shape == (HEIGHT, WIDTH)
     figure = view.figure((60, 47), step=1, layer=12)
@@ -130,16 +130,16 @@ def test_what_cannot_be_asked_is_said(model: LoadedModel, monkeypatch: pytest.Mo
     for change in ({"method": "sdedit"}, {"strength": 0.0}):
         values: dict[str, Any] = {"source_prompt": "a cat", "target_prompts": ("a dog",), **change}
         with pytest.raises(ConfigError, match="was given"):
-            generate_watched(model, GenerateRequest(**values))
+            run_watched(model, GenerateRequest(**values))
     for steps, layers, sentence in (
         ([0], None, "step 0 was asked for; .* at steps 1, 2 of"),
         (None, [3, 12], "layer 3 was asked for; .* at layers 12 to 15 of"),
         ([], None, "no step was asked for"),
     ):
         with pytest.raises(ScheduleError, match=sentence):
-            generate_watched(model, REQUEST, steps=steps, layers=layers)
+            run_watched(model, REQUEST, steps=steps, layers=layers)
     monkeypatch.setattr(attention_view, "BUDGET", 1)
-    _, view = generate_watched(model, REQUEST)
+    _, view = run_watched(model, REQUEST)
     assert view.steps == (2,)
     for x, y in ((64, 0), (0, 48), (-1, 0)):
         with pytest.raises(ConfigError, match="0 to 63 across and 0 to 47 down"):
@@ -152,10 +152,10 @@ def test_steps_are_kept_evenly_within_the_budget(
     request = GenerateRequest(
         source_prompt="a cat", target_prompts=("a dog",), steps=9, start_step=1
     )
-    _, every = generate_watched(model, request, layers=[14, 15])
+    _, every = run_watched(model, request, layers=[14, 15])
     assert len(every.steps) == 8
     monkeypatch.setattr(attention_view, "BUDGET", every.views.nbytes // 2)
-    _, some = generate_watched(model, request, layers=[14, 15])
+    _, some = run_watched(model, request, layers=[14, 15])
     assert some.steps[0] == every.steps[0]
     assert some.steps[-1] == every.steps[-1]
     assert 2 <= len(some.steps) <= 4

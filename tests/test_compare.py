@@ -21,7 +21,6 @@ from masactrl.rerun.kinds import RerunInputs, run_again
 from masactrl.runs.generate import generate, start_noise
 from masactrl.runs.recipe import Recipe
 from masactrl.runs.request import GenerateRequest
-from masactrl.studies import compare as compare_module
 from masactrl.studies.compare import compare_generated, read_figures
 
 if TYPE_CHECKING:
@@ -230,7 +229,7 @@ def test_an_interrupt_keeps_the_methods_that_are_done(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = compare_module.generate
+    run = generate
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
@@ -240,7 +239,7 @@ def test_an_interrupt_keeps_the_methods_that_are_done(
     words += ["--size", "16x16", "--device", "cpu", "--method", "masactrl", "--method", "sdedit"]
     words += ["--method-option", "sdedit.strength=0.5", "-o", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(compare_module, "generate", interrupted)
+        patch.setattr("masactrl.runs.generate.generate", interrupted)
         assert main([*words, "--json"]) == 130
     shown = capsys.readouterr()
     assert "Finishing this picture" in shown.err

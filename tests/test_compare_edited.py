@@ -12,8 +12,7 @@ from editing_parts import MASKS, random_picture
 from masactrl.cli import main
 from masactrl.errors import ConfigError, PromptError
 from masactrl.runs.invert import EditRequest, InversionRequest, invert
-from masactrl.studies.compare import COMPARED
-from masactrl.studies.compare_edited import compare_edited, compared_calls, edited_recipe
+from masactrl.studies.compare import COMPARED, compare, compared_calls, comparison_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,9 +33,7 @@ def test_every_method_has_a_column(model: LoadedModel) -> None:
     seen: list[int] = []
     options: dict[str, Any] = {"unified": {"rigid": 0.4}, "sdedit": {"strength": 0.7}}
     calls = compared_calls(worded.plan, REQUEST, options=options)
-    result = compare_edited(
-        worded, REQUEST, options=options, on_step=lambda one: seen.append(one.step)
-    )
+    result = compare(worded, REQUEST, options=options, on_step=lambda one: seen.append(one.step))
     methods = [column.method for column in result.columns]
     assert methods == ["source", "reconstruction", "fixed-seed", *COMPARED]
     assert len({column.image.tobytes() for column in result.columns}) == len(methods)
@@ -52,27 +49,27 @@ def test_every_method_has_a_column(model: LoadedModel) -> None:
 
 
 def test_without_a_prompt_methods_of_words_are_left_out(session: EditSession) -> None:
-    result = compare_edited(session, REQUEST)
+    result = compare(session, REQUEST)
     methods = [column.method for column in result.columns]
     assert methods[2:] == ["fixed-seed", "masactrl", "plug-and-play", "sdedit"]
     assert [name for name, _ in result.left_out] == ["prompt-to-prompt", "unified"]
     assert "--from" in result.left_out[0][1]
-    recipe = edited_recipe(session, REQUEST)
+    recipe = comparison_recipe(session, REQUEST)
     assert recipe.request["methods"] == ["masactrl", "plug-and-play", "sdedit"]
     with pytest.raises(PromptError, match="--from"):
-        compare_edited(session, REQUEST, methods=("prompt-to-prompt",))
+        compare(session, REQUEST, methods=("prompt-to-prompt",))
     with pytest.raises(ConfigError, match="2 were given"):
-        compare_edited(session, EditRequest(target_prompts=("a", "b")))
+        compare(session, EditRequest(target_prompts=("a", "b")))
     with pytest.raises(ConfigError, match="'unified', which is not compared"):
-        compare_edited(session, REQUEST, methods=("sdedit",), options={"unified": {}})
+        compare(session, REQUEST, methods=("sdedit",), options={"unified": {}})
     with pytest.raises(ConfigError, match="no option 'power'"):
-        compare_edited(session, REQUEST, methods=("sdedit",), options={"sdedit": {"power": 1}})
+        compare(session, REQUEST, methods=("sdedit",), options={"sdedit": {"power": 1}})
     masked = EditRequest(target_prompts=("a dog",), masks=MASKS)
-    assert len(compare_edited(session, masked, methods=("masactrl",)).columns) == 4
+    assert len(compare(session, masked, methods=("masactrl",)).columns) == 4
 
 
 def test_what_is_made_when_it_is_stopped_compares_something(session: EditSession) -> None:
-    result = compare_edited(session, REQUEST, methods=("masactrl", "sdedit"), stop=lambda: True)
+    result = compare(session, REQUEST, methods=("masactrl", "sdedit"), stop=lambda: True)
     assert [one.method for one in result.columns][2:] == ["fixed-seed", "masactrl"]
     assert (result.methods(), result.unmade) == (("masactrl",), ("sdedit",))
     assert "source" not in result.prompts(), "nobody said what it shows"

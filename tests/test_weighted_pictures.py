@@ -25,7 +25,7 @@ from masactrl.pictures.images import read_recipe
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.settings.prompt_weights import without_weights
 from masactrl.settings.shared import FROM_SOURCE
-from masactrl.studies.ablation import ablate_generated
+from masactrl.studies.ablation import ablate
 from masactrl.studies.compare import compare_generated
 
 needs_compel = pytest.mark.skipif(
@@ -241,7 +241,7 @@ def test_an_ablation_finds_words_of_weighted_prompts(tiny: LoadedModel) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ControlWarning)
         asked = request(steps=2, start_step=None)
-        result = ablate_generated(tiny, asked, words=("cat", "running"))
+        result = ablate(tiny, asked, words=("cat", "running"))
     assert [row.name for row in result.rows][-1] == "masks"
     assert result.source_prompt == SOURCE
 

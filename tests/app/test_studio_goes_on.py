@@ -58,7 +58,7 @@ def test_the_studio_goes_on_without_memory(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("masactrl.studies.attention.generate_watched", fail)
+        patch.setattr("masactrl.studies.attention.run_watched", fail)
         with pytest.raises(type(error)):
             studio.make_set("one", values(studio), quiet)
     assert studio.make_set("two", values(studio), quiet).files

@@ -78,7 +78,7 @@ def test_a_sweep_whose_last_cell_was_interrupted_is_whole_and_says_130(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sweep, "sweep_generate", interrupted(sweep.sweep_generate))
+    monkeypatch.setattr(sweep, "sweep", interrupted(sweep.sweep))
     words = ["sweep", "start-layer=12", "--source", "a cat", "--to", "a dog", "--steps", "2"]
     words += ["--size", "16x16", "--device", "cpu", "--model", str(model_folder)]
     assert main([*words, "-o", str(tmp_path)]) == 130

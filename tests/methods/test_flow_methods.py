@@ -26,8 +26,7 @@ from masactrl.models.guided import Condition, Guided
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.generate import GenerateRequest
 from masactrl.runs.invert import InversionRequest, invert
-from masactrl.studies.compare import COMPARED_FLOWS, compare_generated
-from masactrl.studies.compare_edited import compare_edited
+from masactrl.studies.compare import COMPARED_FLOWS, compare
 
 PROMPTS = ["a cat sitting on snow", "a dog sitting on snow"]
 ROWS = Rows.one_source(targets=1)
@@ -204,7 +203,7 @@ def _model(pipe: Any) -> LoadedModel:
 def test_a_comparison_has_a_column_for_each(pipe: Any) -> None:
     model = _model(pipe)
     asked = GenerateRequest(source_prompt=PROMPTS[0], target_prompts=(PROMPTS[1],), steps=STEPS)
-    made = compare_generated(model, asked)
+    made = compare(model, asked)
     assert [one.method for one in made.columns] == ["source", "fixed-seed", *COMPARED_FLOWS]
     assert set(COMPARED_FLOWS) == {*methods_of("flow")} - {"fixed-seed"}
     pictures = [one.image.tobytes() for one in made.columns]
@@ -217,7 +216,7 @@ def test_a_picture_is_compared_and_the_plan_is_kept(pipe: Any) -> None:
     picture = Image.fromarray(noise.to(torch.uint8).numpy())
     session = invert(model, picture, InversionRequest(source_prompt=PROMPTS[0], steps=STEPS))
     request = EditRequest(target_prompts=(PROMPTS[1],), start_step=1)
-    made = compare_edited(session, request)
+    made = compare(session, request)
     assert [one.method for one in made.columns][3:] == list(COMPARED_FLOWS)
     for name in COMPARED_FLOWS[1:]:
         asked = EditRequest(target_prompts=(PROMPTS[1],), method=name, compare=False)

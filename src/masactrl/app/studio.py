@@ -137,7 +137,7 @@ class Studio:
 
     def make_set(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Consistent set"."""
-        from masactrl.studies.attention import generate_watched
+        from masactrl.studies.attention import run_watched
 
         request = requests.set_request(values, self.networks)
         with self._running(session) as (visit, folder), noted() as said:
@@ -145,7 +145,7 @@ class Studio:
             told = visit.told(report, total)
             visit.watched.pop("set", None)
             if _looks(self.model, request):
-                result, view = generate_watched(self.model, request, on_step=told)
+                result, view = run_watched(self.model, request, on_step=told)
                 visit.watched["set"] = _watched(result, view, folder)
             else:
                 result = generate(self.model, request, on_step=told)
@@ -166,13 +166,13 @@ class Studio:
 
     def make_grid(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Grid": a sweep, whose source is recorded once for all cells."""
-        from masactrl.studies.sweep import sweep_generate
+        from masactrl.studies.sweep import sweep
         from masactrl.studies.sweep_plan import generated_calls
 
         request, axes = requests.grid_request(values, self.networks)
         with self._running(session) as (visit, folder), noted() as said:
             told = visit.told(report, generated_calls(request.steps or 0, axes))
-            result = sweep_generate(self.model, request, axes, on_step=told)
+            result = sweep(self.model, request, axes, on_step=told)
             paths = result.save(folder)
         captions = [f"S{s}, L{layer}" for s, layer in axes.cells()]
         return Made(
@@ -187,13 +187,13 @@ class Studio:
 
     def make_comparison(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Compare"."""
-        from masactrl.studies.compare import compare_generated, comparison_recipe
+        from masactrl.studies.compare import compare, comparison_recipe
 
         request, methods = requests.compare_request(values, self.networks)
         steps = request.resolve(self.model.preset).steps
         with self._running(session) as (visit, folder), noted() as said:
             told = visit.told(report, steps * len(methods))
-            found = compare_generated(self.model, request, methods=methods, on_step=told)
+            found = compare(self.model, request, methods=methods, on_step=told)
             recipe = comparison_recipe(self.model, request, methods=methods)
             paths = write_pictures(folder, found.pictures(), recipe, prompts=found.prompts())
         shown = []
@@ -247,7 +247,7 @@ class Studio:
         """Run the tab "Edit a photo"; the same picture is inverted once for many prompts."""
         from masactrl.models.origin import file_hash
         from masactrl.runs.invert import invert, plan
-        from masactrl.studies.attention import edit_watched
+        from masactrl.studies.attention import run_watched
 
         picture, inversion, request = requests.edit_requests(values, self.networks)
         steps = inversion.steps or self.model.preset.steps
@@ -262,7 +262,7 @@ class Studio:
                 visit.inverted = (key, inverted)
             visit.watched.pop("edit", None)
             if _looks(self.model, request):
-                result, view = edit_watched(visit.inverted[1], request, on_step=told)
+                result, view = run_watched(visit.inverted[1], request, on_step=told)
                 visit.watched["edit"] = _watched(result, view, folder)
             else:
                 result = visit.inverted[1].edit(request, on_step=told)

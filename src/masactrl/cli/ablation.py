@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,10 +22,7 @@ from masactrl.runs.result import prepare_folder
 from masactrl.settings.shared import RunSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from masactrl.models import LoadedModel
-    from masactrl.studies.ablation import AblationResult
+    from masactrl.studies.source import Request
 
 
 @takes(
@@ -71,39 +66,26 @@ def ablation(
     written = given.build(Output)
     with quiet_libraries():
         layouts = given.build(LayoutWords).layouts()
-        from masactrl.studies.ablation import ablate_generated, figure_names
+        from masactrl.runs.invert import invert
+        from masactrl.studies.ablation import ablate, figure_names
 
         names = figure_names(masks=word is not None)
         prepare_folder(written.out, names, overwrite=written.overwrite)
-        make: Callable[[LoadedModel], AblationResult]
+        inversion = given.build(InversionRequest, seed=None)
+        request: Request
         if photo is None:
-            generated = given.build(GenerateRequest, source_prompt=source, layouts=layouts)
-            words = None if word is None else (word, word)
-            make = partial(ablate_generated, request=generated, words=words)
+            request = given.build(GenerateRequest, source_prompt=source, layouts=layouts)
         else:
-            inversion = given.build(InversionRequest, seed=None)
             request = given.build(EditRequest, seed=None, layouts=layouts)
-            make = partial(_edited, photo, inversion, request, word)
+        # A picture that was inverted without a prompt has no word for its subject.
+        said = word if photo is None or inversion.source_prompt else None
         loaded = given.build(ModelSpec).load()
         with _waiting():
-            result = make(loaded)
+            opened = loaded if photo is None else invert(loaded, photo, inversion)
+            result = ablate(opened, request, words=None if word is None else (said, word))
         paths = result.save(written.out, overwrite=written.overwrite)
     for path in paths:
         output().print(str(path), highlight=False, soft_wrap=True, markup=False)
-
-
-def _edited(
-    photo: Path,
-    inversion: InversionRequest,
-    request: EditRequest,
-    word: str | None,
-    model: LoadedModel,
-) -> AblationResult:
-    from masactrl.runs.invert import invert
-    from masactrl.studies.ablation import ablate_edited
-
-    named = None if word is None else (word if inversion.source_prompt else None, word)
-    return ablate_edited(invert(model, photo, inversion), request, words=named)
 
 
 def _waiting() -> Progress:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from masactrl.runs.invert import EditRequest, InversionRequest
     from masactrl.runs.recipe import Recipe
     from masactrl.studies.compare import Comparison
+    from masactrl.studies.source import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class Asked:
         source: as it was given, a prompt or the path of a picture.
         request: of the pictures from words; of a picture how it is inverted, and its edit.
         seed: of methods that draw noise.
-        methods, options: see `masactrl.studies.compare.compare_generated`.
+        methods, options: see `masactrl.studies.compare.compare`.
     """
 
     source: str
@@ -96,7 +97,7 @@ class Asked:
     def calls(self, model: LoadedModel) -> int:
         """Return the denoising steps of all that will be run; raises what that would raise."""
         from masactrl.runs.invert import plan
-        from masactrl.studies.compare_edited import compared_calls
+        from masactrl.studies.compare import compared_calls
 
         if not isinstance(self.request, tuple):
             return self.request.resolve(model.preset).steps * len(self.methods or COMPARED)
@@ -107,23 +108,24 @@ class Asked:
 
     def _made(self, model: LoadedModel, stop: Callable[[], bool]) -> tuple[Comparison, Recipe]:
         from masactrl.runs.invert import invert
-        from masactrl.studies.compare import compare_generated, comparison_recipe
-        from masactrl.studies.compare_edited import compare_edited, edited_recipe
+        from masactrl.studies.compare import compare, comparison_recipe
 
-        shared: dict[str, Any] = {"options": self.options, "stop": stop}
+        source: Source = model
+        seed = self.seed if isinstance(self.request, tuple) else 0
         with progress(Console(stderr=True), "Denoising", self.calls(model)) as on_step:
-            if not isinstance(self.request, tuple):
-                methods = self.methods or COMPARED
-                result = compare_generated(
-                    model, self.request, methods=methods, on_step=on_step, **shared
-                )
-                return result, comparison_recipe(model, self.request, **self._told(result))
-            inversion, request = self.request
-            session = invert(model, self.source, inversion, on_step=on_step)
-            result = compare_edited(
-                session, request, methods=self.methods, seed=self.seed, on_step=on_step, **shared
+            if isinstance(self.request, tuple):
+                source = invert(model, self.source, self.request[0], on_step=on_step)
+            result = compare(
+                source,
+                self.asked,
+                methods=self.methods,
+                options=self.options,
+                seed=seed,
+                on_step=on_step,
+                stop=stop,
             )
-        return result, edited_recipe(session, request, **self._told(result), seed=self.seed)
+        recipe = comparison_recipe(source, self.asked, **self._told(result), seed=seed)
+        return result, recipe
 
 
 def show_compare_plan(asked: Asked, model: LoadedModel, out: Path, *, as_json: bool) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
     from masactrl.runs.invert import EditRequest, InversionRequest
     from masactrl.runs.request import GenerateRequest
+    from masactrl.studies.source import Request, Source
     from masactrl.studies.sweep import Axes, SweepResult
 
 
@@ -123,23 +124,20 @@ def _run(model: LoadedModel, asked: Asked, axes: Axes) -> tuple[SweepResult, boo
     Also says whether somebody did.
     """
     from masactrl.runs.invert import invert
-    from masactrl.studies.sweep import sweep_edit, sweep_generate
-    from masactrl.studies.sweep_plan import generated_calls, sweep_calls
+    from masactrl.studies.sweep import sweep, sweep_calls
 
     errors = Console(stderr=True)
-    if not isinstance(asked, tuple):
-        settings = asked.resolve(model.preset)
-        whole = axes.filled(settings.start_step, settings.start_layer)
-        total = generated_calls(settings.steps, whole)
-        with finishing(errors) as stopping, progress(errors, "Denoising", total) as on_step:
-            made = sweep_generate(model, asked, axes, on_step=on_step, stop=stopping)
-            return made, stopping()
-    picture, inversion, request = asked
-    with progress(errors, "Inverting", inversion.steps or model.preset.steps) as on_step:
-        session = invert(model, picture, inversion, on_step=on_step)
-    total = sweep_calls(session, request, axes)
-    with finishing(errors) as stopping, progress(errors, "Editing", total) as on_step:
-        return sweep_edit(session, request, axes, on_step=on_step, stop=stopping), stopping()
+    source: Source = model
+    request: Request
+    if isinstance(asked, tuple):
+        picture, inversion, request = asked
+        with progress(errors, "Inverting", inversion.steps or model.preset.steps) as on_step:
+            source = invert(model, picture, inversion, on_step=on_step)
+    else:
+        request = asked
+    title, total = "Denoising" if source is model else "Editing", sweep_calls(source, request, axes)
+    with finishing(errors) as stopping, progress(errors, title, total) as on_step:
+        return sweep(source, request, axes, on_step=on_step, stop=stopping), stopping()
 
 
 def _told(result: SweepResult, paths: Sequence[Path], *, as_json: bool) -> dict[str, Any]:

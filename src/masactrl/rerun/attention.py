@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words
-from masactrl.rerun.edit import edit_of, edit_steps
-from masactrl.rerun.generate import generate_steps, request_again
+from masactrl.rerun.edit import edit_steps, source_again
+from masactrl.rerun.generate import generate_steps
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.settings.checks import settle
 
@@ -128,24 +128,14 @@ def watch_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Atten
         ConfigError: the run cannot be made again, or its targets look into no source.
         ScheduleError: that step or layer is not controlled.
     """
-    from masactrl.runs.invert import invert
-    from masactrl.studies.attention import edit_watched, generate_watched
+    from masactrl.studies.attention import run_watched
 
-    asked, run = question_of(recipe), watched_run(recipe)
+    asked = question_of(recipe)
+    source, request = source_again(model, watched_run(recipe), given)
+    _check_target(asked.target, len(request.target_prompts))
     steps = None if asked.step is None else [asked.step]
     layers = None if asked.layer is None else [asked.layer]
-    if asked.of == "generate":
-        request = request_again(run.request, given)
-        _check_target(asked.target, len(request.target_prompts))
-        _, view = generate_watched(
-            model, request, steps=steps, layers=layers, on_step=given.on_step
-        )
-        return view
-    picture, *files = given.inputs
-    inversion, edit, _ = edit_of(run, tuple(files), given.networks)
-    _check_target(asked.target, len(edit.target_prompts))
-    session = invert(model, picture, inversion, on_step=given.on_step)
-    _, view = edit_watched(session, edit, steps=steps, layers=layers, on_step=given.on_step)
+    _, view = run_watched(source, request, steps=steps, layers=layers, on_step=given.on_step)
     return view
 
 

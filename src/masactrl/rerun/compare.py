@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
-from masactrl.rerun.edit import edit_of, input_names, study_options
-from masactrl.rerun.generate import layout_words, request_again, request_of, run_options
+from masactrl.rerun.edit import edit_of, input_names, source_again, study_options
+from masactrl.rerun.generate import layout_words, request_of, run_options
 from masactrl.settings.shared import json_word
-from masactrl.studies.compare import compare_generated
+from masactrl.studies.compare import compare
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,27 +37,23 @@ def _of_photo(recipe: Recipe) -> bool:
     return "inversion" in recipe.request
 
 
+def _run(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says of the plain run that is compared."""
+    return {name: one for name, one in recipe.request.items() if name not in ("methods", "options")}
+
+
 def edit_in(recipe: Recipe) -> tuple[Recipe, int]:
     """Return the recipe of masactrl's edit in a comparison, and the seed of methods that draw."""
-    values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
+    values = _run(recipe)
     seed = values.pop("seed", 0)
     if not isinstance(seed, int):
         raise ConfigError("The recipe cannot be used: its seed is no number.")
-    return replace(recipe, request={**values, "seed": None}), seed
+    return replace(recipe, kind="edit", request={**values, "seed": None}), seed
 
 
-_COMPARED = ("methods", "options")
-
-
-def comparison_of(
-    recipe: Recipe, given: RerunInputs | None = None
-) -> tuple[GenerateRequest, tuple[str, ...], Options]:
-    """Return the request of a recipe, the methods and their options.
-
-    The request has its layouts where it is ``given`` their pictures.
-    """
-    values = {name: one for name, one in recipe.request.items() if name not in _COMPARED}
-    request = request_of(values) if given is None else request_again(values, given)
+def comparison_of(recipe: Recipe) -> tuple[GenerateRequest, tuple[str, ...], Options]:
+    """Return the request of a recipe, the methods and their options."""
+    request = request_of(_run(recipe))
     if len(request.target_prompts) != 1:
         raise ConfigError("The recipe cannot be used: it compares no methods on one target.")
     return request, *_methods(recipe)
@@ -122,32 +118,18 @@ def _photo_words(recipe: Recipe) -> list[str]:
     return command_words("compare", [input_names(recipe)[0]], options)
 
 
-def _photo_again(
-    model: LoadedModel, recipe: Recipe, given: RerunInputs
-) -> Mapping[str, Image.Image]:
-    from masactrl.runs.invert import invert
-    from masactrl.studies.compare_edited import compare_edited
-
-    edit, seed = edit_in(recipe)
-    picture, *masks = given.inputs
-    inversion, request, _ = edit_of(edit, tuple(masks), given.networks)
-    methods, options = _methods(recipe)
-    session = invert(model, picture, inversion, on_step=given.on_step)
-    result = compare_edited(
-        session, request, methods=methods, options=options, seed=seed, on_step=given.on_step
-    )
-    return result.pictures()
-
-
 def compare_again(
     model: LoadedModel, recipe: Recipe, given: RerunInputs
 ) -> Mapping[str, Image.Image]:
     """Make the comparison again, and return all pictures by name."""
-    if _of_photo(recipe):
-        return _photo_again(model, recipe, given)
-    request, methods, options = comparison_of(recipe, given)
-    result = compare_generated(
-        model, request, methods=methods, options=options, on_step=given.on_step
+    plain, seed = edit_in(recipe)
+    if not _of_photo(recipe):
+        comparison_of(recipe)  # refuses what cannot be
+        plain, seed = replace(plain, kind="generate", request=_run(recipe)), 0
+    source, request = source_again(model, plain, given)
+    methods, options = _methods(recipe)
+    result = compare(
+        source, request, methods=methods, options=options, seed=seed, on_step=given.on_step
     )
     return result.pictures()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags, declared_options
-from masactrl.rerun.generate import refuse_object
+from masactrl.rerun.generate import refuse_object, request_again
 from masactrl.rerun.layouts import AskedLayout, layout_options, layouts_drawn
 from masactrl.runs.edit_request import Mode, ResolvedEdit
 from masactrl.runs.recipe import Recipe, checked
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from masactrl.rerun.kinds import RerunInputs
     from masactrl.runs.edit_request import EditMasks, EditRequest
     from masactrl.runs.inversion_request import InversionRequest
+    from masactrl.studies.source import Request, Source
 
-__all__ = ["AskedMasks", "edit_again", "edit_of", "edit_steps", "edit_words"]
+__all__ = ["AskedMasks", "edit_again", "edit_of", "edit_steps", "edit_words", "source_again"]
 
 _CALLS = MappingProxyType({"ahead": 2, "cached": 3, "joint": 2})
 """Passes over all steps: inversion, recording, edit; or inversion and edit."""
@@ -143,6 +144,23 @@ def _masks(asked: AskedMasks | None, files: tuple[Path, ...]) -> EditMasks | Non
         threshold=asked.threshold,
         on_empty="warn",  # it was allowed when the picture was made
     )
+
+
+def source_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> tuple[Source, Request]:
+    """Return the source of a study's plain run, and what is asked of it.
+
+    Args:
+        model: that made it.
+        recipe: of the kind "generate" or "edit".
+        given: inputs and progress.
+    """
+    if recipe.kind == "generate":
+        return model, request_again(recipe.request, given)
+    from masactrl.runs.invert import invert
+
+    picture, *files = given.inputs
+    inversion, request, _ = edit_of(recipe, tuple(files), given.networks)
+    return invert(model, picture, inversion, on_step=given.on_step), request
 
 
 def edit_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Mapping[str, Image.Image]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
-from masactrl.rerun.edit import edit_of, input_names, study_options
-from masactrl.rerun.generate import generate_options, layout_words, request_again, request_of
+from masactrl.rerun.edit import edit_of, input_names, source_again, study_options
+from masactrl.rerun.generate import generate_options, layout_words, request_of
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.studies.axes import Axes
 from masactrl.studies.sweep_result import SWEEP, cell_name
@@ -139,21 +139,14 @@ def sweep_again(
 
 def sweep_grid(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> SweepResult:
     """Make all cells again, or those that the one cell needs that the recipe names."""
-    from masactrl.runs.invert import invert
-    from masactrl.studies.sweep import sweep_edit, sweep_generate
+    from masactrl.studies.sweep import sweep
 
     asked = checked(_Asked, dict(recipe.request))
     axes = asked.grid()
     cell = _cell(recipe, asked, axes)
     axes = axes if cell is None else _narrowed(axes, cell)
-    plain = plain_recipe(recipe.of(SWEEP))
-    if asked.of == "generate":
-        request = request_again(plain.request, given)
-        return sweep_generate(model, request, axes, on_step=given.on_step)
-    picture, *masks = given.inputs
-    inversion, edit, _ = edit_of(plain, tuple(masks), given.networks)
-    session = invert(model, picture, inversion, on_step=given.on_step)
-    return sweep_edit(session, edit, axes, on_step=given.on_step)
+    source, request = source_again(model, plain_recipe(recipe.of(SWEEP)), given)
+    return sweep(source, request, axes, on_step=given.on_step)
 
 
 def sweep_steps(recipe: Recipe) -> int:

@@ -57,7 +57,7 @@ Features = Literal["cached", "joint", "none"]
 _ALONE = ("fixed-seed", *FROM_SOURCE)
 """Methods whose targets read nothing of the source while they are made."""
 
-_ALSO_MASACTRLS = MappingProxyType(
+ALSO_MASACTRLS = MappingProxyType(
     {"masks": None, "keep_background": False, "keep": "memory", "half": True}
 )
 """What beside S, L, form and strength no other method reads, with what is usual."""
@@ -255,7 +255,7 @@ class EditRequest:
         check_interval(self.guidance_begin, self.guidance_end, self.guidance_scale)
         parse_layers(self.layers)  # refuses what is none
         object.__setattr__(self, "method_options", sorted_pairs(self.method_options))
-        also = dict(_ALSO_MASACTRLS)
+        also = dict(ALSO_MASACTRLS)
         if self.method == "blended-latent":
             del also["masks"]
             if self.masks is not None and self.masks.by_words:

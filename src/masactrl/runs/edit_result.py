@@ -95,6 +95,11 @@ class EditResult:
         """How targets came by the source's features, see `masactrl.runs.edit_request.Features`."""
         return self.request.features
 
+    @property
+    def source(self) -> Image.Image:
+        """The source as the model makes it, which is the reconstruction."""
+        return self.reconstruction
+
     def to_sheet(self) -> Image.Image:
         """Return one picture: per target a row of input, reconstruction, without, with control."""
         twins = self.request.compare

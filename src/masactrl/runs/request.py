@@ -188,7 +188,7 @@ class MethodAsked(Protocol):
         ...
 
 
-_MASACTRLS: Mapping[str, Any] = MappingProxyType(
+MASACTRLS: Mapping[str, Any] = MappingProxyType(
     {
         "start_step": None,
         "start_at": None,
@@ -199,6 +199,7 @@ _MASACTRLS: Mapping[str, Any] = MappingProxyType(
         "positions": "same",
     }
 )
+"""What no other method reads, with what is usual."""
 
 
 def check_method(asked: MethodAsked, also: Mapping[str, Any] | None = None) -> None:
@@ -223,7 +224,7 @@ def check_method(asked: MethodAsked, also: Mapping[str, Any] | None = None) -> N
                 "start_layer, form and strength."
             )
         return
-    for name, usual in {**_MASACTRLS, **(also or {})}.items():
+    for name, usual in {**MASACTRLS, **(also or {})}.items():
         value = getattr(asked, name)
         if value is not usual and value != usual:
             raise ConfigError(

@@ -45,6 +45,7 @@ MOVED: Final[Mapping[str, str]] = MappingProxyType(
         "attention.taps": "attention.control_hooks",
         "attention.watch": "attention.capture",
         "puppets.measure": "bench.model_measure",
+        "studies.compare_edited": "studies.compare",
     }
 )
 _ROOT: Final = "masactrl"

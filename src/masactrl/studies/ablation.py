@@ -5,7 +5,7 @@
     places         encoder, middle, decoder, all of them; S as usual
     masks          without masks, and with masks from words (Eq. 6 to 8); S and L as usual
 
-    figures = ablate_edited(session, EditRequest(target_prompts=("a running corgi",)))
+    figures = ablate(session, EditRequest(target_prompts=("a running corgi",)))
     figures.save(Path("out"))       # ablation-start-step.png, .svg, ablation-start-layer.png, ...
 
 Every picture is made from the same source and the same noise.
@@ -22,8 +22,11 @@ from masactrl.errors import ConfigError, ControlWarning
 from masactrl.methods import MasaCtrl
 from masactrl.pictures.figures import Figure
 from masactrl.pictures.images import Tile
+from masactrl.runs.edit_request import EditMasks, EditRequest
 from masactrl.runs.result import prepare_folder
+from masactrl.settings.on_demand import on_demand
 from masactrl.settings.prompt_weights import without_weights
+from masactrl.studies.source import study_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +36,10 @@ if TYPE_CHECKING:
 
     from masactrl.attention import Place
     from masactrl.models import LoadedModel
-    from masactrl.runs.edit_request import EditRequest
-    from masactrl.runs.generate import GenerateRequest, StepRecord
-    from masactrl.runs.session import EditSession
+    from masactrl.runs.generate import StepRecord
+    from masactrl.studies.source import Request, Source
 
-__all__ = ["Ablation", "AblationResult", "ablate_edited", "ablate_generated", "figure_names"]
+__all__ = ["Ablation", "AblationResult", "ablate", "figure_names"]
 
 _FIGURE = "ablation-{}"  # name of the figure of a row, without ending
 _PARTS = (0.0, 0.08, 0.2, 0.4, 0.6)  # of the run, where S is tried
@@ -119,98 +121,89 @@ class _Make(Protocol):
     def __call__(self, control: MasaCtrl, *, words: bool = False) -> Image.Image: ...
 
 
-def ablate_generated(
-    model: LoadedModel,
-    request: GenerateRequest,
-    *,
-    words: tuple[str, str] | None = None,
-    on_step: Callable[[StepRecord], None] | None = None,
-) -> AblationResult:
-    """Make a source from its prompt, and its target in every way of the head of this file.
-
-    Args:
-        model: what `load_pipeline` returns.
-        request: with one target; its S and L are those that are not varied.
-        words: the subject, a word of the source prompt and one of the target prompt; None leaves
-            the row of masks out.
-        on_step: called after every denoising step of all runs.
-
-    Raises:
-        ConfigError: not one target, or another method than masactrl.
-        MasaCtrlError: what `generate` raises.
-    """
-    from masactrl.runs.generate import generate
-
-    _check(request.target_prompts, request.method)
-    settings = request.resolve(model.preset)
-    source, target = settings.source_prompt, settings.target_prompts[0]
-    plain = generate(model, replace(request, strength=0.0), on_step=on_step)
-
-    def make(control: MasaCtrl, *, words: bool = False) -> Image.Image:
-        masks = None
-        if words and named is not None:
-            shown = without_weights(target)
-            said = (without_weights(source), shown, shown)  # source, target, its twin
-            masks = WordMasks(words=(named[0], named[1], named[1]), prompts=said)
-        own = replace(control, form=settings.form, strength=settings.strength, masks=masks)
-        return generate(model, request, method=own, on_step=on_step).targets[0].controlled
-
-    named = words
-    usual = settings.start_step, settings.start_layer
-    return AblationResult(
-        source=plain.source,
-        uncontrolled=plain.targets[0].uncontrolled,
-        source_prompt=source,
-        target_prompt=target,
-        rows=_rows(make, model, settings.steps, usual, masks=words is not None),
-    )
-
-
-def ablate_edited(
-    session: EditSession,
-    request: EditRequest,
+def ablate(
+    source: Source,
+    request: Request,
     *,
     words: tuple[str | None, str] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> AblationResult:
-    """Edit an inverted picture in every way of the head of this file.
+    """Make the target of a source in every way of the head of this file.
 
     Args:
-        session: the picture.
-        request: with one target and without masks; its S and L are those that are not varied.
-        words: the subject, a word of the source prompt (None for a null prompt, whose first tokens
-            act as its object) and one of the target prompt; None leaves the row of masks out.
-        on_step: called after each U-Net call.
+        source: the model that draws the source from its prompt, or a picture that was inverted.
+        request: a `GenerateRequest` or an `EditRequest`, with one target and without masks; its S
+            and L are those that are not varied.
+        words: the subject, a word of the source prompt (None for a picture that was inverted
+            without one, whose first tokens act as its object) and one of the target prompt; None
+            leaves the row of masks out.
+        on_step: called after every denoising step of all runs.
 
     Raises:
-        ConfigError: not one target, masks in the request, or another method than masactrl.
-        MasaCtrlError: what `EditSession.edit` raises.
+        ConfigError: not one target, masks in the request, another method than masactrl, or a
+            request for another kind of source.
+        MasaCtrlError: what `generate` and `EditSession.edit` raise.
     """
-    from masactrl.runs.edit_request import EditMasks
-
-    _check(request.target_prompts, request.method)
-    if request.masks is not None:
+    study, named = study_of(source, request), words
+    if len(request.target_prompts) != 1:
+        raise ConfigError(
+            f"An ablation has one target prompt and {len(request.target_prompts)} were given."
+        )
+    if request.method != "masactrl":
+        raise ConfigError(
+            f"S, L, places and masks belong to the method masactrl, not to {request.method}."
+        )
+    if isinstance(request, EditRequest) and request.masks is not None:
         raise ConfigError("An ablation puts masks in and out by itself; name them by words=.")
-    settings = request.resolve(session.model.preset, session.trajectory.steps)
-    usual = settings.start_step, settings.start_layer
-    # The first recording serves all others: it begins at the first step and layer.
-    first = replace(request, start_step=0, start_layer=0, compare=True)
-    plain = session.edit(first, on_step=on_step)
-    masks = None if words is None else EditMasks(source=words[0], targets=words[1])
+    settings = study.settings
+    # An edit's first recording serves all others: it begins at the first step and layer.
+    if isinstance(request, EditRequest):
+        first: Request = replace(request, start_step=0, start_layer=0, compare=True)
+        request = replace(request, compare=False)
+    else:
+        first = replace(request, strength=0.0)
+    plain = study.run(first, on_step=on_step)
 
     def make(control: MasaCtrl, *, words: bool = False) -> Image.Image:
-        asked = replace(request, masks=masks if words else None, compare=False)
         own = replace(control, form=settings.form, strength=settings.strength)
-        return session.edit(asked, method=own, on_step=on_step).targets[0].controlled
+        asked = request
+        if words and named is not None:
+            asked, own = _masked(asked, own, named)
+        made: Image.Image = study.run(asked, method=own, on_step=on_step).targets[0].controlled
+        return made
 
-    twin = plain.targets[0].uncontrolled
+    target = plain.targets[0]
     return AblationResult(
-        source=plain.reconstruction,
-        uncontrolled=plain.targets[0].controlled if twin is None else twin,
-        source_prompt=session.trajectory.prompt,
+        source=plain.source,
+        uncontrolled=target.uncontrolled or target.controlled,
+        source_prompt=study.prompt,
         target_prompt=request.target_prompts[0],
-        rows=_rows(make, session.model, settings.steps, usual, masks=masks is not None),
+        rows=_rows(
+            make,
+            study.model,
+            settings.steps,
+            (settings.start_step, settings.start_layer),
+            masks=words is not None,
+        ),
     )
+
+
+_RENAMED = {"ablate_edited": "ablate", "ablate_generated": "ablate"}
+__getattr__ = on_demand(__name__, {"ablate": __name__}, renamed=_RENAMED)
+
+
+def _masked(
+    request: Request, control: MasaCtrl, words: tuple[str | None, str]
+) -> tuple[Request, MasaCtrl]:
+    """The same with masks from words: an edit's belong to its request, others to the control."""
+    of_source, of_target = words
+    if isinstance(request, EditRequest):
+        return replace(request, masks=EditMasks(source=of_source, targets=of_target)), control
+    source, target = map(without_weights, (request.source_prompt, request.target_prompts[0]))
+    masks = WordMasks(
+        words=(of_source or "", of_target, of_target), prompts=(source, target, target)
+    )  # source, target, its twin
+    return request, replace(control, masks=masks)
 
 
 def _rows(
@@ -249,10 +242,3 @@ def _rows(
 
 def _from(start_step: int, start_layer: int) -> MasaCtrl:
     return MasaCtrl(schedule=Schedule(start_step=start_step, start_layer=start_layer))
-
-
-def _check(targets: tuple[str, ...], method: str) -> None:
-    if len(targets) != 1:
-        raise ConfigError(f"An ablation has one target prompt and {len(targets)} were given.")
-    if method != "masactrl":
-        raise ConfigError(f"S, L, places and masks belong to the method masactrl, not to {method}.")

@@ -1,6 +1,6 @@
 """Where does a point of a target look in its source? The run, watched, and the pictures of it.
 
-result, view = generate_watched(model, request)
+result, view = run_watched(model, request)
 look = view.look(x, y)            # pixels of the target
 view.figure((x, y)).save("attention.png")
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -18,9 +18,9 @@ from masactrl.attention import Schedule, find_layers
 from masactrl.attention.capture import capture
 from masactrl.attention.view import AttentionMap, AttentionRecord, listed
 from masactrl.errors import ConfigError, ScheduleError
-from masactrl.pictures.input import Framing
 from masactrl.pictures.overlays import SeenPoint, attention_figure
-from masactrl.runs.generate import generate
+from masactrl.settings.on_demand import on_demand
+from masactrl.studies.source import study_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from masactrl.attention import AttentionLayer
     from masactrl.models import LoadedModel
     from masactrl.pictures.figures import Figure
+    from masactrl.pictures.input import Framing
     from masactrl.runs.edit_request import ResolvedEdit
     from masactrl.runs.generate import StepRecord
-    from masactrl.runs.invert import EditRequest, EditResult, EditSession
-    from masactrl.runs.request import GenerateRequest, ResolvedRequest
-    from masactrl.runs.result import GenerateResult
+    from masactrl.runs.request import ResolvedRequest
+    from masactrl.studies.source import Request, Source
 
-__all__ = ["AttentionView", "edit_watched", "generate_watched"]
+__all__ = ["AttentionView", "run_watched"]
+
+_RENAMED = {"edit_watched": "run_watched", "generate_watched": "run_watched"}
+__getattr__ = on_demand(__name__, {"run_watched": __name__}, renamed=_RENAMED)
 
 BUDGET = 256 * 2**20
 """Bytes that are kept at most, unless steps are named: some 5 steps of SD 1.5, all of ours."""
@@ -149,60 +152,39 @@ class AttentionView:
         return attention_figure(self.source, self.targets[target], seen)
 
 
-def generate_watched(
-    model: LoadedModel,
-    request: GenerateRequest,
+def run_watched(
+    source: Source,
+    request: Request,
     *,
     steps: Collection[int] | None = None,
     layers: Collection[int] | None = None,
     on_step: OnStep | None = None,
-) -> tuple[GenerateResult, AttentionView]:
-    """Make the pictures of a request, the same as `generate`, and keep where targets looked.
+) -> tuple[Any, AttentionView]:
+    """Make the pictures of a request, the same as without, and keep where targets looked.
+
+    Returns what `generate` or `EditSession.edit` does, and the view.
 
     Args:
-        model: what `load_pipeline` returns.
-        request: what to make, by MasaCtrl.
+        source: the model that draws the source from its prompt, or a picture that was inverted.
+        request: a `GenerateRequest` or an `EditRequest`, by MasaCtrl.
         steps: to keep, among the controlled ones; None is as many as `BUDGET` holds, evenly.
         layers: to keep, among the controlled ones; None is all.
         on_step: as in `generate`.
 
     Raises:
-        ConfigError: the request is of another method, or of no strength.
+        ConfigError: the request is of another method, of no strength, or for another kind of
+            source.
         ScheduleError: a step or layer is not controlled.
     """
-    settings = request.resolve(model.preset)
-    size = (settings.width, settings.height)
-    with _watched(model, settings, size, steps, layers) as views:
-        result = generate(model, request, on_step=on_step)
+    study = study_of(source, request)
+    framing = study.framing
+    with _watched(study.model, study.settings, framing.padded, steps, layers) as views:
+        result = study.run(request, on_step=on_step)
     return result, AttentionView(
         views=views,
-        source=result.source,
+        source=study.picture or result.source,
         targets=tuple(one.controlled for one in result.targets),
-        framing=Framing(original=size, scaled=size, padded=size),
-    )
-
-
-def edit_watched(
-    session: EditSession,
-    request: EditRequest,
-    *,
-    steps: Collection[int] | None = None,
-    layers: Collection[int] | None = None,
-    on_step: OnStep | None = None,
-) -> tuple[EditResult, AttentionView]:
-    """Edit an inverted picture, the same as `session.edit`, and keep where targets looked.
-
-    Arguments and errors as in `generate_watched`.
-    """
-    model = session.model
-    settings = request.resolve(model.preset, session.trajectory.steps)
-    with _watched(model, settings, session.framing.padded, steps, layers) as views:
-        result = session.edit(request, on_step=on_step)
-    return result, AttentionView(
-        views=views,
-        source=result.picture,
-        targets=tuple(one.controlled for one in result.targets),
-        framing=session.framing,
+        framing=framing,
     )
 
 

@@ -2,8 +2,11 @@
 
     source | fixed seed | MasaCtrl | Prompt-to-Prompt | ...
 
-Every method edits the same source from the same noise. Here the source comes from a prompt; of a
-photograph it is `masactrl.studies.compare_edited`, which fills the same table.
+    compare(model, GenerateRequest(source_prompt=..., target_prompts=(...,)))
+    compare(invert(model, "corgi.jpg"), EditRequest(target_prompts=(...,))).to_sheet()
+
+Every method edits the same source from the same noise. Of a photograph, which is inverted once for
+all, the reconstruction stands beside it.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from masactrl.errors import ConfigError
+from masactrl.errors import ConfigError, PromptError
 from masactrl.pictures.figures import Figure
 from masactrl.pictures.images import Tile, png_bytes
-from masactrl.runs.generate import generate
-from masactrl.runs.layout import stated_files
-from masactrl.runs.recipe import Recipe, stated_model
+from masactrl.runs.edit_request import ALSO_MASACTRLS, EditRequest
+from masactrl.runs.edit_result import EditResult
+from masactrl.runs.request import MASACTRLS
 from masactrl.runs.result import TITLES
+from masactrl.settings.on_demand import on_demand
 from masactrl.settings.shared import FROM_SOURCE
 from masactrl.studies.compare_figures import ComparisonFigures, read_figures
+from masactrl.studies.source import study_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +34,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
+    from masactrl.runs.cost import EditPlan
     from masactrl.runs.generate import StepRecord
     from masactrl.runs.layout import Layout, LayoutsAsked
-    from masactrl.runs.request import GenerateRequest
+    from masactrl.runs.recipe import Recipe
+    from masactrl.runs.result import GenerateResult
+    from masactrl.studies.source import Request, Source, Study
 
 __all__ = [
     "COMPARED",
@@ -41,13 +49,12 @@ __all__ = [
     "ComparisonColumn",
     "ComparisonFigures",
     "check_compared",
-    "column_of",
+    "compare",
     "compare_generated",
     "compared_by",
+    "compared_calls",
     "comparison_recipe",
-    "layouts_by",
     "read_figures",
-    "with_figures",
 ]
 
 COMPARED = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit", "unified")
@@ -60,7 +67,11 @@ COMPARED_FLOWS = ("masactrl", "sdedit", "flowedit", "consistedit", "rf-edit")
 COMPARISON = "comparison"
 """The name of the picture that shows all columns."""
 
-_GIVEN = ("source", "reconstruction", "fixed-seed")  # columns that no method is named for
+_FIXED = "fixed-seed"
+_GIVEN = ("source", "reconstruction", _FIXED)  # columns that no method is named for
+
+_RENAMED = {"compare_edited": "compare", "edited_recipe": "comparison_recipe"}
+__getattr__ = on_demand(__name__, dict.fromkeys(_RENAMED.values(), __name__), renamed=_RENAMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,75 +161,101 @@ class Comparison:
 
 
 def comparison_recipe(
-    model: LoadedModel,
-    request: GenerateRequest,
+    source: Source,
+    request: Request,
     *,
     methods: Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
 ) -> Recipe:
     """Return how the pictures of a comparison are made; arguments are those that made it."""
+    study = study_of(source, request)
+    asked, _ = _asked(study, methods, options, seed)
+    more = {} if study.session is None else {"seed": seed}
     given = {name: dict(values) for name, values in (options or {}).items()}
-    return Recipe(
-        kind="compare",
-        picture=COMPARISON,
-        model=stated_model(model),
-        device=model.pipeline._execution_device.type,
-        dtype=model.dtype,
-        request={
-            **request.resolve(model.preset).recipe(),
-            "methods": list(methods or compared_by(model)),
-            "options": given,
-        },
-        inputs=stated_files(request.layouts),
-    )
+    named = [name for name in asked if name != _FIXED]
+    return study.recipe("compare", COMPARISON, methods=named, options=given, **more)
 
 
-def compare_generated(
-    model: LoadedModel,
-    request: GenerateRequest,
+def compare(
+    source: Source,
+    request: Request,
     *,
     methods: Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
     on_step: Callable[[StepRecord], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Comparison:
-    """Make a source, and its target by every method, from the same noise.
+    """Make a target by every method, of the same source and from the same noise.
 
     Args:
-        model: what `load_pipeline` returns.
-        request: with one target prompt; its method is not looked at. Its layouts lead the target of
+        source: the model that draws the source from its prompt, or a picture that was inverted.
+        request: a `GenerateRequest` or an `EditRequest`, with one target prompt; its method is not
+            looked at; S, L, form, strength and masks are masactrl's. Its layouts lead the target of
             every method but those of `FROM_SOURCE`, which come last then, and say so.
         methods: names in `masactrl.methods.METHODS`; "fixed-seed" is always the first. None is
-            `compared_by(model)`.
+            `compared_by(model)`, without those that align words where a picture was inverted
+            without a prompt.
         options: fields of the methods by their name.
+        seed: of a picture: of the noise that methods draw that start from the source or from fresh
+            noise. Sources that are drawn have it in their request.
         on_step: called after every denoising step of all runs.
-        stop: asked before every further method; True ends it with those that are made.
+        stop: asked before every method after the first; True ends it with those that are made.
 
     Raises:
-        ConfigError: not one target prompt, no method, an unknown one, one twice, or layouts for
-            methods that take none.
+        ConfigError: not one target prompt, no method, an unknown one, one twice, layouts for
+            methods that take none, or a request for another kind of source.
+        PromptError: a method was named that aligns words, and the picture has no prompt.
+        MasaCtrlError: what `generate` and `EditSession.edit` raise.
     """
-    given = dict(options or {})
-    names = check_compared(request, methods or compared_by(model), given)
+    study = study_of(source, request)
+    asked, left_out = _asked(study, methods, options, seed)
     columns: list[ComparisonColumn] = []
-    for name in names:
-        if columns and stop is not None and stop():
+    unmade = list(asked)
+    for name, one in asked.items():
+        # The fixed seed alone would compare nothing.
+        if {*asked} - {*unmade, _FIXED} and stop is not None and stop():
             break
-        asked = _with_method(request, name, given.get(name, {}))
+        unmade.remove(name)
         started = time.perf_counter()
-        result = generate(model, asked, on_step=on_step)
+        result = study.run(one, on_step=on_step)
         seconds = time.perf_counter() - started
         target = result.targets[0]
         if not columns:
-            columns.append(ComparisonColumn(method="source", title="source", image=result.source))
-            columns.append(column_of(request, "fixed-seed", target.uncontrolled, None))
+            shown = study.picture or result.source
+            columns.append(ComparisonColumn(method="source", title="source", image=shown))
+            columns.append(_second(request, result))
         columns.append(column_of(request, name, target.controlled, seconds))
     return Comparison(
-        source_prompt=request.source_prompt,
+        source_prompt=study.prompt,
         target_prompt=request.target_prompts[0],
-        columns=with_figures(model, columns, request.target_prompts[0]),
-        unmade=names[len(columns) - 2 :],  # beside the source and its fixed seed
+        columns=with_figures(study.model, columns, request.target_prompts[0]),
+        left_out=left_out,
+        inversion_seconds=None if study.session is None else study.session.seconds,
+        unmade=tuple(unmade),
     )
+
+
+compare_generated = compare
+
+
+def compared_calls(
+    plan: Callable[[EditRequest], EditPlan],
+    request: EditRequest,
+    *,
+    methods: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
+    """Return the U-Net calls of a picture's comparison without its inversion.
+
+    Args:
+        plan: says what an edit costs: `EditSession.plan`, or `runs.invert.plan` with all but the
+            edit, before there is a session.
+        request, methods, options: as those of `compare`, as are the errors.
+    """
+    asked, _ = _edits(plan, request, methods or COMPARED, options or {}, optional=methods is None)
+    return sum(plan(edit).calls for edit in asked.values())
 
 
 def compared_by(model: LoadedModel) -> tuple[str, ...]:
@@ -240,7 +277,7 @@ def check_compared(
     targets = request.target_prompts
     if len(targets) != 1:
         raise ConfigError(f"A comparison has one target prompt and {len(targets)} were given.")
-    names = tuple(name for name in methods if name != "fixed-seed")
+    names = tuple(name for name in methods if name != _FIXED)
     if not names or len(set(names)) != len(names):
         raise ConfigError("Name every method to compare once, and at least one.")
     unknown = set(options) - set(names)
@@ -256,21 +293,71 @@ def check_compared(
     return names
 
 
-def _with_method(
-    request: GenerateRequest, name: str, options: Mapping[str, Any]
-) -> GenerateRequest:
+def _asked(
+    study: Study,
+    methods: Sequence[str] | None,
+    options: Mapping[str, Mapping[str, Any]] | None,
+    seed: int,
+) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
+    """The request of every method by its name, and which methods are left out and why."""
+    named, given, request = methods or compared_by(study.model), options or {}, study.request
+    if study.session is not None:
+        plan, optional = study.session.plan, methods is None
+        return _edits(plan, request, named, given, optional=optional, seed=seed)
+    names = check_compared(request, named, given)
+    if seed:
+        raise ConfigError(f"seed={seed} was given; a source that is drawn has it in its request.")
+    return {name: _by(request, name, given.get(name, {})) for name in names}, ()
+
+
+def _edits(
+    plan: Callable[[EditRequest], EditPlan],
+    request: EditRequest,
+    methods: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    *,
+    optional: bool,
+    seed: int = 0,
+) -> tuple[dict[str, EditRequest], tuple[tuple[str, str], ...]]:
+    """The same of edits, the fixed seed first, which no other run makes beside its own.
+
+    Everything is asked before anything runs: nobody should wait for the last column's mistake.
+    """
+    edits: dict[str, EditRequest] = {}
+    left_out: list[tuple[str, str]] = []
+    for name in (_FIXED, *check_compared(request, methods, options)):
+        drawn = seed if name in FROM_SOURCE else None
+        edit = _by(request, name, options.get(name, {}), compare=False, seed=drawn)
+        try:
+            plan(edit)
+        except PromptError as error:
+            if not optional or name in options:
+                raise
+            left_out.append((name, str(error)))
+            continue
+        edits[name] = edit
+    return edits, tuple(left_out)
+
+
+def _by(request: Any, name: str, options: Mapping[str, Any], **own: Any) -> Any:
+    """The request by a method; of masactrl's own settings another one takes no notice."""
     if name == "masactrl":
-        return replace(request, method=name, method_options=(), **options)
-    return replace(
-        request,
-        method=name,
-        method_options=options,
-        start_step=None,
-        start_layer=None,
-        form="replace",
-        strength=1.0,
-        layouts=layouts_by(request, name),
-    )
+        return replace(request, method=name, method_options=(), **own, **options)
+    usual = {**MASACTRLS, **(ALSO_MASACTRLS if isinstance(request, EditRequest) else {})}
+    own |= {"method": name, "method_options": options, "layouts": layouts_by(request, name)}
+    return replace(request, **usual, **own)
+
+
+def _second(request: LayoutsAsked, result: GenerateResult | EditResult) -> ComparisonColumn:
+    """The column beside the source: how the picture came back, or the target without control."""
+    if isinstance(result, EditResult):
+        return ComparisonColumn(
+            method="reconstruction",
+            title="reconstruction",
+            image=result.reconstruction,
+            note=f"{result.quality.psnr:.1f} dB",
+        )
+    return column_of(request, _FIXED, result.targets[0].uncontrolled, None)
 
 
 def layouts_by(request: LayoutsAsked, name: str) -> tuple[Layout, ...]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from masactrl.attention import Schedule, find_layers
+from masactrl.studies.source import study_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from masactrl.models import ModelPreset
     from masactrl.runs.cost import EditPlan
     from masactrl.runs.edit_request import EditRequest
-    from masactrl.runs.session import EditSession
     from masactrl.studies.axes import Axes
+    from masactrl.studies.source import Request, Source
 
 __all__ = ["check_axes", "generated_calls", "planned_calls", "sweep_calls"]
 
@@ -69,12 +70,18 @@ def planned_calls(
     return costs[0] + steps * (len(costs) - 1)
 
 
-def sweep_calls(session: EditSession, request: EditRequest, axes: Axes) -> int:
-    """Return how many U-Net calls `sweep_edit` will make at most, for a progress bar."""
+def sweep_calls(source: Source, request: Request, axes: Axes) -> int:
+    """Return how many U-Net calls `sweep` will make at most, for a progress bar."""
+    study = study_of(source, request)
+    settings = study.settings
+    if study.session is None:
+        return generated_calls(
+            settings.steps, axes.filled(settings.start_step, settings.start_layer)
+        )
     return planned_calls(
-        session.plan,
-        request,
+        study.session.plan,
+        study.request,
         axes,
-        preset=session.model.preset,
-        steps=session.trajectory.steps,
+        preset=study.model.preset,
+        steps=settings.steps,
     )
