@@ -139,6 +139,34 @@ def test_sdedit_starts_from_the_noised_picture(inverted: Inverted) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("sdedit", {"strength": 0.7}),
+        ("blended-latent", {"threshold": 0.3, "grow": 0.0}),
+        ("imagic", {"text_steps": 2, "tuning_steps": 2}),
+    ],
+)
+def test_targets_that_read_no_inversion_have_steps_of_their_own(
+    inverted: Inverted, method: str, options: dict[str, Any]
+) -> None:
+    """Bit by bit the targets of an inversion in so many steps."""
+    short = inverted(source_prompt="a cat")
+    told: list[tuple[int, int]] = []
+    request = asked(method, options, target_steps=5)
+    made = short.edit(request, on_step=lambda one: told.append((one.step, one.steps)))
+    longer = inverted(source_prompt="a cat", steps=5).edit(asked(method, options))
+    assert torch.equal(made.latents["target1-controlled"], longer.latents["target1-controlled"])
+    assert made.targets[0].controlled.tobytes() == longer.targets[0].controlled.tobytes()
+    assert made.targets[0].uncontrolled is not None
+    alone = short.edit(asked(method, options)).targets[0].uncontrolled
+    assert alone is not None
+    assert made.targets[0].uncontrolled.tobytes() == alone.tobytes()
+    assert made.passes["edit"] == short.plan(request).edit
+    assert len(told) == short.plan(request).calls
+    assert told[-1] == (4, 5)
+
+
+@pytest.mark.parametrize(
     ("inversion", "method"),
     [
         ({"method": "null-text", "source_prompt": "a cat", "iterations": 1}, "prompt-to-prompt"),
@@ -180,6 +208,12 @@ def test_a_result_says_its_method(session: EditSession, inverted: Inverted) -> N
     assert session.plan(asked("masactrl")).features == "cached"
 
 
+def test_embeddings_of_null_text_are_for_its_own_steps(inverted: Inverted) -> None:
+    session = inverted(method="null-text", source_prompt="a cat", iterations=1)
+    with pytest.raises(ConfigError, match="an embedding for each of its own steps"):
+        session.edit(asked("sdedit", target_steps=5))
+
+
 @pytest.mark.parametrize("method", ["prompt-to-prompt", "unified"])
 def test_words_need_a_source_prompt(session: EditSession, method: str) -> None:
     with pytest.raises(PromptError, match=r"say what it shows \(--from"):
@@ -206,6 +240,8 @@ def test_words_need_a_source_prompt(session: EditSession, method: str) -> None:
         ("sdedit", {"method_options": {"power": 1}}, ConfigError, "has no option 'power'"),
         ("sdedit", {"method_options": {"strength": 2}}, ConfigError, "SDEdit accepts"),
         ("sdedit", {"method_options": {"strength": 0.1}}, ScheduleError, "leaves none of 3 steps"),
+        ("unified", {"target_steps": 5}, ConfigError, "share noise and steps of their source"),
+        ("sdedit", {"target_steps": 0}, ConfigError, "accepted is 1 to 1000"),
     ],
 )
 def test_what_a_method_cannot_be_asked(

@@ -217,6 +217,7 @@ def _missing(
     found += ["mode"] if request.method == "masactrl" and request.mode == "joint" else []
     found += ["the method's options"] if request.method_options else []
     found += ["seed of the method"] if request.seed else []
+    found += ["steps of the targets"] if request.target_steps else []
     if masks is not None and masks.by == "words":
         plain = all(isinstance(one, str) for one in (*masks.targets, masks.source or ""))
         found += [] if plain and len(set(masks.targets)) == 1 else ["words of every target"]

@@ -178,7 +178,8 @@ def edit_steps(recipe: Recipe) -> int:
     """Return the steps of inversion, recording and edit together, at most."""
     asked, _ = _asked(recipe)
     # Such targets are a run of their own beside those that they are compared with.
-    return asked.steps * (_CALLS[asked.mode] + (asked.method in FROM_SOURCE))
+    own = (asked.target_steps or asked.steps) if asked.method in FROM_SOURCE else 0
+    return asked.steps * _CALLS[asked.mode] + own
 
 
 def edit_words(

@@ -115,6 +115,11 @@ def plan_edit(
     """
     control = method_of(request)
     check_words(control, inversion.source_prompt)
+    if request.target_steps is not None and inversion.method == "null-text":
+        raise ConfigError(
+            f"target_steps={request.target_steps} was given, and null-text inversion has found an "
+            "embedding for each of its own steps; leave it out, or invert by another method."
+        )
     check_inversion(model, inversion)
     check_guidance(model.pipeline, request.guidance_scale, request.negative_prompt)
     if reads_guidance(model.pipeline):
@@ -138,7 +143,8 @@ def plan_edit(
     if control.start is not None:
         edit, calls = _late(control.start, inversion, request, branches, model)
         if isinstance(control, FlowEdit):
-            left = steps - control.start.first_step(steps)
+            own = request.target_steps or steps
+            left = own - control.start.first_step(own)
             beside = control.beside(left, one_branch=reads_guidance(model.pipeline))
             edit += beside * len(request.target_prompts)
         elif isinstance(control, FromSource):
@@ -210,14 +216,15 @@ def _late(
 ) -> tuple[int, int]:
     """Rows and calls where targets begin on the way; see `masactrl.runs.late`."""
     steps = request.steps
-    left = steps - start.first_step(steps)
-    rows = _of_target(request, steps - left) * len(request.target_prompts)
+    own = replace(request, steps=request.target_steps or steps)
+    left = own.steps - start.first_step(own.steps)
+    rows = _of_target(own, own.steps - left) * len(request.target_prompts)
     if request.compare:
         plain = replace(
             request, method="fixed-seed", method_options=(), control=None, compare=False
         )
-        own = branches > 1 and inversion.guidance(model.preset) != 1
-        return rows + _joint(plain, branches, own=own), left + steps
+        both = branches > 1 and inversion.guidance(model.preset) != 1
+        return rows + _joint(plain, branches, own=both), left + steps
     if _replays(inversion):
         return rows, left
     single = branches == 1 or inversion.guidance(model.preset) == 1

@@ -42,6 +42,7 @@ __all__ = ["EditRun", "Outcome"]
 class EditRun:
     """One edit on its way; `recording` decides whether it is joint or cached.
 
+    `on_target_step` is told of targets that have steps of their own, `on_step` of all others.
     `guide` says what leads the rows of these images (0 the source, k target k); None leads nothing.
     """
 
@@ -53,6 +54,7 @@ class EditRun:
     masks: MaskPlan | None = None
     recording: RecordedSource | None = None
     on_step: OnStep | None = None
+    on_target_step: OnStep | None = None
     guide: Callable[[Sequence[int]], Sequence[Guide]] | None = None
 
     def __call__(self) -> Outcome:

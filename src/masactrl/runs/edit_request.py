@@ -140,7 +140,7 @@ class EditMasks:
 class EditRequest:
     """What to make of an inverted picture; what is None is left to the model's preset.
 
-    The number of steps is that of the inversion.
+    The number of steps is that of the inversion, but for `target_steps`.
 
     Attributes:
         target_prompts: what each target shows, at least one.
@@ -171,6 +171,9 @@ class EditRequest:
         method_options: fields of another method by name, for example {"features": 0.6}; kept as
             sorted pairs.
         seed: of the noise that a method of `FROM_SOURCE` draws, 0 to 2**63 - 1; None is 0.
+        target_steps: denoising steps of targets by a method of `FROM_SOURCE`, which read nothing
+            of the inversion, 1 to 1000, at the model's own timesteps; None is the inversion's
+            steps. Targets of all other methods share the steps of their source.
         layouts: where things go in the targets, see `masactrl.runs.layout.Layout`; of the picture's
             proportions.
 
@@ -237,6 +240,15 @@ class EditRequest:
         int | None,
         Setting(help="Of the noise that a method draws.", flag="", low=0, high=HIGHEST_SEED),
     ] = None
+    target_steps: Annotated[
+        int | None,
+        Setting(
+            help=f"Denoising steps of targets by {', '.join(FROM_SOURCE)}, 1 to 1000.",
+            low=1,
+            high=1000,
+            usual="the inversion's",
+        ),
+    ] = None
     layouts: tuple[Layout, ...] = ()
 
     def __post_init__(self) -> None:
@@ -265,6 +277,12 @@ class EditRequest:
                 )
         check_method(self, also)
         self._check_seed()
+        if self.target_steps is not None and self.method not in FROM_SOURCE:
+            raise ConfigError(
+                f"target_steps={self.target_steps} was given, and targets of {self.method} share "
+                "noise and steps of their source; give them to the inversion (steps), or take one "
+                f"of {', '.join(FROM_SOURCE)}."
+            )
         object.__setattr__(self, "layouts", tuple(self.layouts))
         check_layouts(self)
         if any(layout.source is not None for layout in self.layouts):

@@ -36,15 +36,38 @@ def late_targets(run: EditRun, start: Start) -> Outcome:
     """Make the targets of a method that starts them from the source."""
     began, before = time.perf_counter(), run.denoiser.passes
     source, twins = _without_control(run)
-    first = start.first_step(run.trajectory.steps)
-    z = _targets(run, first, _noised(run, start, first))
+    own = _own_steps(run)
+    steps = own.trajectory.steps
+    first = start.first_step(steps)
+    z = _targets(own, first, _noised(own, start, first))
     return Outcome(
         source=source,
         controlled=z,
         uncontrolled=twins,
         masks=None,
-        passes=run.denoiser.passes - before + _fitting(run, run.trajectory.steps - first),
+        passes=run.denoiser.passes - before + _fitting(run, steps - first),
         seconds=time.perf_counter() - began,
+    )
+
+
+def _own_steps(run: EditRun) -> EditRun:
+    """The run as its targets take it, which need not have the steps of the inversion."""
+    steps, z_0 = run.request.target_steps, run.trajectory.latents[-1]
+    if steps is None:
+        return run
+    size = (int(z_0.shape[-2]), int(z_0.shape[-1]))
+    trajectory = replace(
+        run.trajectory,
+        schedule=run.denoiser.schedule(steps, size=size),
+        latents=z_0.expand(steps + 1, *z_0.shape),  # of which the last are read alone
+        unconditional=None,
+        noise=None,
+    )
+    return replace(
+        run,
+        trajectory=trajectory,
+        request=replace(run.request, steps=steps),
+        on_step=run.on_target_step,
     )
 
 

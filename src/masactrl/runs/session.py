@@ -132,6 +132,7 @@ class EditSession:
             masks=masks,
             recording=recording,
             on_step=told,
+            on_target_step=tell_steps(on_step, settings.target_steps or settings.steps),
             guide=partial(self._guides, settings) if settings.layouts else None,
         )()
         started = time.perf_counter()

@@ -34,7 +34,7 @@ __all__ = ["AXES", "MOST_CELLS", "Axes", "other_axes", "parse_axes", "parse_valu
 AXES = ("start-step", "start-layer")
 """What makes the grid: S and L."""
 
-_NOT_SWEPT = ("method", "mode", "keep", "compare")
+_NOT_SWEPT = ("method", "mode", "keep", "compare", "target-steps")
 """Who controls, which a comparison shows, and how a run is made rather than what it shows."""
 
 MOST_CELLS = 400
