@@ -20,7 +20,7 @@ from masactrl.models import LoadedModel, default_preset
 from masactrl.puppets.gaits import GAITS, gait_scenes, gait_skeleton
 from masactrl.puppets.renderer import keypoints_of
 from masactrl.rerun.animate import animate_words
-from masactrl.rerun.kinds import RerunInputs, run_again
+from masactrl.rerun.kinds import RerunInputs, rerun_recipe
 from masactrl.runs.layout import Layout, PicturesWhenWanted
 from masactrl.runs.motion import GAIT_NAMES, MotionWords
 from masactrl.studies.animate import animate, frame_name, generated_run
@@ -238,14 +238,14 @@ def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path
     assert json.loads(made.info["masactrl"]) == json.loads(json.dumps(recipe.to_json()))
     inputs = tuple(sorted(folder.iterdir()))
     networks = {"x": network}
-    again = run_again(model, recipe, RerunInputs(inputs=inputs, networks=networks))
+    again = rerun_recipe(model, recipe, RerunInputs(inputs=inputs, networks=networks))
     assert again.tobytes() == made.convert("RGB").tobytes()
     line = animate_words(recipe)
     assert line[:2] == ["animate", "a cat standing"]
     for part in ("--poses", "--layout-model", "--fps", "--batch", "--first-frame"):
         assert part in line
     with pytest.raises(ConfigError, match="from 3 poses"):
-        run_again(model, recipe, RerunInputs(inputs=inputs[:2], networks=networks))
+        rerun_recipe(model, recipe, RerunInputs(inputs=inputs[:2], networks=networks))
     assert str(tmp_path) not in str(recipe.to_json())
     with pytest.raises(ConfigError, match="no --kind edges was given"):
         MotionWords(poses=str(folder), layout_model=("edges=x",)).layout("a cat", 64)

@@ -18,7 +18,7 @@ from masactrl.errors import ConfigError
 from masactrl.models.clip_skip import clip_skip
 from masactrl.models.denoiser import Denoiser
 from masactrl.pictures.images import read_recipe
-from masactrl.rerun.kinds import RerunInputs, command_line, run_again
+from masactrl.rerun.kinds import RerunInputs, command_line, rerun_recipe
 from masactrl.runs.recipe import Recipe
 from masactrl.studies.axes import parse_axes
 
@@ -89,12 +89,12 @@ def test_pictures_change_and_their_recipe_makes_them_again(
     skipped.save(tmp_path)
     recipe = Recipe.parse(read_recipe(tmp_path / "target1-controlled.png"))
     assert "--clip-skip 1" in command_line(recipe)
-    again = run_again(model, recipe, RerunInputs())
+    again = rerun_recipe(model, recipe, RerunInputs())
     assert again.tobytes() == skipped.targets[0].controlled.tobytes()
     old = {name: one for name, one in plain.request.recipe().items() if name != "clip_skip"}
     before = Recipe.parse({**recipe.to_json(), "request": old})
     before = before.of("source")
-    assert run_again(model, before, RerunInputs()).tobytes() == plain.source.tobytes()
+    assert rerun_recipe(model, before, RerunInputs()).tobytes() == plain.source.tobytes()
 
 
 def test_an_edit_has_that_of_its_inversion(model: LoadedModel) -> None:

@@ -17,7 +17,7 @@ from masactrl.cli import main
 from masactrl.errors import ConfigError
 from masactrl.methods import MasaCtrl, PlugAndPlay, SDEdit
 from masactrl.pictures.images import image_to_tensor, read_recipe
-from masactrl.rerun.kinds import RerunInputs, run_again
+from masactrl.rerun.kinds import RerunInputs, rerun_recipe
 from masactrl.runs.generate import generate, start_noise
 from masactrl.runs.recipe import Recipe
 from masactrl.runs.request import GenerateRequest
@@ -271,7 +271,7 @@ def test_an_object_s_options_are_in_the_recipe(
     result = generate(model, request(height=16, width=16), method=method)
     found = Recipe.parse(result.recipe("target1-controlled").to_json())
     assert expected.items() <= found.request.items()
-    after = run_again(model, found, RerunInputs())
+    after = rerun_recipe(model, found, RerunInputs())
     assert after.tobytes() == result.targets[0].controlled.tobytes()
 
 
@@ -281,7 +281,7 @@ def test_what_no_recipe_can_say_is_said(window: dict[str, Any], model: LoadedMod
     result = generate(model, request(height=16, width=16), method=method)
     found = Recipe.parse(result.recipe("target1-controlled").to_json())
     with pytest.raises(ConfigError, match=r"control given as an object \(MasaCtrl\)"):
-        run_again(model, found, RerunInputs())
+        rerun_recipe(model, found, RerunInputs())
 
 
 def test_bench_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

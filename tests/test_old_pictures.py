@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from masactrl.models import load_pipeline
-from masactrl.rerun.kinds import RerunInputs, command_line, compare, run_again
+from masactrl.rerun.kinds import RerunInputs, command_line, compare, rerun_recipe
 from masactrl.runs.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def test_an_old_picture_is_made_again(path: Path, model: LoadedModel) -> None:
     recipe = Recipe.parse(find_recipe(path))
     assert recipe.model.weights == model.origin.weights
     assert command_line(recipe, model="tiny").startswith(f"masactrl {recipe.kind} ")
-    made = run_again(model, recipe, RerunInputs(inputs=(PHOTO,) * len(recipe.inputs)))
+    made = rerun_recipe(model, recipe, RerunInputs(inputs=(PHOTO,) * len(recipe.inputs)))
     if path.suffix == ".png":
         with Image.open(path) as before:
             # Last bits depend on the processor; another control or noise is below 30 dB.

@@ -21,7 +21,7 @@ from masactrl.rerun.kinds import (
     hub_id,
     kind_of,
     request_of,
-    run_again,
+    rerun_recipe,
 )
 from masactrl.runs.generate import generate
 from masactrl.runs.recipe import InputStated, LoraStated, ModelStated, Recipe, find_recipe
@@ -201,13 +201,15 @@ def test_a_run_is_made_again_to_the_bit(picture: str, model: LoadedModel, tmp_pa
     generate(model, request).save(tmp_path)
     found = Recipe.parse(find_recipe(tmp_path / f"{picture}.png"))
     steps: list[int] = []
-    after = run_again(model, found, RerunInputs(on_step=lambda record: steps.append(record.step)))
+    after = rerun_recipe(
+        model, found, RerunInputs(on_step=lambda record: steps.append(record.step))
+    )
     with Image.open(tmp_path / f"{picture}.png") as before:
         assert compare(before, after).equal
     assert steps == [0, 1]
     assert kind_of(found).steps(found) == 2
     with pytest.raises(ConfigError, match="its run makes source, target1"):
-        run_again(model, found.of("target9"), RerunInputs())
+        rerun_recipe(model, found.of("target9"), RerunInputs())
 
 
 def test_the_recipe_names_the_model_by_its_weights(model: LoadedModel) -> None:

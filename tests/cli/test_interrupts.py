@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from masactrl.cli import main
-from masactrl.rerun import attention as again_attention
+from masactrl.rerun import attention as attention_rerun
 from masactrl.rerun import kinds as again
 from masactrl.studies import sweep
 
@@ -46,7 +46,7 @@ def test_a_picture_that_is_made_again(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(again, "run_again", interrupted(again.run_again))
+    monkeypatch.setattr(again, "rerun_recipe", interrupted(again.rerun_recipe))
     words = ["rerun", str(made), "--model", str(model_folder), "-o", str(tmp_path / "a.png")]
     assert main([*words, "--json"]) == 130
     shown = capsys.readouterr()
@@ -63,8 +63,8 @@ def test_a_look_at_attention(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    watch = again_attention.watch_again
-    monkeypatch.setattr(again_attention, "watch_again", interrupted(watch))
+    watch = attention_rerun.rerun_watched
+    monkeypatch.setattr(attention_rerun, "rerun_watched", interrupted(watch))
     words = ["attention", str(made), "--at", "5,5", "--model", str(model_folder)]
     assert main([*words, "--device", "cpu", "-o", str(tmp_path / "a")]) == 130
     assert "the picture was finished first" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from masactrl import EditRequest, InversionRequest, invert
 from masactrl.errors import ConfigError
 from masactrl.models import LoadedModel, default_preset
 from masactrl.rerun.edit import edit_words
-from masactrl.rerun.kinds import RerunInputs, run_again
+from masactrl.rerun.kinds import RerunInputs, rerun_recipe
 from masactrl.rerun.layouts import AskedLayout
 from masactrl.runs.layout import Layout, LayoutWords
 
@@ -105,9 +105,9 @@ def test_the_recipe_names_the_layout_and_makes_it_again(tiny: tuple[LoadedModel,
     assert words[words.index("--layout-until") + 1] == "0.7"
     inputs = (folder / "photo.png", folder / "lay.png")
     with pytest.raises(ConfigError, match=r"--layout-model pose=PATH"):
-        run_again(model, recipe, RerunInputs(inputs=inputs))
+        rerun_recipe(model, recipe, RerunInputs(inputs=inputs))
     given = RerunInputs(inputs=inputs, networks={"pose": str(folder / "net")})
-    again = run_again(model, recipe, given)
+    again = rerun_recipe(model, recipe, given)
     assert np.array_equal(pixels(again), pixels(result.targets[0].controlled))
 
 

@@ -24,7 +24,7 @@ from masactrl.pictures.images import image_to_tensor, tensor_to_images
 from masactrl.puppets.inspector import Inspector
 from masactrl.puppets.posed import draw_skeletons, sample_posed_scenes
 from masactrl.puppets.renderer import render
-from masactrl.rerun.kinds import RerunInputs, run_again
+from masactrl.rerun.kinds import RerunInputs, rerun_recipe
 from masactrl.runs.layout import Layout, LayoutWords
 
 ASKED = ("a cat standing", "a cat running")
@@ -232,4 +232,4 @@ def test_a_recipe_without_its_layouts_is_not_run_without_them(
     recipe = result.recipe("target1-controlled")
     assert recipe.inputs == ()  # the picture was open already
     with pytest.raises(ConfigError, match="made with 1 pictures of layouts, and 0 are given"):
-        run_again(model, recipe, RerunInputs())
+        rerun_recipe(model, recipe, RerunInputs())

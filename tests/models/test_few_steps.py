@@ -18,7 +18,7 @@ from masactrl.errors import ConfigError
 from masactrl.models import LoadedModel, load_pipeline
 from masactrl.models.denoiser import Denoiser
 from masactrl.models.few_steps import FEW_STEPS, for_few_steps, recognised
-from masactrl.rerun.kinds import RerunInputs, command_line, run_again
+from masactrl.rerun.kinds import RerunInputs, command_line, rerun_recipe
 
 
 def told_guidance(pipeline: Any) -> None:
@@ -62,7 +62,7 @@ def test_a_run_is_made_again_to_the_bit(model: LoadedModel) -> None:
     recipe = made.recipe("source")
     assert "--preset lcm" in command_line(recipe, model="x")
     torch.manual_seed(2)  # the noise of its steps comes from the seed alone
-    assert run_again(model, recipe, RerunInputs()).tobytes() == made.source.tobytes()
+    assert rerun_recipe(model, recipe, RerunInputs()).tobytes() == made.source.tobytes()
     other = generate(model, asked, method=None)
     assert other.targets[0].controlled.tobytes() == made.targets[0].controlled.tobytes()
 

@@ -207,21 +207,21 @@ class Maker:
             width, height = opened.size
         blank = Image.new("RGB", (width, height))
         cost = plan(self.model, blank, inversion, request, ahead=True)
-        settled = request.resolve(preset, steps)
+        resolved = request.resolve(preset, steps)
         framing = frame((width, height), native=(preset.width, preset.height), fit=inversion.fit)
         inverted = asdict(inversion) | {
             "steps": steps,
             "guidance_scale": inversion.guidance(preset),
         }
-        said = dict(settled.recipe())
+        said = dict(resolved.recipe())
         networks = row.settings.get("layout_model", ())
-        alone = settled.masks is not None or settled.layouts
+        alone = resolved.masks is not None or resolved.layouts
         rest = {name: value for name, value in said.items() if name != "target_prompts"}
-        kept = 2 + asked.targets * (2 if request.compare else 1) + (settled.masks is not None)
+        kept = 2 + asked.targets * (2 if request.compare else 1) + (resolved.masks is not None)
         return Entry(
             settings=digest([said, inverted, networks]),
             source=digest(inverted),
-            alike="" if alone or settled.method != "masactrl" else digest([rest, inverted]),
+            alike="" if alone or resolved.method != "masactrl" else digest([rest, inverted]),
             passes=cost.inversion + cost.source + cost.edit,
             area=framing.padded[0] * framing.padded[1],
             pixels=kept * width * height,
@@ -236,25 +236,25 @@ class Maker:
         request = asked.request
         if not isinstance(request, GenerateRequest):
             raise ConfigError("The row has no picture to edit.")
-        settled = request.resolve(self.model.preset)
-        control = method_of(settled)
+        resolved = request.resolve(self.model.preset)
+        control = method_of(resolved)
         if control.start is not None:
-            control.start.first_step(settled.steps)
+            control.start.first_step(resolved.steps)
         layers = find_layers(network_of(self.model.pipeline)[1])
-        Schedule(start_layer=settled.start_layer).resolve_layers(layers)
-        Schedule(start_step=settled.start_step).resolve_steps([0.0] * settled.steps)
-        said = dict(settled.recipe())
+        Schedule(start_layer=resolved.start_layer).resolve_layers(layers)
+        Schedule(start_step=resolved.start_step).resolve_steps([0.0] * resolved.steps)
+        said = dict(resolved.recipe())
         prompts = ("source_prompt", "target_prompts", "seed")
         rest = {name: value for name, value in said.items() if name not in prompts}
-        branches = 1 if settled.guidance_scale == 1 else 2
-        alone = bool(settled.layouts) or control.start is not None
+        branches = 1 if resolved.guidance_scale == 1 else 2
+        alone = bool(resolved.layouts) or control.start is not None
         count = len(picture_names(asked.targets))
         return Entry(
             settings=digest([said, row.settings.get("layout_model", ())]),
             alike="" if alone else digest(rest),
-            passes=settled.steps * branches * count,
-            area=settled.width * settled.height,
-            pixels=count * settled.width * settled.height,
+            passes=resolved.steps * branches * count,
+            area=resolved.width * resolved.height,
+            pixels=count * resolved.width * resolved.height,
         )
 
     def _made(self, items: Sequence[Item]) -> tuple[Made, ...]:

@@ -107,7 +107,7 @@ def attention(
             attention_recipe,
             attention_steps,
             question_of,
-            watch_again,
+            rerun_watched,
         )
 
         number = _target(made.picture) if target is None else target
@@ -120,7 +120,7 @@ def attention(
             said(errors, "Warning", sentence)
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", total) as on_step:
-                view = watch_again(
+                view = rerun_watched(
                     loaded,
                     recipe,
                     kinds.RerunInputs(inputs=paths, on_step=on_step, networks=networks),

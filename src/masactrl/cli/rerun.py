@@ -102,7 +102,7 @@ def rerun(
             said(errors, "Warning", sentence)
         with finishing(errors) as stopping:
             with progress(errors, "Denoising", kind.steps(recipe)) as on_step:
-                after = kinds.run_again(
+                after = kinds.rerun_recipe(
                     loaded,
                     recipe,
                     kinds.RerunInputs(inputs=paths, on_step=on_step, networks=networks),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from masactrl.rerun.kinds import RerunInputs
     from masactrl.runs.layout import Layout
 
-__all__ = ["animate_again", "animate_steps", "animate_words", "plain_animation"]
+__all__ = ["animate_steps", "animate_words", "plain_animation", "rerun_animate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def plain_animation(recipe: Recipe) -> tuple[Recipe, MotionWords]:
     return plain, asked.words(asked.layout.model)
 
 
-def animate_again(
+def rerun_animate(
     model: LoadedModel, recipe: Recipe, given: RerunInputs
 ) -> Mapping[str, Image.Image]:
     """Make the source and the frames again that the recipe's picture needs, by name."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words
-from masactrl.rerun.edit import edit_steps, source_again
+from masactrl.rerun.edit import edit_steps, source_to_run
 from masactrl.rerun.generate import generate_steps
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.settings.checks import settle
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTENTION",
     "Question",
-    "attention_again",
     "attention_recipe",
     "attention_steps",
     "attention_words",
     "question_of",
-    "watch_again",
+    "rerun_attention",
+    "rerun_watched",
     "watched_run",
 ]
 
@@ -116,7 +116,7 @@ def question_of(recipe: Recipe) -> Question:
     return checked(Question, dict(recipe.request))
 
 
-def watch_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> AttentionView:
+def rerun_watched(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> AttentionView:
     """Make the run again and return it watched, only where the question needs it.
 
     Args:
@@ -131,7 +131,7 @@ def watch_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Atten
     from masactrl.studies.attention import run_watched
 
     asked = question_of(recipe)
-    source, request = source_again(model, watched_run(recipe), given)
+    source, request = source_to_run(model, watched_run(recipe), given)
     _check_target(asked.target, len(request.target_prompts))
     steps = None if asked.step is None else [asked.step]
     layers = None if asked.layer is None else [asked.layer]
@@ -139,12 +139,12 @@ def watch_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Atten
     return view
 
 
-def attention_again(
+def rerun_attention(
     model: LoadedModel, recipe: Recipe, given: RerunInputs
 ) -> Mapping[str, Image.Image]:
     """Make the run again and return the figure under its name."""
     asked = question_of(recipe)
-    view = watch_again(model, recipe, given)
+    view = rerun_watched(model, recipe, given)
     figure = view.figure(*asked.points, target=asked.target - 1, step=asked.step, layer=asked.layer)
     return {ATTENTION: figure}
 

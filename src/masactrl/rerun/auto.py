@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
     from masactrl.rerun.kinds import RerunInputs
 
-__all__ = ["auto_again", "auto_steps", "auto_words", "chosen_run"]
+__all__ = ["auto_steps", "auto_words", "chosen_run", "rerun_auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def chosen_run(recipe: Recipe) -> Recipe:
     return replace(plain, request={**plain.request, **own})
 
 
-def auto_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Mapping[str, Image.Image]:
+def rerun_auto(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Mapping[str, Image.Image]:
     """Make the grid again, and return the figure with the recipe's scores under its name."""
     asked = _asked(recipe)
     result = sweep_grid(model, _sweep(recipe, asked), given)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
-from masactrl.rerun.edit import edit_of, input_names, source_again, study_options
+from masactrl.rerun.edit import edit_of, input_names, source_to_run, study_options
 from masactrl.rerun.generate import layout_words, request_of, run_options
 from masactrl.settings.shared import json_word
 from masactrl.studies.compare import compare
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from masactrl.runs.recipe import Recipe
     from masactrl.runs.request import GenerateRequest
 
-__all__ = ["compare_again", "compare_steps", "compare_words", "comparison_of", "edit_in"]
+__all__ = ["compare_steps", "compare_words", "comparison_of", "edit_in", "rerun_compare"]
 
 Options = dict[str, dict[str, Any]]
 
@@ -118,7 +118,7 @@ def _photo_words(recipe: Recipe) -> list[str]:
     return command_words("compare", [input_names(recipe)[0]], options)
 
 
-def compare_again(
+def rerun_compare(
     model: LoadedModel, recipe: Recipe, given: RerunInputs
 ) -> Mapping[str, Image.Image]:
     """Make the comparison again, and return all pictures by name."""
@@ -126,7 +126,7 @@ def compare_again(
     if not _of_photo(recipe):
         comparison_of(recipe)  # refuses what cannot be
         plain, seed = replace(plain, kind="generate", request=_run(recipe)), 0
-    source, request = source_again(model, plain, given)
+    source, request = source_to_run(model, plain, given)
     methods, options = _methods(recipe)
     result = compare(
         source, request, methods=methods, options=options, seed=seed, on_step=given.on_step

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags, declared_options
-from masactrl.rerun.generate import refuse_object, request_again
+from masactrl.rerun.generate import refuse_object, request_to_run
 from masactrl.rerun.layouts import AskedLayout, layout_options, layouts_drawn
 from masactrl.runs.edit_request import Mode, ResolvedEdit
 from masactrl.runs.recipe import Recipe, checked
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from masactrl.runs.inversion_request import InversionRequest
     from masactrl.studies.source import Request, Source
 
-__all__ = ["AskedMasks", "edit_again", "edit_of", "edit_steps", "edit_words", "source_again"]
+__all__ = ["AskedMasks", "edit_of", "edit_steps", "edit_words", "rerun_edit", "source_to_run"]
 
 _CALLS = MappingProxyType({"ahead": 2, "cached": 3, "joint": 2})
 """Passes over all steps: inversion, recording, edit; or inversion and edit."""
@@ -146,7 +146,7 @@ def _masks(asked: AskedMasks | None, files: tuple[Path, ...]) -> EditMasks | Non
     )
 
 
-def source_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> tuple[Source, Request]:
+def source_to_run(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> tuple[Source, Request]:
     """Return the source of a study's plain run, and what is asked of it.
 
     Args:
@@ -155,7 +155,7 @@ def source_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> tupl
         given: inputs and progress.
     """
     if recipe.kind == "generate":
-        return model, request_again(recipe.request, given)
+        return model, request_to_run(recipe.request, given)
     from masactrl.runs.invert import invert
 
     picture, *files = given.inputs
@@ -163,7 +163,7 @@ def source_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> tupl
     return invert(model, picture, inversion, on_step=given.on_step), request
 
 
-def edit_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Mapping[str, Image.Image]:
+def rerun_edit(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Mapping[str, Image.Image]:
     """Invert the picture that the caller named, edit it, and return all pictures by name."""
     from masactrl.runs.invert import invert
 

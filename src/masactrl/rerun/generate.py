@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from masactrl.rerun.kinds import RerunInputs
 
 __all__ = [
-    "generate_again",
     "generate_steps",
     "generate_words",
     "layout_words",
     "refuse_object",
-    "request_again",
     "request_of",
+    "request_to_run",
+    "rerun_generate",
     "run_options",
 ]
 
@@ -61,7 +61,7 @@ def request_of(
     return replace(request, layouts=layouts_drawn(values, inputs, networks)) if inputs else request
 
 
-def request_again(values: Mapping[str, Any], given: RerunInputs) -> GenerateRequest:
+def request_to_run(values: Mapping[str, Any], given: RerunInputs) -> GenerateRequest:
     """Return the request that a recipe holds, to be run: with its layouts' pictures.
 
     Raises:
@@ -115,11 +115,11 @@ def run_options(request: GenerateRequest) -> list[tuple[str, str]]:
     return [*declared_options(request), *size]
 
 
-def generate_again(
+def rerun_generate(
     model: LoadedModel, recipe: Recipe, given: RerunInputs
 ) -> Mapping[str, Image.Image]:
     """Make source and targets again, and return all pictures by name."""
-    request = request_again(recipe.request, given)
+    request = request_to_run(recipe.request, given)
     result = generate(model, request, on_step=given.on_step)
     return {**result.pictures(), SHEET: result.to_sheet()}
 

@@ -21,14 +21,14 @@ from masactrl.errors import ConfigError
 from masactrl.models.locate import EMBEDDED_FOLDERS
 from masactrl.pictures.files import at_home
 from masactrl.pictures.images import as_rgb, contact_sheet
-from masactrl.rerun.animate import animate_again, animate_steps, animate_words
-from masactrl.rerun.attention import attention_again, attention_steps, attention_words
-from masactrl.rerun.auto import auto_again, auto_steps, auto_words
+from masactrl.rerun.animate import animate_steps, animate_words, rerun_animate
+from masactrl.rerun.attention import attention_steps, attention_words, rerun_attention
+from masactrl.rerun.auto import auto_steps, auto_words, rerun_auto
 from masactrl.rerun.command_line import shell_line
-from masactrl.rerun.compare import compare_again, compare_steps, compare_words
-from masactrl.rerun.edit import edit_again, edit_steps, edit_words
-from masactrl.rerun.generate import generate_again, generate_steps, generate_words, request_of
-from masactrl.rerun.sweep import sweep_again, sweep_steps, sweep_words
+from masactrl.rerun.compare import compare_steps, compare_words, rerun_compare
+from masactrl.rerun.edit import edit_steps, edit_words, rerun_edit
+from masactrl.rerun.generate import generate_steps, generate_words, request_of, rerun_generate
+from masactrl.rerun.sweep import rerun_sweep, sweep_steps, sweep_words
 from masactrl.runs.generate import GenerateRequest, GenerateResult, StepRecord, generate
 from masactrl.runs.recipe import Recipe
 from masactrl.runs.result import HEADERS
@@ -48,7 +48,7 @@ __all__ = [
     "hub_id",
     "kind_of",
     "request_of",
-    "run_again",
+    "rerun_recipe",
 ]
 
 
@@ -77,13 +77,13 @@ class RecipeKind:
     Attributes:
         words: the recipe's request as the command's verb, arguments and options, without model,
             device and precision, which all commands share.
-        again: makes the run again and returns all its pictures by name.
+        rerun: makes the run again and returns all its pictures by name.
         steps: denoising steps of the run, for a progress bar.
         shared: options of the model and its machine that the command has.
     """
 
     words: Callable[[Recipe], list[str]]
-    again: Callable[[LoadedModel, Recipe, RerunInputs], Mapping[str, Image.Image]]
+    rerun: Callable[[LoadedModel, Recipe, RerunInputs], Mapping[str, Image.Image]]
     steps: Callable[[Recipe], int]
     shared: tuple[str, ...] = ("model", "revision", "lora", "preset", "device", "dtype")
 
@@ -160,13 +160,13 @@ def hub_id(recipe: Recipe) -> str | None:
     return None
 
 
-def run_again(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Image.Image:
+def rerun_recipe(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> Image.Image:
     """Make the recipe's run again and return the picture that it names.
 
     Raises:
         ConfigError: the request in it cannot be, or the run has no such picture.
     """
-    pictures = kind_of(recipe).again(model, recipe, given)
+    pictures = kind_of(recipe).rerun(model, recipe, given)
     try:
         return pictures[recipe.picture]
     except KeyError:
@@ -223,7 +223,7 @@ def compare(before: Image.Image, after: Image.Image) -> PictureDifference:
     )
 
 
-def _demo_again(
+def _rerun_demo(
     model: LoadedModel, recipe: Recipe, given: RerunInputs
 ) -> Mapping[str, Image.Image]:
     results = [generate(model, one, on_step=given.on_step) for one in _demo_rows(recipe)]
@@ -248,20 +248,20 @@ def _demo_steps(recipe: Recipe) -> int:
 
 KINDS: Mapping[str, RecipeKind] = MappingProxyType(
     {
-        "generate": RecipeKind(words=generate_words, again=generate_again, steps=generate_steps),
-        "edit": RecipeKind(words=edit_words, again=edit_again, steps=edit_steps),
-        "compare": RecipeKind(words=compare_words, again=compare_again, steps=compare_steps),
-        "sweep": RecipeKind(words=sweep_words, again=sweep_again, steps=sweep_steps),
-        "auto": RecipeKind(words=auto_words, again=auto_again, steps=auto_steps),
+        "generate": RecipeKind(words=generate_words, rerun=rerun_generate, steps=generate_steps),
+        "edit": RecipeKind(words=edit_words, rerun=rerun_edit, steps=edit_steps),
+        "compare": RecipeKind(words=compare_words, rerun=rerun_compare, steps=compare_steps),
+        "sweep": RecipeKind(words=sweep_words, rerun=rerun_sweep, steps=sweep_steps),
+        "auto": RecipeKind(words=auto_words, rerun=rerun_auto, steps=auto_steps),
         "attention": RecipeKind(
             words=attention_words,
-            again=attention_again,
+            rerun=rerun_attention,
             steps=attention_steps,
             shared=("model", "lora", "device"),
         ),
-        "animate": RecipeKind(words=animate_words, again=animate_again, steps=animate_steps),
+        "animate": RecipeKind(words=animate_words, rerun=rerun_animate, steps=animate_steps),
         "demo": RecipeKind(
-            words=lambda _: ["demo"], again=_demo_again, steps=_demo_steps, shared=("device",)
+            words=lambda _: ["demo"], rerun=_rerun_demo, steps=_demo_steps, shared=("device",)
         ),
     }
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.errors import ConfigError
 from masactrl.rerun.command_line import command_words, declared_flags
-from masactrl.rerun.edit import edit_of, input_names, source_again, study_options
+from masactrl.rerun.edit import edit_of, input_names, source_to_run, study_options
 from masactrl.rerun.generate import generate_options, layout_words, request_of
 from masactrl.runs.recipe import Recipe, checked
 from masactrl.studies.axes import Axes
@@ -34,7 +34,7 @@ __all__ = [
     "SWEPT",
     "axes_of",
     "plain_recipe",
-    "sweep_again",
+    "rerun_sweep",
     "sweep_grid",
     "sweep_steps",
     "sweep_words",
@@ -129,7 +129,7 @@ def sweep_words(recipe: Recipe) -> list[str]:
     return [*words[:at], *declared_flags(inversion), *words[at:]]
 
 
-def sweep_again(
+def rerun_sweep(
     model: LoadedModel, recipe: Recipe, given: RerunInputs
 ) -> Mapping[str, Image.Image]:
     """Make the figure with all cells again, or the one cell that the recipe names."""
@@ -145,7 +145,7 @@ def sweep_grid(model: LoadedModel, recipe: Recipe, given: RerunInputs) -> SweepR
     axes = asked.grid()
     cell = _cell(recipe, asked, axes)
     axes = axes if cell is None else _narrowed(axes, cell)
-    source, request = source_again(model, plain_recipe(recipe.of(SWEEP)), given)
+    source, request = source_to_run(model, plain_recipe(recipe.of(SWEEP)), given)
     return sweep(source, request, axes, on_step=given.on_step)
 
 

@@ -214,7 +214,7 @@ def _late(
     branches: int,
     model: LoadedModel,
 ) -> tuple[int, int]:
-    """Rows and calls where targets begin on the way; see `masactrl.runs.late`."""
+    """Rows and calls where targets begin on the way; see `masactrl.runs.from_source`."""
     steps = request.steps
     own = replace(request, steps=request.target_steps or steps)
     left = own.steps - start.first_step(own.steps)

@@ -15,7 +15,7 @@ from masactrl.diffusion import denoise
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
 from masactrl.runs.batch import BatchPlan, cached_layout, joint_layout
-from masactrl.runs.late import late_targets
+from masactrl.runs.from_source import targets_from_source
 from masactrl.runs.method_choice import flat_rows, method_of
 from masactrl.runs.outcome import Outcome
 from masactrl.settings.prompt_weights import without_weights
@@ -61,7 +61,7 @@ class EditRun:
         """Make the targets."""
         start = method_of(self.request).start
         if start is not None:
-            return late_targets(self, start)
+            return targets_from_source(self, start)
         started, before = time.perf_counter(), self.denoiser.passes
         layout = self._layout()
         with (

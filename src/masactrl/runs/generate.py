@@ -260,7 +260,7 @@ def _described(
     """Return the request that names the control, and the control in words where none can."""
     from masactrl.attention import Positions, find_layers
     from masactrl.methods import MasaCtrl
-    from masactrl.methods.described import from_start, options_of
+    from masactrl.methods.options import from_start, options_of
 
     settings = replace(settings, method=control.name, method_options=())
     if isinstance(control, MasaCtrl):

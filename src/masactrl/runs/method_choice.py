@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from masactrl.attention import Positions, Window, find_layers
 from masactrl.errors import ConfigError, PromptError
 from masactrl.methods import MasaCtrl, PromptToPrompt, Unified, method_named
-from masactrl.methods.described import from_start, options_of
+from masactrl.methods.options import from_start, options_of
 from masactrl.methods.steps import window
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ __all__ = [
     "check_words",
     "flat_rows",
     "method_of",
-    "settled",
+    "resolved_edit",
 ]
 
 
-def settled(
+def resolved_edit(
     model: LoadedModel,
     request: EditRequest,
     timesteps: Sequence[float],

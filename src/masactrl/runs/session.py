@@ -26,7 +26,7 @@ from masactrl.runs.generate import StepRecord
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.layout import guides_of
 from masactrl.runs.masks import plan_masks
-from masactrl.runs.method_choice import as_walked, settled
+from masactrl.runs.method_choice import as_walked, resolved_edit
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import InputStated, stated_model
 from masactrl.runs.reconstruction import Reconstruction, psnr
@@ -111,7 +111,7 @@ class EditSession:
         method: Method | str | None,
         on_step: Callable[[StepRecord], None] | None,
     ) -> EditResult:
-        settings = self._settled(request, method)
+        settings = self._resolved(request, method)
         self._plan(settings)  # refuses what cannot be
         notes = self._notes(settings)
         for note in notes:
@@ -189,10 +189,10 @@ class EditSession:
             PromptError: the method aligns words, and the picture was inverted without a prompt.
             ConfigError: the method has no such option, or it is out of its range.
         """
-        return self._plan(self._settled(request, method))
+        return self._plan(self._resolved(request, method))
 
-    def _settled(self, request: EditRequest, method: Method | str | None) -> ResolvedEdit:
-        made = settled(self.model, request, self.trajectory.schedule.timesteps, method)
+    def _resolved(self, request: EditRequest, method: Method | str | None) -> ResolvedEdit:
+        made = resolved_edit(self.model, request, self.trajectory.schedule.timesteps, method)
         return as_walked(made, self.trajectory.walk)
 
     def _plan(self, settings: ResolvedEdit) -> EditPlan:

@@ -47,19 +47,19 @@ def _made(model: LoadedModel, requests: Sequence[GenerateRequest]) -> tuple[Gene
     from masactrl.attention import Rows
     from masactrl.models.drawing import draw, exact_ddim
 
-    settled = [one.resolve(model.preset) for one in requests]
-    shared = {repr(_without_words(one)) for one in settled}
-    method = method_of(settled[0])
-    if len(shared) > 1 or method.start is not None or any(one.layouts for one in settled):
+    resolved = [one.resolve(model.preset) for one in requests]
+    shared = {repr(_without_words(one)) for one in resolved}
+    method = method_of(resolved[0])
+    if len(shared) > 1 or method.start is not None or any(one.layouts for one in resolved):
         raise ConfigError(
             "Requests that differ in more than prompts and seeds, have layouts, or a method that "
             "begins from the finished source, are made one by one."
         )
-    notes = [notes_of(model, one) for one in settled]
+    notes = [notes_of(model, one) for one in resolved]
     prompts: list[str] = []
     reads: list[tuple[int, ...]] = []
     noise = []
-    for one in settled:
+    for one in resolved:
         source, targets = len(prompts), one.target_prompts
         prompts += [one.source_prompt, *targets, *targets]
         twins = range(source + 1 + len(targets), source + 1 + 2 * len(targets))
@@ -75,17 +75,17 @@ def _made(model: LoadedModel, requests: Sequence[GenerateRequest]) -> tuple[Gene
             model.pipeline,
             prompts,
             torch.cat(noise),
-            steps=settled[0].steps,
-            guidance_scale=settled[0].guidance_scale,
-            negative_prompt=settled[0].negative_prompt,
-            interval=(settled[0].guidance_begin, settled[0].guidance_end),
-            seeds=[one.seed for one in settled for _ in range(1 + 2 * len(one.target_prompts))],
+            steps=resolved[0].steps,
+            guidance_scale=resolved[0].guidance_scale,
+            negative_prompt=resolved[0].negative_prompt,
+            interval=(resolved[0].guidance_begin, resolved[0].guidance_end),
+            seeds=[one.seed for one in resolved for _ in range(1 + 2 * len(one.target_prompts))],
         )
-    seconds = (time.perf_counter() - started) / len(settled)
+    seconds = (time.perf_counter() - started) / len(resolved)
     parts = pictures.split([len(one) for one in noise])
     return tuple(
         result_of(model, one, part, seconds=seconds, notes=note)
-        for one, part, note in zip(settled, parts, notes, strict=True)
+        for one, part, note in zip(resolved, parts, notes, strict=True)
     )
 
 

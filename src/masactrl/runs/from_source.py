@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from masactrl.methods import Start
     from masactrl.runs.edit import EditRun
 
-__all__ = ["late_targets"]
+__all__ = ["targets_from_source"]
 
 
-def late_targets(run: EditRun, start: Start) -> Outcome:
+def targets_from_source(run: EditRun, start: Start) -> Outcome:
     """Make the targets of a method that starts them from the source."""
     began, before = time.perf_counter(), run.denoiser.passes
     source, twins = _without_control(run)
