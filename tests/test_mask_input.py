@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from masactrl.attention import GivenMasks
 from masactrl.errors import MaskError
 from masactrl.pictures.input import frame, read_mask
-from masactrl.pictures.mask_input import mask_of
 from masactrl.runs.edit_request import EditMasks
 from masactrl.runs.mask_words import MaskWords
 from masactrl.runs.masks import plan_masks
+from masactrl.settings.mask_input import mask_of
 
 BOX = (4, 4, 11, 11)  # 8 x 8 of 16 x 16: a quarter
 

@@ -256,5 +256,5 @@ def test_sidecars_are_read_with_care(tmp_path: Path) -> None:
 def test_every_kind_is_complete() -> None:
     for kind in again.KINDS.values():
         assert callable(kind.words)
-        assert callable(kind.again)
+        assert callable(kind.rerun)
         assert callable(kind.steps)

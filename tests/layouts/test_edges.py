@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from masactrl.errors import ConfigError, MissingExtra
-from masactrl.layouts.edges import canny
+from masactrl.pictures.edges import canny
 
 
 def a_square() -> np.ndarray:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from masactrl.errors import MaskError
-from masactrl.pictures.mask_input import mask_of
 from masactrl.settings.checks import settle
+from masactrl.settings.mask_input import mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ class GivenMasks:
     """One foreground mask per image of the run, in the order of the prompts.
 
     A mask is a picture, an array or a tensor (h, w) of any size, white for the foreground; see
-    `masactrl.pictures.mask_input` for transparency, palettes, 16 bits and floats. It is cut at
+    `masactrl.settings.mask_input` for transparency, palettes, 16 bits and floats. It is cut at
     `threshold` and resized to each layer by nearest neighbour. None is for images that neither read
     nor are read. `sources` are the masks of recorded sources. An empty or a full mask separates
     nothing and is an error, or a warning where `on_empty` allows it. Raises `MaskError` for NaN,

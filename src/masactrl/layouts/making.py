@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from masactrl.errors import ConfigError, MasaCtrlError, ModelNotFound
-from masactrl.layouts.edges import canny
+from masactrl.pictures.edges import canny
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.pictures.images import DAMAGED, as_rgb
-from masactrl.pictures.mask_input import mask_of
+from masactrl.settings.mask_input import mask_of
 from masactrl.settings.shared import Fit
 
 if TYPE_CHECKING:

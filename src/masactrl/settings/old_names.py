@@ -46,6 +46,8 @@ MOVED: Final[Mapping[str, str]] = MappingProxyType(
         "attention.watch": "attention.capture",
         "puppets.measure": "bench.model_measure",
         "studies.compare_edited": "studies.compare",
+        "layouts.edges": "pictures.edges",
+        "pictures.mask_input": "settings.mask_input",
     }
 )
 _ROOT: Final = "masactrl"

@@ -18,7 +18,7 @@ from diffusers import ControlNetModel, StableDiffusionPipeline, T2IAdapter
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from masactrl.layouts.edges import canny
+from masactrl.pictures.edges import canny
 from masactrl.puppets.posed import draw_skeletons, nearest_action
 from masactrl.puppets.renderer import keypoints_of
 from masactrl.puppets.training.data import PictureCache
