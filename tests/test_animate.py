@@ -271,12 +271,12 @@ def test_a_film_gives_the_poses_and_a_frame_comes_again(
     film(run, tmp_path / "out")
     recipe, networks = run.recipe("frame0004"), {"x": network}
     assert [one.name for one in recipe.inputs] == ["poses.mp4"]
-    again = run_again(model, recipe, RerunInputs(inputs=(shown,), networks=networks))
+    again = rerun_recipe(model, recipe, RerunInputs(inputs=(shown,), networks=networks))
     with Image.open(tmp_path / "out" / "frame0004.png") as made:
         assert again.tobytes() == made.convert("RGB").tobytes()
     other = write_film(tmp_path / "short.mp4", files[:2], 8.0)
     with pytest.raises(ConfigError, match="a film of 4 frames"):
-        run_again(model, recipe, RerunInputs(inputs=(other,), networks=networks))
+        rerun_recipe(model, recipe, RerunInputs(inputs=(other,), networks=networks))
     with pytest.raises(ConfigError, match="has one frame"):
         MotionWords(poses=str(write_film(tmp_path / "one.mp4", files[:1], 8.0))).layout("a cat", 64)
     damaged = tmp_path / "damaged.mp4"
