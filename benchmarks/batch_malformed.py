@@ -27,6 +27,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -410,32 +411,43 @@ def child(kind: str, numbers: list[int], seed: int, folder: Path) -> None:
             sys.stdout.flush()
 
 
-def campaign(count: int, seed: int, kinds: list[str], only: list[int] | None) -> tuple[str, int]:
+def found_of(kind: str, numbers: list[int], seed: int) -> list[dict[str, Any]]:
+    """Run inputs of a kind; who dies over one is replaced, and goes on behind it."""
+    found, todo = [], numbers
+    with tempfile.TemporaryDirectory() as folder:
+        while todo:
+            words = [sys.executable, __file__, "--child", kind, "--seed", str(seed)]
+            words += ["--numbers", ",".join(map(str, todo)), "--folder", folder]
+            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+            new = [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"]
+            found += new
+            todo = todo[len(new) :]
+            if todo:  # the process died over the next one
+                died = {"number": todo[0], "code": None, "wrong": f"died: {done.returncode}"}
+                found.append(died | {"seconds": 0, "grown": 0, "words": []})
+                todo = todo[1:]
+    for one in found:
+        if one["wrong"]:
+            print(f"{kind}:{one['number']} {one['words']}\n{one['wrong']}", file=sys.stderr)
+    return found
+
+
+def campaign(
+    count: int, seed: int, kinds: list[str], only: list[int] | None, workers: int
+) -> tuple[str, int]:
     """These kinds as a table, and how many inputs went wrong."""
     rows = ["| input | how many | right result | sentence | wrong | slowest s | most MB |"]
     rows.append("|---|---|---|---|---|---|---|")
     total = [0, 0, 0, 0]
-    for kind, share in SHARES.items():
-        numbers = [*range(max(1, round(share * count / sum(SHARES.values()))))]
-        if kind not in kinds:
-            continue
-        numbers = only or numbers
-        found, todo = [], numbers
-        with tempfile.TemporaryDirectory() as folder:
-            while todo:
-                words = [sys.executable, __file__, "--child", kind, "--seed", str(seed)]
-                words += ["--numbers", ",".join(map(str, todo)), "--folder", folder]
-                done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-                new = [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"]
-                found += new
-                todo = todo[len(new) :]
-                if todo:  # the process died over the next one
-                    died = {"number": todo[0], "code": None, "wrong": f"died: {done.returncode}"}
-                    found.append(died | {"seconds": 0, "grown": 0, "words": []})
-                    todo = todo[1:]
-        for one in found:
-            if one["wrong"]:
-                print(f"{kind}:{one['number']} {one['words']}\n{one['wrong']}", file=sys.stderr)
+    shares = {kind: share for kind, share in SHARES.items() if kind in kinds}
+    numbers = {
+        kind: only or [*range(max(1, round(share * count / sum(SHARES.values()))))]
+        for kind, share in shares.items()
+    }
+    with ThreadPoolExecutor(workers) as pool:
+        runs = {kind: pool.submit(found_of, kind, own, seed) for kind, own in numbers.items()}
+    for kind, run in runs.items():
+        found = run.result()
         wrong = sum(bool(one["wrong"]) for one in found)
         right = sum(one["code"] == 0 and not one["wrong"] for one in found)
         counts = [len(found), right, len(found) - right - wrong, wrong]
@@ -443,7 +455,6 @@ def campaign(count: int, seed: int, kinds: list[str], only: list[int] | None) ->
         slowest = max(one["seconds"] for one in found)
         most = max(one["grown"] for one in found) / 1e6
         rows.append(f"| {kind} | {' | '.join(map(str, counts))} | {slowest:.1f} | {most:.0f} |")
-        print(rows[-1], file=sys.stderr)
     rows.append(f"| all | {' | '.join(map(str, total))} | | |")
     return "\n".join(rows), total[3]
 
@@ -454,6 +465,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=sum(SHARES.values()))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="KIND:NUMBER, or KIND,KIND for these alone")
+    parser.add_argument("--workers", type=int, default=2, help="kinds at once")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--numbers", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -465,7 +477,7 @@ def main() -> None:
         return
     kinds, _, number = (options.only or ",".join(SHARES)).partition(":")
     numbers = [int(number)] if number else None
-    text, wrong = campaign(options.count, options.seed, kinds.split(","), numbers)
+    text, wrong = campaign(options.count, options.seed, kinds.split(","), numbers, options.workers)
     print(text)
     if options.out is not None:
         write_into(options.out, "batch-malformed", text)
