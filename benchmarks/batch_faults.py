@@ -215,8 +215,8 @@ def kills(folder: Path, count: int, seed: int) -> str:
         name, times = plan.pop(0)
         plan.append((name, times))  # some rounds find nobody to kill
         workers, drivers = killed(Batch(rows, wild, *ENGINES[name]), times, chance)
-        hits[f"{name}: worker"] += workers
-        hits[f"{name}: driver"] += drivers
+        hits[f"{name}: {'an actor' if 'Ray' in name else 'a worker'}"] += workers
+        hits[f"{name}: the driver" if times else name] += drivers
         lines = (wild / "ledger.jsonl").read_bytes().count(b"\n") if wild.exists() else 0
         print(f"{name}: {sum(hits.values())} kills, {lines} rows", file=sys.stderr)
     code, words = Batch(rows, wild, "--rerun", "failed").end()
