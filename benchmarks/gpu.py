@@ -291,7 +291,7 @@ def measure(group: Group, table: Table, device: str, *, tiny: bool, repeats: int
         return
     model = build(group.model, getattr(torch, dtype), device, tiny=tiny)
     if group.compiled == "graphs":
-        model = replace(model, graphs=True)
+        model = replace(model, compiled="graphs")
     else:
         compile_network(model.pipeline, group.compiled, tiny=tiny)
     runs = Runs(model, group, tiny=tiny)

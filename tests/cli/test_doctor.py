@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,3 +58,41 @@ def test_a_port_in_use_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None
     assert f"Port {port} of 127.0.0.1 cannot be used" in capsys.readouterr().err
     assert main(["app", "--host", "not.a.host.invalid", "--no-browser"]) == 2
     assert "no address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("first", "before", "after", "said"),
+    [
+        (60.0, 2.0, 1.5, "it pays from run 117 on"),
+        (1.0, 2.0, 1.0, "it pays from run 1 on"),
+        (3.0, 1.0, 0.99, "it does not pay here"),
+        (3.0, 1.0, 1.2, "it does not pay here"),
+    ],
+)
+def test_compiling_pays_from_some_run_on(
+    first: float, before: float, after: float, said: str
+) -> None:
+    assert doctor.pays_after(first, before, after) == said
+
+
+def test_compiling_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[str] = []
+
+    def load(*_args: object, compiled: str = "none", **_options: object) -> object:
+        loaded.append(compiled)
+        return SimpleNamespace(compiled=compiled)
+
+    def run(made: object, _asked: object) -> object:
+        slow = getattr(made, "compiled", "") == "none"
+        return SimpleNamespace(seconds=2.0 if slow else 1.0)
+
+    monkeypatch.setattr("masactrl.models.load_pipeline", load)
+    monkeypatch.setattr(doctor, "generate", run)
+    assert main(["doctor", "--no-draw", "--compile", "--device", "cpu", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["checks"][-1]
+    assert (told["name"], loaded) == ("compile kernels", ["none", "kernels"])
+    assert told["seen"] == (
+        "2.00 s a run become 1.00 s, the first takes 1.0 s: it pays from run 1 on"
+    )

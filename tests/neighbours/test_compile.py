@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 import tiny_models
 import torch
-from diffusers import UNet2DConditionModel
 
 from masactrl.attention import GivenMasks, Rows, Schedule, WordMasks
 from masactrl.methods import MasaCtrl
@@ -33,27 +32,6 @@ FORMS = {
 }
 # Tiny maps make masks without background now and then.
 pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning")
-
-
-def small() -> StableDiffusionPipeline:
-    """Down 0 and up 2 to 3 at full size, mid 1 at a quarter, where masks by words are read."""
-    pipe = tiny_models.sd()
-    torch.manual_seed(0)
-    pipe.unet = UNet2DConditionModel(
-        in_channels=4,
-        out_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
-        block_out_channels=(8, 8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=2,
-        cross_attention_dim=tiny_models.TEXT_WIDTH,
-    )
-    tiny_models._sharpen(pipe.unet)
-    pipe.unet.eval()
-    return pipe
 
 
 def controlled(pipe: StableDiffusionPipeline, form: str) -> Tensor:
@@ -91,7 +69,7 @@ def test_compiled_and_controlled(
     how: Callable[[StableDiffusionPipeline, str], Tensor], forms: list[str]
 ) -> None:
     torch._dynamo.reset()
-    pipe = small()
+    pipe = tiny_models.sd_shallow()
     plain = tiny_models.run(pipe, PROMPTS)
     expected = [controlled(pipe, form) for form in forms]
     for one in expected:
@@ -106,7 +84,7 @@ def test_compiled_and_controlled(
 @pytest.mark.parametrize("in_place", [False, True])
 def test_detached_the_compiled_network_keeps_every_bit(in_place: bool) -> None:
     torch._dynamo.reset()
-    pipe = small()
+    pipe = tiny_models.sd_shallow()
     if in_place:
         pipe.unet.compile(backend=eager)
     else:
@@ -127,7 +105,7 @@ def test_compiled_before_and_no_more_graphs_with_more_steps() -> None:
         graphs.append(graph)
         return eager(graph, _inputs)
 
-    pipe = small()
+    pipe = tiny_models.sd_shallow()
     plain, expected = tiny_models.run(pipe, PROMPTS), controlled(pipe, "words")
     assert (expected - plain)[1].abs().max() / plain.abs().max() > 1e-3
     pipe.unet = torch.compile(pipe.unet, backend=counting)

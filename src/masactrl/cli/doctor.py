@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import platform
 import shutil
@@ -78,6 +79,14 @@ def doctor(
     draw: Annotated[
         bool, typer.Option(help="Also draw with the embedded model, in about ten seconds.")
     ] = True,
+    pays: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Also say after how many pictures of the embedded model --compile pays, in "
+            "minutes.",
+        ),
+    ] = False,
 ) -> None:
     """Check device, precisions, versions, cache, memory, extras, and that the model draws.
 
@@ -92,6 +101,7 @@ def doctor(
         chosen = choose_device(given["device"])
         checks += [*machine(chosen), *precisions(chosen)]
         checks += drawing(given["device"]) if draw else []
+        checks += compiling(chosen) if pays else []
     bad = [one.name for one in checks if one.state is State.BAD]
     if given.build(Output).as_json:
         typer.echo(
@@ -226,6 +236,35 @@ def drawing(device: str) -> Iterator[Check]:
         state=State.GOOD if apart > 0 else State.BAD,
         seen=f"moves the target by up to {round(255 * apart)} of 255 levels",
     )
+
+
+def compiling(device: torch.device) -> Iterator[Check]:
+    """Measure what compiling the embedded model costs, and after how many pictures it is saved."""
+    from masactrl.models import load_pipeline
+
+    plain = load_pipeline("puppets", device=str(device))
+    generate(plain, ASKED)  # the first call of a process is slow
+    for way in ("graphs", "kernels") if device.type == "cuda" else ("kernels",):
+        fast = load_pipeline("puppets", device=str(device), compiled=way)
+        first = generate(fast, ASKED).seconds
+        # In turns, so that a busy machine is busy for both.
+        runs = [(generate(plain, ASKED).seconds, generate(fast, ASKED).seconds) for _ in range(3)]
+        before, after = (min(times) for times in zip(*runs, strict=True))
+        yield Check(
+            name=f"compile {way}",
+            state=State.GOOD if after < before else State.NOTE,
+            seen=f"{before:.2f} s a run become {after:.2f} s, the first takes {first:.1f} s: "
+            + pays_after(first, before, after),
+        )
+
+
+def pays_after(first: float, before: float, after: float) -> str:
+    """Say after how many runs a first slow one is made up for, from seconds of a run."""
+    saved = before - after
+    if saved < before / 50:
+        return "it does not pay here"
+    # n runs are first + (n - 1) after instead of n before.
+    return f"it pays from run {max(1, math.ceil((first - after) / saved))} on"
 
 
 def _size(count: float) -> str:

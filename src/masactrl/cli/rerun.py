@@ -200,7 +200,10 @@ def load_stated(recipe: Recipe, model: str | None, spec: ModelSpec) -> LoadedMod
     dtype: Any = "auto" if auto else recipe.dtype
     revision = stated.revision if model is None and stated.kind == "hub" else None
     few: Any = spec.recipe if spec.recipe != "auto" else stated.recipe or "none"
-    return replace(spec, model=named, dtype=dtype, revision=revision, recipe=few).load()
+    # Graphs make the same picture as none, and want a GPU.
+    compiled: Any = stated.compiled if stated.compiled == "kernels" else "none"
+    again = replace(spec, model=named, dtype=dtype, revision=revision, recipe=few)
+    return replace(again, compiled=compiled).load()
 
 
 def differences(recipe: Recipe, model: LoadedModel) -> list[str]:

@@ -36,6 +36,7 @@ from masactrl.errors import (
     out_of_memory,
 )
 from masactrl.models.adapters import Lora, with_loras, with_offload
+from masactrl.models.compiled import with_compiled
 from masactrl.models.devices import choose_device, choose_dtype
 from masactrl.models.few_steps import for_few_steps, recognised
 from masactrl.models.file_kind import family_of_file
@@ -82,8 +83,7 @@ class LoadedModel:
         family: which settings and words it knows.
         preset: settings for all that a request leaves open.
         origin: where it came from, for recipes.
-        graphs: whether runs replay the network's calls as CUDA graphs, see
-            `masactrl.attention.graphs`.
+        compiled: "none", "graphs" or "kernels", see `masactrl.models.compiled`.
     """
 
     pipeline: Pipeline
@@ -91,7 +91,7 @@ class LoadedModel:
     family: Family
     preset: ModelPreset
     origin: Origin = field(default_factory=Origin)
-    graphs: bool = False
+    compiled: str = "none"
 
     @property
     def denoiser(self) -> Any:  # of diffusers, which is untyped
@@ -121,6 +121,7 @@ def load_pipeline(
     offload: str = "none",
     allow_pickle: bool = False,
     recipe: str = "auto",
+    compiled: str = "none",
 ) -> LoadedModel:
     """Load a Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 model, or FLUX.1.
 
@@ -143,6 +144,8 @@ def load_pipeline(
             torch's weights-only reader, which is safer than none and no proof.
         recipe: of a model or LoRA that was distilled for a few steps, see
             `masactrl.models.few_steps`; "auto" recognises it, "none" looks for none.
+        compiled: "graphs" or "kernels" for fast runs after a first slow one, see
+            `masactrl.models.compiled`.
 
     Raises:
         ModelNotFound: there is no such model, or it cannot be read.
@@ -205,7 +208,8 @@ def load_pipeline(
             "embedded" if model in EMBEDDED_FOLDERS else place.kind, place, pipeline, revision
         ),
     )
-    return with_offload(with_loras(made, loras), offload, str(target))
+    made = with_offload(with_loras(made, loras), offload, str(target))
+    return with_compiled(made, compiled, offload=offload)
 
 
 def _from_file(

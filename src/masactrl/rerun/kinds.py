@@ -85,7 +85,7 @@ class RecipeKind:
     words: Callable[[Recipe], list[str]]
     rerun: Callable[[LoadedModel, Recipe, RerunInputs], Mapping[str, Image.Image]]
     steps: Callable[[Recipe], int]
-    shared: tuple[str, ...] = ("model", "revision", "lora", "preset", "device", "dtype")
+    shared: tuple[str, ...] = ("model", "revision", "lora", "preset", "device", "dtype", "compile")
 
 
 def kind_of(recipe: Recipe) -> RecipeKind:
@@ -121,6 +121,7 @@ def command_line(recipe: Recipe, *, model: str | None = None, loras: Sequence[st
     options = [("lora", one) for one in given]
     options += [("device", recipe.device), ("dtype", recipe.dtype)]
     options += [("preset", stated.recipe)] if stated.recipe else []
+    options += [("compile", stated.compiled)] if stated.compiled != "none" else []
     named = model or (stated.name if stated.kind == "hub" else _bare(stated.name))
     # Without the option for a commit the command takes model and commit from the picture.
     hub = stated.kind == "hub" and stated.revision is not None

@@ -10,7 +10,7 @@ from masactrl.settings.declare import Setting, check
 if TYPE_CHECKING:
     from masactrl.models import LoadedModel
 
-__all__ = ["Dtype", "ModelSpec", "Offload"]
+__all__ = ["Compiled", "Dtype", "ModelSpec", "Offload"]
 
 MODEL = "Model and device"
 """Heading of --help."""
@@ -23,6 +23,9 @@ Recipe = Literal["auto", "none", "lcm", "tcd", "hyper-sd", "turbo", "lightning",
 
 Offload = Literal["none", "model", "sequential"]
 """The words of `masactrl.models.adapters.Offload`."""
+
+Compiled = Literal["none", "graphs", "kernels"]
+"""The words of `masactrl.models.compiled.Compiled`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,15 @@ class ModelSpec:
             panel=MODEL,
         ),
     ] = "none"
+    compiled: Annotated[
+        Compiled,
+        Setting(
+            help="For many pictures of one size: graphs launches every step at once (NVIDIA GPUs), "
+            "kernels compiles the network's blocks as well, which takes minutes once.",
+            flag="compile",
+            panel=MODEL,
+        ),
+    ] = "none"
     allow_pickle: Annotated[
         bool,
         Setting(
@@ -112,4 +124,5 @@ class ModelSpec:
             offload=self.offload,
             allow_pickle=self.allow_pickle,
             recipe=self.recipe,
+            compiled=self.compiled,
         )

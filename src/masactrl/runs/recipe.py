@@ -73,7 +73,7 @@ class LoraStated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStated:
-    """The model; fields as in `Origin`, plus its name and how it was distilled for few steps."""
+    """The model; fields as in `Origin`, plus its name, how it was distilled and how compiled."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
 
@@ -83,6 +83,7 @@ class ModelStated:
     weights: str | None = None
     loras: tuple[LoraStated, ...] = ()
     recipe: str = ""
+    compiled: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +207,7 @@ def stated_model(model: LoadedModel) -> ModelStated:
             LoraStated(name=one.name, scale=one.scale, hash=one.hash) for one in origin.loras
         ),
         recipe=model.preset.distilled,
+        compiled=model.compiled,
     )
 
 

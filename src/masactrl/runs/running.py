@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from masactrl.settings.torch_defaults import torch_defaults
@@ -24,9 +24,8 @@ def running(model: LoadedModel, settings: RunSettings) -> Iterator[None]:
         model: that runs.
         settings: of the run; of an edit those of its inversion.
     """
-    from masactrl.attention.graphs import replaying
     from masactrl.models.clip_skip import clip_skip
+    from masactrl.models.compiled import compiled_run
 
-    graphs = replaying(model.denoiser) if model.graphs else nullcontext()
-    with torch_defaults(), clip_skip(model.pipeline, settings.clip_skip), graphs:
+    with torch_defaults(), clip_skip(model.pipeline, settings.clip_skip), compiled_run(model):
         yield
