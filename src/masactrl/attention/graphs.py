@@ -12,7 +12,6 @@ all inputs on the device. Any other call runs as it is.
 
 from __future__ import annotations
 
-import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,8 @@ from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 from torch.utils import _pytree
 
-from masactrl.attention.hooks import SelfAttentionHook, install
+from masactrl.attention.hooks import SelfAttentionHook
+from masactrl.attention.observing import installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -175,8 +175,5 @@ def replaying(network: nn.Module, hook: GraphHook | None = None) -> Iterator[Gra
     What is attached to the network inside the block acts as ever.
     """
     hook = hook or GraphHook()
-    installed = install(network, hook, f"masactrl-graphs-{uuid.uuid4().hex}")
-    try:
+    with installed([(network, hook)]):
         yield hook
-    finally:
-        installed.remove()
