@@ -301,17 +301,17 @@ def _inputs(folder: Path) -> None:
     from PIL import Image
 
     from masactrl.app.drawn import drawn_examples
-    from masactrl.puppets.gaits import gait_skeletons
+    from masactrl.puppets.gaits import gait_skeleton
 
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as name:
         for path, shown, asked in drawn_examples(Path(name)):
             if (shown, asked) == PHOTO:
                 Image.open(path).save(folder / "photo.png")
-    standing = gait_skeletons("walk", 2, species="cat", facing="left", size=256)[0]
+    own: dict[str, Any] = {"species": "cat", "facing": "left", "size": 256}
+    standing = gait_skeleton("walk", 2, 0, **own)
     for name, gait, chosen in (("poses", "jump", (2, 5)), ("run", "run", range(6))):
-        drawn = gait_skeletons(gait, 6, species="cat", facing="left", size=256)
-        rest = [drawn[number] for number in chosen]
+        rest = [gait_skeleton(gait, 6, number, **own) for number in chosen]
         standing.save(folder / f"{name}.png", save_all=True, append_images=rest)
 
 
