@@ -1,12 +1,15 @@
 r"""DDIM inversion that solves every step instead of guessing it.
 
-    z = up(z_{i+1}, eps(z, t_i))     repeated from z = z_{i+1}: each round asks the network about
-                                     the last round's answer instead of the cleaner latent
+    F(z) = up(z_{i+1}, eps(z, t_i))          z is wanted that is its own answer, z = F(z)
+    z   <- F(z) - theta (F(z) - F(z'))       z' of the round before, r = F(z) - z
+    theta = <r, r - r'> / |r - r'|^2
 
-The first round is plain DDIM inversion. A round that moves the latents further than the one before
-it (the iteration does not contract there) ends the step, and the closest answer is kept. The idea
-is that of AIDI (arXiv 2309.04907) and SPDInv (2403.11105). Of a flow it is Euler's step that is
-solved, z = z_{i+1} + (s_i - s_{i+1}) v(z, s_i).
+The first round is plain DDIM inversion: it asks the network about the cleaner latent. Plain
+repetition of F creeps or swings to and fro at some levels, where it ends further away than DDIM;
+Anderson's acceleration of depth one, a secant along the last move, solves those, too, at the same
+cost. The answer of the round that was nearest to a solution is kept. The idea is that of AIDI
+(arXiv 2309.04907) and SPDInv (2403.11105). Of a flow it is Euler's step that is solved, F(z) =
+z_{i+1} + (s_i - s_{i+1}) v(z, s_i).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from masactrl.inversion.task import InversionTask
 
 __all__ = ["FixedPoint"]
+
+_TINY = 1e-20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,23 +69,33 @@ class FixedPoint:
         predict, schedule = task.source(), task.schedule
         flow = schedule.kind == "flow"
 
+        def once(z: Tensor, z_next: Tensor, level: int) -> Tensor:
+            output = predict(z, level)
+            if flow:
+                return z_next + (schedule.sigma[level] - schedule.sigma[level + 1]) * output
+            eps = schedule.noise_in(output, z, level)
+            return step_up(z_next, eps, schedule.alpha_bar[level + 1], schedule.alpha_bar[level])
+
         def up(z_next: Tensor, level: int) -> Tensor:
-            z, moved = z_next, float("inf")
+            z, closest, nearest = z_next, z_next, float("inf")
+            before: tuple[Tensor, Tensor] | None = None  # F(z') and r'
             for _ in range(self.iterations):
-                output = predict(z, level)
-                if flow:
-                    better = z_next + (schedule.sigma[level] - schedule.sigma[level + 1]) * output
-                else:
-                    eps = schedule.noise_in(output, z, level)
-                    a_next, a = schedule.alpha_bar[level + 1], schedule.alpha_bar[level]
-                    better = step_up(z_next, eps, a_next, a)
-                change = float((better - z).norm() / better.norm())
-                if change > moved:
+                answer = once(z, z_next, level)
+                rest = answer - z
+                left = float(rest.norm() / answer.norm())
+                if left >= nearest:  # the secant led astray: on from the closest, plainly
+                    z, before = closest, None
+                    continue
+                closest, nearest = answer, left
+                if left <= self.tolerance:
                     break
-                z, moved = better, change
-                if change <= self.tolerance:
-                    break
-            return z
+                z = answer
+                if before is not None:
+                    turn = rest - before[1]
+                    theta = (rest * turn).sum() / turn.square().sum().clamp(min=_TINY)
+                    z = answer - theta * (answer - before[0])
+                before = answer, rest
+            return closest
 
         return Trajectory(
             latents=climb(task, up),
