@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,9 @@ SETS = [
     ["a cat standing in the snow, facing left", "a cat running in the snow, facing left", 3],
     ["a fox running in the forest", "a fox sitting in the forest\na fox lying in the forest", 5],
 ]
+
+# One control at a time: a visitor may press a button while examples are still being drawn.
+MODEL_IN_USE = threading.Lock()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Shown = list[tuple[Image.Image, str]]
@@ -68,11 +72,12 @@ def _shown(pictures: Any) -> Shown:
 
 
 def said(function: Callable[..., Shown]) -> Callable[..., Shown]:
-    """Let the page show the library's sentences."""
+    """Let the page show the library's sentences, and one call after the other use the model."""
 
     def call(*values: Any) -> Shown:
         try:
-            return function(*values)
+            with MODEL_IN_USE:
+                return function(*values)
         except masactrl.MasaCtrlError as error:
             raise gr.Error(str(error)) from error
 
