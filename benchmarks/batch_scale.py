@@ -167,7 +167,7 @@ def nodes_table(folder: Path, count: int) -> str:
     code, words = Batch(rows, folder / "calm").end()
     if code:
         raise SystemExit(words)
-    os.environ["RAY_worker_niceness"] = "0"  # Ray's own 15 starves on a busy machine
+    os.environ |= {"RAY_worker_niceness": "0"}  # Ray's own 15 starves on a busy machine
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     other = cluster.add_node(num_cpus=1)
     seen: Counter[str] = Counter()
