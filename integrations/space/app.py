@@ -19,6 +19,7 @@ from PIL import Image
 
 import masactrl
 from masactrl.app.drawn import drawn_examples
+from masactrl.models.presets import PUPPETS
 from masactrl.pictures.input import read_picture
 
 MODEL = masactrl.load_pipeline(os.environ.get("MASACTRL_MODEL", "puppets"))
@@ -117,7 +118,7 @@ def build(*, cache: bool = True) -> gr.Blocks:
             button = gr.Button("Edit", variant="primary")
             edited = gr.Gallery(label="Reconstruction and edit", format="png", columns=4)
             button.click(said(edit), photo, edited, api_name="edit", concurrency_id="gpu")
-            if MODEL.family == "puppets":
+            if MODEL.family in PUPPETS:
                 animals = drawn_examples(Path(tempfile.mkdtemp()))
                 rows = [[*one, 1.0] for one in animals]
                 gr.Examples(rows[1:3], photo, edited, said(edit), cache_examples=cache)

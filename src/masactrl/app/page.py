@@ -18,6 +18,7 @@ from masactrl.app.open_tab import draw_open_tab
 from masactrl.app.studio import Studio
 from masactrl.app.tab import draw_tab, session_of
 from masactrl.errors import MasaCtrlError
+from masactrl.models.presets import PUPPETS
 from masactrl.studies.sweep_plan import generated_calls
 
 __all__ = ["build", "serve"]
@@ -55,7 +56,7 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Consistent set", id="set"):
                 shown = (*fields.offered(fields.set_fields(limits), limits), *layout_fields(limits))
                 controls = draw_tab(studio, "set", shown, studio.make_set)
-                if studio.model.family == "puppets":
+                if studio.model.family in PUPPETS:
                     names = ("source_prompt", "target_prompts", "seed", "steps", "start_step")
                     gr.Examples(
                         [list(one) for one in _EXAMPLES],
@@ -69,7 +70,7 @@ def build(studio: Studio) -> gr.Blocks:
                 )
                 shown = (*fields.offered(edit_fields(limits), limits), *layout_fields(limits))
                 edit = draw_tab(studio, "edit", shown, studio.make_edit)
-                if studio.model.family == "puppets":
+                if studio.model.family in PUPPETS:
                     gr.Examples(
                         drawn_examples(studio.cache / "drawn"),
                         inputs=[edit["picture"], edit["source_prompt"], edit["target_prompts"]],

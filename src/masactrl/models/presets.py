@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Family = Literal["puppets", "puppets-sd3", "sd", "sdxl", "sd3", "flux"]
 """What a model is like: a small one of the puppet world, with Stable Diffusion's U-Net or SD3's
 transformer; Stable Diffusion 1.x and 2.x, XL, 3 and 3.5; FLUX.1."""
+
+PUPPETS: Final[tuple[Family, ...]] = ("puppets", "puppets-sd3")
+"""Families whose pictures the inspector reads."""
 
 SchedulerName = Literal["ddim", "model"]
 """`ddim`: DDIM made from the configuration of the model's own; `model`: the model's own."""

@@ -23,12 +23,13 @@ def prompt_warnings(model: LoadedModel, prompts: Iterable[str]) -> tuple[str, ..
         prompts: looked at once each, in order.
     """
     from masactrl.models.joint import longest_text
+    from masactrl.models.presets import PUPPETS
 
     written = tuple(prompts)
     found = _unweighted(model, written)
     tokenizer, longest = longest_text(model.pipeline)
     for prompt in dict.fromkeys(map(without_weights, written)):
-        if model.family in ("puppets", "puppets-sd3"):
+        if model.family in PUPPETS:
             found += _unknown(prompt)
         found += _truncated(prompt, tokenizer, longest)
     return tuple(found)

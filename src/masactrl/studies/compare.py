@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masactrl.errors import ConfigError, PromptError
+from masactrl.models.presets import PUPPETS
 from masactrl.pictures.figures import Figure
 from masactrl.pictures.images import Tile, png_bytes
 from masactrl.runs.edit_request import ALSO_MASACTRLS, EditRequest
@@ -383,7 +384,7 @@ def with_figures(
 ) -> tuple[ComparisonColumn, ...]:
     """Return the columns, the source first, with what can be read in pictures of that model."""
     figures = None
-    if model.family == "puppets":
+    if model.family in PUPPETS:
         figures = read_figures([column.image for column in columns], target_prompt)
     if figures is None:
         return tuple(columns)

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masactrl.errors import ConfigError, ModelNotFound
+from masactrl.models.presets import PUPPETS
 from masactrl.pictures.files import at_home
 from masactrl.pictures.images import image_to_tensor
 from masactrl.puppets.captions import parse
@@ -220,7 +221,7 @@ def load_scorer(model: LoadedModel, *, clip: str | None = None, dino: str | None
         ModelNotFound: a model cannot be had; says what to do.
         ConfigError: models are named for the embedded model, which has its own inspector.
     """
-    if model.family == "puppets":
+    if model.family in PUPPETS:
         if clip is not None or dino is not None:
             raise ConfigError(
                 "Pictures of the embedded model are judged by its inspector; leave out the names "
