@@ -141,14 +141,19 @@ def short(page: Page, panel: Locator) -> None:
 def look(page: Page, tab: str, x: int, y: int) -> None:
     """Click a point of the result until the page says where it looked.
 
-    A click that falls while the page still moves is lost, as a person's would be.
+    A click that falls while the page still moves is lost, as a person's would be; who sees nothing
+    come of several draws the set again.
     """
     from playwright.sync_api import TimeoutError as TooLate
 
-    page.locator(f"#{tab}-click img").wait_for()
-    for _ in range(6):
-        page.locator(f"#{tab}-click img").click(position={"x": x, "y": y})
-        with contextlib.suppress(TooLate):
-            page.locator(f"#{tab}-attention img").wait_for(timeout=WAIT / 6)
-            return
-    page.locator(f"#{tab}-attention img").wait_for()
+    shown = page.locator(f"#{tab}-attention img")
+    for patience in (WAIT / 12, WAIT / 12, WAIT / 6, WAIT / 6):
+        page.locator(f"#{tab}-click img").wait_for()
+        for _ in range(2):
+            page.locator(f"#{tab}-click img").click(position={"x": x, "y": y})
+            with contextlib.suppress(TooLate):
+                shown.wait_for(timeout=patience)
+                return
+        page.click(f"#{tab}-run")
+        page.wait_for_timeout(5000)
+    shown.wait_for()
