@@ -6,9 +6,10 @@ r"""DDIM inversion: the way down, read backwards.
 
 The paper inverts real pictures like this, with a null source prompt, because guidance towards words
 makes the gap between the two lines too wide to come back. The gap is widest at the last, cleanest
-steps, where a latent holds hardly any noise to find; `fresh_steps` skips them: those levels are
-reached by adding noise (z = sqrt(a) z_0 + sqrt(1 - a) eps), and only the way above them is
-inverted. The source then needs replay to come back; its targets start from livelier noise.
+steps, where a latent holds hardly any noise to find, least of all in smooth areas; `fresh_steps`
+skips them (Staniszewski et al., arXiv 2410.23530): those levels are reached by adding noise
+(z = sqrt(a) z_0 + sqrt(1 - a) eps), and only the way above them is inverted. The source then needs
+replay to come back; its targets start from livelier noise.
 
 Flows have no DDIM; direct inversion of SD3 and FLUX takes the steps of `uni_inv`.
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from masactrl.inversion.task import InversionTask
+    from masactrl.models.guided import Guided
 
 __all__ = ["DDIM"]
 
@@ -64,9 +66,10 @@ class DDIM:
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
         flow = task.schedule.kind == "flow"
-        up = corrected_up(task, known=False) if flow else _up(task)
+        predict = task.source()
+        up = corrected_up(task, known=False) if flow else _up(task, predict)
         return Trajectory(
-            latents=climb(task, up, self.fresh_steps),
+            latents=climb(task, up, self.fresh_steps, visit=predict if self.replay else None),
             schedule=task.schedule,
             method=self.name,
             prompt=task.prompt,
@@ -77,9 +80,9 @@ class DDIM:
         )
 
 
-def _up(task: InversionTask) -> Callable[[Tensor, int], Tensor]:
+def _up(task: InversionTask, predict: Guided) -> Callable[[Tensor, int], Tensor]:
     """The step up of the head of this file."""
-    predict, schedule = task.source(), task.schedule
+    schedule = task.schedule
 
     def up(z_next: Tensor, level: int) -> Tensor:
         eps = schedule.noise_in(predict(z_next, level), z_next, level)

@@ -25,7 +25,9 @@ class Direct(DDIM):
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = True
 
-    @property
-    def visits(self) -> Literal["near", ""]:
-        """Where the network is asked: one level off; nowhere at levels reached by adding noise."""
-        return "" if self.fresh_steps else "near"
+    visits: ClassVar[Literal["near"]] = "near"
+    """Where the network is asked: one level off; at levels reached by adding noise, at them."""
+
+    def passes(self, steps: int, branches: int) -> int:
+        """One row per step and branch."""
+        return steps * branches

@@ -105,13 +105,21 @@ class Inversion(Protocol):
         ...
 
 
-def climb(task: InversionTask, up: Callable[[Tensor, int], Tensor], fresh_steps: int = 0) -> Tensor:
+def climb(
+    task: InversionTask,
+    up: Callable[[Tensor, int], Tensor],
+    fresh_steps: int = 0,
+    *,
+    visit: Callable[[Tensor, int], object] | None = None,
+) -> Tensor:
     """Return the latents at all levels (steps + 1, 1, c, h, w), noisiest first.
 
     Args:
         task: whose picture.
         up: (latents at level i + 1, i) to the latents at level i.
         fresh_steps: how many of the cleanest levels are reached by adding noise instead.
+        visit: called with (latents at level i, i) of those levels, where the network would not be
+            asked otherwise and what it says is wanted.
 
     Raises:
         ConfigError: no step would be left to invert.
@@ -128,6 +136,8 @@ def climb(task: InversionTask, up: Callable[[Tensor, int], Tensor], fresh_steps:
         for level in reversed(range(steps)):
             if eps is not None and level >= steps - fresh_steps:
                 path.append(task.schedule.noised(task.latents, eps, level))
+                if visit is not None:
+                    visit(path[-1], level)
             else:
                 path.append(up(path[-1], level))
             task.done(level)
