@@ -162,7 +162,7 @@ def test_flowedit_is_the_paper_s_loop(pipe: Any) -> None:
             eps = torch.randn(z_0.shape, generator=generator)
         wanted = (port.decode_image(edit) / 2 + 0.5).clamp(0, 1)
     assert torch.allclose(made.targets, wanted, atol=1e-4)
-    with pytest.raises(ConfigError, match="was told of no source"):
+    with pytest.raises(ConfigError, match="was told of none"):
         method.attach(pipe, ROWS)
 
 

@@ -79,17 +79,14 @@ def literal_blend(pipe: Any, mask: torch.Tensor, first: int) -> torch.Tensor:
 
 def test_blended_latent_diffusion_written_out(pipe: Any) -> None:
     mask = (torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(9)) > 0.5).float()
-    method = BlendedLatent(strength=0.75)
 
-    class Masked:
+    class Masked(BlendedLatent):
         """The method with the masks of a request."""
 
-        name, start, fitting = method.name, method.start, method.fitting
-
         def of_source(self, z_0: torch.Tensor, **more: Any) -> Any:
-            return method.of_source(z_0, **more | {"mask": mask})
+            return super().of_source(z_0, **more | {"mask": mask})
 
-    made = targets(pipe, Masked(), PROMPTS)  # type: ignore[arg-type]
+    made = targets(pipe, Masked(strength=0.75), PROMPTS)
     literal = literal_blend(pipe, mask, 1)
     assert (made - literal).abs().max() < 1e-4 * literal.abs().max()
     outside = (mask == 0).expand_as(made)
@@ -206,7 +203,7 @@ def test_what_cannot_be_is_refused(pipe: Any, method: Any) -> None:
 
 
 def test_masks_that_are_none_are_refused(pipe: Any) -> None:
-    with pytest.raises(ConfigError, match="Imagic takes no masks"):
+    with pytest.raises(ConfigError, match="imagic takes no masks"):
         QUICK.of_source(drawn(1), mask=torch.ones(2, 1, SIDE, SIDE))
     with pytest.raises(MaskError, match="1 channel per image"):
         BlendedLatent().of_source(drawn(1), mask=torch.ones(SIDE, SIDE))

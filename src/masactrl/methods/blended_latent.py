@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,19 +34,18 @@ from masactrl.errors import ConfigError, ControlNotApplied, MaskError
 from masactrl.methods.local_blend import blended_steps
 from masactrl.methods.method import Parts
 from masactrl.methods.sdedit import NoisedSource
-from masactrl.methods.starts import check_sources
+from masactrl.methods.starts import FromSource
 from masactrl.models.denoiser import Denoiser
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from diffusers import DiffusionPipeline
 
     from masactrl.attention.control_hooks import CallContext
     from masactrl.attention.rows import Rows
-    from masactrl.methods.method import Handle
+    from masactrl.methods.starts import OfSource
 
 __all__ = ["BlendedLatent", "difference_mask"]
 
@@ -55,7 +54,7 @@ _LEVEL = 0.5  # part of the noise schedule at which it is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlendedLatent:
+class BlendedLatent(FromSource):
     """Blended Latent Diffusion.
 
     Attributes:
@@ -67,9 +66,11 @@ class BlendedLatent:
         ConfigError: a value is out of its range.
     """
 
+    takes_masks: ClassVar[bool] = True
     strength: float = 0.75
     threshold: float = 0.5
     grow: float = 0.1
+    name: ClassVar[str] = "blended-latent"
 
     def __post_init__(self) -> None:
         settle(self)
@@ -84,11 +85,6 @@ class BlendedLatent:
                 )
 
     @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "blended-latent"
-
-    @property
     def start(self) -> NoisedSource:
         """Targets start from their noised source."""
         return NoisedSource(strength=self.strength)
@@ -98,74 +94,29 @@ class BlendedLatent:
         """Rows through the U-Net before a target begins: two a noise, for the mask."""
         return 2 * _NOISES
 
-    def of_source(
-        self,
-        z_0: Tensor,
-        *,
-        seed: int = 0,
-        mask: Tensor | None = None,
-        prompts: Sequence[str] = (),
-    ) -> _OfSource:
-        """Blend these sources (images, c, h, w) in; see `masactrl.methods.starts.FromSource`."""
-        del prompts  # it looks at the sources, not at their words
-        if mask is not None and tuple(mask.shape) != (len(z_0), 1, *z_0.shape[-2:]):
-            raise MaskError(
-                f"A mask of {tuple(mask.shape)} was given for latents of {tuple(z_0.shape)}; give "
-                "one of 1 channel per image at the latents' size."
-            )
-        return _OfSource(self, z_0, seed, mask)
-
-    def attach(
-        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
-    ) -> AbstractContextManager[Handle]:
-        """Refused: what is blended in comes from `of_source`."""
-        del pipeline, rows, prompts
-        raise ConfigError(
-            "Blended Latent Diffusion puts the source back outside the mask and was told of no "
-            "source; attach what of_source(z_0) returns."
-        )
-
-
-class _OfSource:
-    """The method for given sources."""
-
-    def __init__(
-        self, settings: BlendedLatent, z_0: Tensor, seed: int, mask: Tensor | None
-    ) -> None:
-        self._settings, self._z_0, self._seed, self._mask = settings, z_0, seed, mask
-
-    @property
-    def name(self) -> str:
-        return self._settings.name
-
-    @property
-    def start(self) -> NoisedSource:
-        return self._settings.start
-
     @contextmanager
-    def attach(
-        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
+    def attached(
+        self, of: OfSource, pipeline: DiffusionPipeline, rows: Rows, prompts: tuple[str, ...]
     ) -> Iterator[Parts]:
         """Blend after every step inside the `with` block.
 
-        Raises `PromptError` without one prompt per source, `MaskError` for a mask that leaves all
-        or nothing, and `ControlNotApplied` when no step was blended.
+        Raises `MaskError` for a mask that leaves all or nothing, and `ControlNotApplied` when no
+        step was blended.
         """
         denoiser_of(pipeline)  # its noise levels are those of U-Nets
-        prompts = check_sources(self.name, rows, self._z_0, prompts)
-        mask = self._mask
+        mask = of.mask
         if mask is None:
             mask = difference_mask(
                 Denoiser(pipeline),
                 pipeline.scheduler,
-                self._z_0,
+                of.z_0,
                 prompts,
-                threshold=self._settings.threshold,
-                seed=self._seed,
+                threshold=self.threshold,
+                seed=of.seed,
             )
-            mask = _grown(mask, self._settings.grow)
+            mask = _grown(mask, self.grow)
         _check(mask)
-        blending = _Blending(pipeline, self._z_0, mask, self._seed)
+        blending = _Blending(pipeline, of.z_0, mask, of.seed)
         session = HookSession(rows=rows, on_call=blending.on_call)
         with hooked(pipeline, session) as attached, blended_steps(pipeline, blending.step):
             yield Parts(by_name={"blend": attached}, after_step=blending.step)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from masactrl.errors import ConfigError
 from masactrl.methods.exchange import exchanged, joint_layers
@@ -36,21 +36,13 @@ class ConsistEdit:
     """ConsistEdit at one `strength` alpha in (0, 1]; raises `ConfigError` outside that range."""
 
     strength: float = 0.5
+    name: ClassVar[str] = "consistedit"
+    start: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
         if not 0.0 < self.strength <= 1.0:
             raise ConfigError(f"strength={self.strength} was given; accepted is above 0 to 1.")
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "consistedit"
-
-    @property
-    def start(self) -> None:
-        """Targets start from the noise of their source."""
-        return
 
     def attach(
         self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.schedule import Schedule
@@ -30,15 +30,8 @@ __all__ = ["FixedSeed"]
 class FixedSeed:
     """No control at all; with it a pipeline computes, to the bit, what it always does."""
 
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "fixed-seed"
-
-    @property
-    def start(self) -> None:
-        """Targets start from the noise of their source."""
-        return
+    name: ClassVar[str] = "fixed-seed"
+    start: ClassVar[None] = None
 
     @contextmanager
     def attach(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers.hooks.hooks import ModelHook
@@ -27,7 +27,7 @@ from masactrl.methods.exchange import joint_layers
 from masactrl.methods.local_blend import blended_steps
 from masactrl.methods.method import Parts
 from masactrl.methods.sdedit import NoisedSource
-from masactrl.methods.starts import check_sources
+from masactrl.methods.starts import FromSource
 from masactrl.models.denoiser import Denoiser
 from masactrl.models.guided import Condition, Guided
 from masactrl.models.joint import is_flux, packed, unpacked
@@ -35,13 +35,12 @@ from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from diffusers import DiffusionPipeline
     from torch import Tensor, nn
 
     from masactrl.attention.rows import Rows
-    from masactrl.methods.method import Handle
+    from masactrl.methods.starts import OfSource
 
 __all__ = ["FlowEdit"]
 
@@ -49,7 +48,7 @@ _SOURCE_GUIDANCE, _SOURCE_GUIDANCE_OF_FLUX = 3.5, 1.5  # the authors'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlowEdit:
+class FlowEdit(FromSource):
     """FlowEdit.
 
     Attributes:
@@ -63,6 +62,7 @@ class FlowEdit:
 
     strength: float = 0.66
     source_guidance: float | None = None
+    name: ClassVar[str] = "flowedit"
 
     def __post_init__(self) -> None:
         settle(self)
@@ -72,11 +72,6 @@ class FlowEdit:
             raise ConfigError(
                 f"source_guidance={self.source_guidance} was given; accepted is 1 (none) and more."
             )
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "flowedit"
 
     @property
     def start(self) -> NoisedSource:
@@ -89,64 +84,23 @@ class FlowEdit:
         return 0
 
     def beside(self, steps: int, *, one_branch: bool) -> int:
-        """Rows of the source through the network, for one target and so many steps."""
+        """The source's velocity at every step."""
         return steps * (1 if one_branch or self.source_guidance == 1 else 2)
 
-    def of_source(
-        self,
-        z_0: Tensor,
-        *,
-        seed: int = 0,
-        mask: Tensor | None = None,
-        prompts: Sequence[str] = (),
-    ) -> _OfSource:
-        """Edit these sources (images, c, h, w), which their prompts describe."""
-        if mask is not None:
-            raise ConfigError("The method flowedit takes no masks; leave them out.")
-        return _OfSource(self, z_0, seed, tuple(prompts) or ("",) * len(z_0))
-
-    def attach(
-        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
-    ) -> AbstractContextManager[Handle]:
-        """Refused: what is edited comes from `of_source`."""
-        del pipeline, rows, prompts
-        raise ConfigError(
-            "FlowEdit leads from a source to its target and was told of no source; attach what "
-            "of_source(z_0) returns."
-        )
-
-
-class _OfSource:
-    """The method for given sources."""
-
-    def __init__(
-        self, settings: FlowEdit, z_0: Tensor, seed: int, prompts: tuple[str, ...]
-    ) -> None:
-        self._settings, self._z_0, self._seed, self._prompts = settings, z_0, seed, prompts
-
-    @property
-    def name(self) -> str:
-        return self._settings.name
-
-    @property
-    def start(self) -> NoisedSource:
-        return self._settings.start
-
     @contextmanager
-    def attach(
-        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
+    def attached(
+        self, of: OfSource, pipeline: DiffusionPipeline, rows: Rows, prompts: tuple[str, ...]
     ) -> Iterator[Parts]:
         """Lead the targets inside the `with` block.
 
-        Raises `UnsupportedPipeline` for a U-Net, `PromptError` without one prompt per source, and
-        `ControlNotApplied` when no step was led.
+        Raises `UnsupportedPipeline` for a U-Net, and `ControlNotApplied` when no step was led.
         """
+        del prompts  # the pipeline says them
         joint_layers(pipeline, self.name)
-        check_sources(self.name, rows, self._z_0, prompts)
-        scale = self._settings.source_guidance
+        scale = self.source_guidance
         if scale is None:
             scale = _SOURCE_GUIDANCE_OF_FLUX if is_flux(pipeline) else _SOURCE_GUIDANCE
-        led = _Led(pipeline, self._z_0, self._seed, self._prompts, scale)
+        led = _Led(pipeline, of.z_0, of.seed, of.prompts, scale)
         session = HookSession(rows=rows, on_call=led.on_call)
         first = [(network_of(pipeline)[1], _First(led))]
         with (

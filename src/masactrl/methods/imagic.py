@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,17 @@ from masactrl.attention.control_hooks import HookSession, PlainHook, hooked
 from masactrl.attention.support import denoiser_of
 from masactrl.errors import ConfigError, ControlNotApplied, UnsupportedPipeline
 from masactrl.methods.method import Parts
-from masactrl.methods.starts import check_sources
+from masactrl.methods.starts import FromSource
 from masactrl.models.denoiser import Denoiser
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from diffusers import DiffusionPipeline
 
     from masactrl.attention.rows import Rows
-    from masactrl.methods.method import Handle
+    from masactrl.methods.starts import OfSource
     from masactrl.models.denoiser import Text
 
 __all__ = ["Imagic"]
@@ -59,7 +58,7 @@ class _FreshNoise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imagic:
+class Imagic(FromSource):
     """Imagic; the usual numbers are for the embedded model.
 
     For Stable Diffusion its users take text_steps=500, text_rate=1e-3, tuning_steps=1000,
@@ -79,6 +78,7 @@ class Imagic:
     text_rate: float = 1e-2
     tuning_steps: int = 100
     tuning_rate: float = 1e-4
+    name: ClassVar[str] = "imagic"
 
     def __post_init__(self) -> None:
         settle(self)
@@ -94,11 +94,6 @@ class Imagic:
                 )
 
     @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "imagic"
-
-    @property
     def start(self) -> _FreshNoise:
         """Targets start from noise; what they have of the source is in words and weights."""
         return _FreshNoise()
@@ -108,58 +103,18 @@ class Imagic:
         """Rows through the U-Net before a target begins; a step back counts like two forth."""
         return 3 * (self.text_steps + self.tuning_steps)
 
-    def of_source(
-        self,
-        z_0: Tensor,
-        *,
-        seed: int = 0,
-        mask: Tensor | None = None,
-        prompts: Sequence[str] = (),
-    ) -> _OfSource:
-        """Fit these sources (images, c, h, w); see `masactrl.methods.starts.FromSource`."""
-        del prompts  # it learns the words of the targets
-        if mask is not None:
-            raise ConfigError("Imagic takes no masks; leave them out.")
-        return _OfSource(self, z_0, seed)
-
-    def attach(
-        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
-    ) -> AbstractContextManager[Handle]:
-        """Refused: what is fitted comes from `of_source`."""
-        del pipeline, rows, prompts
-        raise ConfigError(
-            "Imagic fits words and network to a source and was told of none; attach what "
-            "of_source(z_0) returns."
-        )
-
-
-class _OfSource:
-    """The method for given sources."""
-
-    def __init__(self, settings: Imagic, z_0: Tensor, seed: int) -> None:
-        self._settings, self._z_0, self._seed = settings, z_0, seed
-
-    @property
-    def name(self) -> str:
-        return self._settings.name
-
-    @property
-    def start(self) -> _FreshNoise:
-        return self._settings.start
-
     @contextmanager
-    def attach(
-        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
+    def attached(
+        self, of: OfSource, pipeline: DiffusionPipeline, rows: Rows, prompts: tuple[str, ...]
     ) -> Iterator[Parts]:
         """Fit (the long part), then make targets with fitted words and weights inside the block.
 
-        Raises `PromptError` without one prompt per source, `UnsupportedPipeline` for networks that
-        cannot be trained here, and `ControlNotApplied` when the network was not called.
+        Raises `UnsupportedPipeline` for networks that cannot be trained here, and
+        `ControlNotApplied` when the network was not called.
         """
-        prompts = check_sources(self.name, rows, self._z_0, prompts)
         unet = denoiser_of(pipeline)
         fitted = [
-            _fit(pipeline, unet, self._z_0[k : k + 1], prompt, self._settings, self._seed)
+            _fit(pipeline, unet, of.z_0[k : k + 1], prompt, self, of.seed)
             for k, prompt in enumerate(prompts)
         ]
         hook = _FittedHook(fitted)

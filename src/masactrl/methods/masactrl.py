@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.features import SourceFeatures
@@ -90,6 +90,8 @@ class MasaCtrl:
     masks: GivenMasks | WordMasks | None = None
     positions: Positions | Policy | None = None
     on_untouched: OnUntouched = "raise"
+    name: ClassVar[str] = "masactrl"
+    start: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -127,16 +129,6 @@ class MasaCtrl:
             masks=masks,
             positions=settings.positions,
         )
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "masactrl"
-
-    @property
-    def start(self) -> None:
-        """Targets start from the noise of their source."""
-        return
 
     @property
     def replayable(self) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.control_hooks import ControlHook, HookSession, hooked
@@ -77,6 +77,8 @@ class PlugAndPlay:
     block: str | None = None
     layers: tuple[int, ...] | None = None
     source: Branch = "conditional"
+    name: ClassVar[str] = "plug-and-play"
+    start: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -91,16 +93,6 @@ class PlugAndPlay:
             )
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "plug-and-play"
-
-    @property
-    def start(self) -> None:
-        """Targets start from the noise of their source."""
-        return
 
     @contextmanager
     def attach(

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.control_hooks import HookSession, hooked
@@ -76,6 +76,8 @@ class PromptToPrompt:
     blend: LocalBlend | None = None
     self_tokens: int | None = 256
     as_published: bool = False
+    name: ClassVar[str] = "prompt-to-prompt"
+    start: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -111,16 +113,6 @@ class PromptToPrompt:
             raise ConfigError("edit='reweight' needs reweight=((word, strength), ...).")
         if self.self_tokens is not None and self.self_tokens < 1:
             raise ConfigError(f"self_tokens={self.self_tokens} was given; use 1 or more, or None.")
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "prompt-to-prompt"
-
-    @property
-    def start(self) -> None:
-        """Targets start from the noise of their source."""
-        return
 
     @contextmanager
     def attach(

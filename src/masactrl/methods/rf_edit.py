@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from masactrl.errors import ConfigError
 from masactrl.methods.exchange import exchanged, joint_layers, later_half
@@ -47,6 +47,8 @@ class RFEdit:
 
     part: float = 0.2
     layers: tuple[int, ...] | None = None
+    name: ClassVar[str] = "rf-edit"
+    start: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -54,16 +56,6 @@ class RFEdit:
             raise ConfigError(f"part={self.part} was given; accepted is above 0 to 1.")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "rf-edit"
-
-    @property
-    def start(self) -> None:
-        """Targets start from the noise of their source."""
-        return
 
     def attach(
         self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -63,16 +63,12 @@ class SDEdit:
     """SDEdit at one `strength` in (0, 1]; raises `ConfigError` outside that range."""
 
     strength: float = 0.6
+    name: ClassVar[str] = "sdedit"
 
     def __post_init__(self) -> None:
         settle(self)
         if not 0.0 < self.strength <= 1.0:
             raise ConfigError(f"strength={self.strength} was given; SDEdit accepts above 0 to 1.")
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "sdedit"
 
     @property
     def start(self) -> NoisedSource:

@@ -9,33 +9,58 @@ A runner makes the source first, then the targets inside `beginning`.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from masactrl.attention.networks import network_of
 from masactrl.attention.rows import Rows
 from masactrl.diffusion.noise import flow_schedule
-from masactrl.errors import ConfigError, PromptError, UnsupportedPipeline
+from masactrl.errors import ConfigError, MaskError, PromptError, UnsupportedPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
-    from masactrl.methods.method import Method, Start
+    from masactrl.methods.method import Handle, Method, Start
 
-__all__ = ["FromSource", "beginning", "check_sources", "late_start", "noised_start", "of_source"]
+__all__ = ["FromSource", "OfSource", "beginning", "late_start", "noised_start", "of_source"]
 
 
-@runtime_checkable
-class FromSource(Protocol):
-    """A method that has to see its sources before it can be attached."""
+class FromSource(ABC):
+    """A method that has to see its sources before it can be attached.
+
+    A method of this kind says what it learns of them and what it then does in `attached`.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str]
+    takes_masks: ClassVar[bool] = False
 
     @property
+    @abstractmethod
+    def start(self) -> Start:
+        """Where targets begin."""
+
+    @property
+    @abstractmethod
     def fitting(self) -> int:
         """Rows through the U-Net, a training step counting three, before one target begins."""
-        ...
+
+    def beside(self, steps: int, *, one_branch: bool) -> int:
+        """Rows of its source through the network, beside one target of so many steps."""
+        del steps, one_branch
+        return 0
+
+    @abstractmethod
+    def attached(
+        self, of: OfSource, pipeline: DiffusionPipeline, rows: Rows, prompts: tuple[str, ...]
+    ) -> AbstractContextManager[Handle]:
+        """Attach it for these sources; `prompts` are one each."""
 
     def of_source(
         self,
@@ -44,7 +69,7 @@ class FromSource(Protocol):
         seed: int = 0,
         mask: Tensor | None = None,
         prompts: Sequence[str] = (),
-    ) -> Method:
+    ) -> OfSource:
         """Return the method for these sources.
 
         Args:
@@ -53,20 +78,66 @@ class FromSource(Protocol):
             mask: (images, 1, h, w) in {0, 1}, where targets may differ from their source; None
                 leaves it to the method.
             prompts: what the sources show, one each; none where nobody said it.
+
+        Raises:
+            ConfigError: a mask was given to a method that has no use for one.
+            MaskError: it is of another size.
         """
-        ...
+        _check_mask(self, mask)
+        if mask is not None and tuple(mask.shape) != (len(z_0), 1, *z_0.shape[-2:]):
+            raise MaskError(
+                f"A mask of {tuple(mask.shape)} was given for latents of {tuple(z_0.shape)}; give "
+                "one of 1 channel per image at the latents' size."
+            )
+        said = tuple(prompts) or ("",) * len(z_0)
+        return OfSource(method=self, z_0=z_0, seed=seed, mask=mask, prompts=said)
 
-
-def check_sources(
-    name: str, rows: Rows, z_0: Tensor, prompts: Sequence[str] | None
-) -> tuple[str, ...]:
-    """The prompts, one per source and image; `PromptError` where their numbers differ."""
-    if prompts is None or not len(prompts) == len(z_0) == rows.images:
-        raise PromptError(
-            f"{name} was given {len(prompts or ())} prompts for {len(z_0)} sources and "
-            f"{rows.images} images; give one of each per image."
+    def attach(
+        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
+    ) -> AbstractContextManager[Handle]:
+        """Refused: `of_source` says which sources."""
+        del pipeline, rows, prompts
+        raise ConfigError(
+            f"The method {self.name} has to see its sources and was told of none; attach what "
+            "of_source(z_0) returns."
         )
-    return tuple(prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OfSource:
+    """A method for given sources; see `FromSource.of_source`."""
+
+    method: FromSource
+    z_0: Tensor
+    seed: int
+    mask: Tensor | None
+    prompts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the method."""
+        return self.method.name
+
+    @property
+    def start(self) -> Start:
+        """That of the method."""
+        return self.method.start
+
+    def attach(
+        self, pipeline: DiffusionPipeline, rows: Rows, *, prompts: Sequence[str] | None = None
+    ) -> AbstractContextManager[Handle]:
+        """Attach it; `PromptError` without one prompt per source and image."""
+        if prompts is None or not len(prompts) == len(self.z_0) == rows.images:
+            raise PromptError(
+                f"{self.name} was given {len(prompts or ())} prompts for {len(self.z_0)} sources "
+                f"and {rows.images} images; give one of each per image."
+            )
+        return self.method.attached(self, pipeline, rows, tuple(prompts))
+
+
+def _check_mask(method: Method, mask: Tensor | None) -> None:
+    if mask is not None and not getattr(method, "takes_masks", False):
+        raise ConfigError(f"The method {method.name} takes no masks; leave them out.")
 
 
 def of_source(
@@ -83,8 +154,7 @@ def of_source(
     """
     if isinstance(method, FromSource):
         return method.of_source(z_0, seed=seed, mask=mask, prompts=prompts)
-    if mask is not None:
-        raise ConfigError(f"The method {method.name} takes no masks; leave them out.")
+    _check_mask(method, mask)
     return method
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -136,16 +136,8 @@ class StyleAligned:
     schedule: Schedule = field(default_factory=Schedule)
     queries: bool = True
     keys: bool = True
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "style-aligned"
-
-    @property
-    def start(self) -> None:
-        """Targets start from noise (their own, in the paper)."""
-        return
+    name: ClassVar[str] = "style-aligned"
+    start: ClassVar[None] = None
 
     @contextmanager
     def attach(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from masactrl.attention.attachment import attach
 from masactrl.attention.control_hooks import HookSession, hooked
@@ -54,6 +54,8 @@ class Unified:
     cross: float = 0.7
     rigid: float = 0.3
     start_layer: int = 0
+    name: ClassVar[str] = "unified"
+    start: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -64,16 +66,6 @@ class Unified:
                 )
         if self.start_layer < 0:
             raise ConfigError(f"start_layer={self.start_layer} was given; counting starts at 0.")
-
-    @property
-    def name(self) -> str:
-        """Its name among the methods."""
-        return "unified"
-
-    @property
-    def start(self) -> None:
-        """Targets start from the noise of their source."""
-        return
 
     @contextmanager
     def attach(

@@ -26,7 +26,6 @@ from masactrl.attention import find_layers
 from masactrl.attention.schedule import Schedule
 from masactrl.diffusion.guidance import guided_steps
 from masactrl.errors import ConfigError
-from masactrl.methods import FlowEdit
 from masactrl.methods.starts import FromSource
 from masactrl.models.guidance_interval import check_guided_interval
 from masactrl.models.joint import check_guidance, latent_channels, reads_guidance
@@ -142,13 +141,11 @@ def plan_edit(
     visited = 0 if recorded else _visited(inversion, request, free=method.name == "virtual")
     if control.start is not None:
         edit, calls = _late(control.start, inversion, request, branches, model)
-        if isinstance(control, FlowEdit):
+        if isinstance(control, FromSource):
             own = request.target_steps or steps
             left = own - control.start.first_step(own)
             beside = control.beside(left, one_branch=reads_guidance(model.pipeline))
-            edit += beside * len(request.target_prompts)
-        elif isinstance(control, FromSource):
-            edit += control.fitting * len(request.target_prompts)
+            edit += (control.fitting + beside) * len(request.target_prompts)
     elif cached:
         edit, calls = _of_target(request) * _images(request), steps + visited
     else:
