@@ -41,6 +41,10 @@ def words(model_folder: Path, tmp_path: Path) -> list[str]:
     ("options", "names"),
     [
         (["--cfg", "3", "--form", "union", "--seed", "4", "--fresh-steps", "1"], ["sheet"]),
+        (
+            ["--from", "a cat", "--inversion", "edit-friendly", "--noise-shift", "200"],
+            ["target1-controlled"],
+        ),
         (["--mask-file", "MASK", "--keep-background"], ["target1-controlled", "target1-mask"]),
         (
             [

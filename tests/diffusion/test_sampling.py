@@ -8,7 +8,7 @@ and the exact way from picture to noise keeps (z - sqrt(a) mu) / sqrt(a s^2 + 1 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -74,8 +74,12 @@ def picture() -> Tensor:
     return MU + S * torch.randn(1, 4, 6, 5, generator=generator, dtype=torch.float64)
 
 
-def there_and_back(method: Any, steps: int, prediction: Prediction = "epsilon") -> float:
+def there_and_back(
+    method: Any, steps: int, prediction: Prediction = "epsilon", last: float | None = None
+) -> float:
     schedule = schedule_of(steps, prediction)
+    if last is not None:
+        schedule = replace(schedule, alpha_bar=(*schedule.alpha_bar[:-1], last))
     task = Task(denoiser=None, schedule=schedule, latents=picture(), seed=5)  # type: ignore[arg-type]
     found = method(task)
     back = denoise(
@@ -109,6 +113,17 @@ def test_fixed_point_solves_every_step(prediction: Prediction) -> None:
 )
 def test_what_is_replayed_comes_back_exactly(method: Any) -> None:
     assert there_and_back(method, 20) < 1e-5
+
+
+def test_edit_friendly_comes_back_where_the_last_level_holds_no_noise() -> None:
+    assert there_and_back(EditFriendly(), 4, last=1.0) < 1e-5
+
+
+def test_a_shift_leaves_some_noise() -> None:
+    schedule = schedule_of(4)
+    task = Task(denoiser=None, schedule=schedule, latents=picture())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"begins at timestep 751.*accepted is 0 to 750"):
+        EditFriendly(noise_shift=751)(task)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -53,6 +53,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning"
         ),
         ({"method": "ddim"}, {"masks": MASKS, "keep_background": True}),
         ({"method": "edit-friendly"}, {}),
+        ({"method": "edit-friendly", "noise_shift": 200, "replay": True}, {}),
         ({"method": "virtual", "source_prompt": "a cat"}, {}),
         ({"method": "null-text", "source_prompt": "a cat", "iterations": 1}, {}),
         ({"method": "negative-prompt", "source_prompt": "a cat"}, {}),

@@ -32,6 +32,7 @@ INVERSION_CHANGES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"source_prompt": "a cat"}, {"guidance_scale": 3.0}),
     ({"method": "fixed-point"}, {"iterations": 2}),
     ({"method": "edit-friendly"}, {"seed": 1}),
+    ({"method": "edit-friendly"}, {"noise_shift": 200}),
     ({"method": "virtual"}, {"seed": 1}),
     ({"method": "null-text", "source_prompt": "a cat", "iterations": 1}, {"iterations": 2}),
 )
@@ -118,6 +119,8 @@ def test_every_option_of_the_edit_changes_the_target(inverted: Inverted) -> None
         ({"iterations": 2}, {}, ConfigError, "fixed-point and null-text"),
         ({"iterations": 0, "method": "null-text"}, {}, ConfigError, "at least 1"),
         ({"fresh_steps": 3}, {}, ConfigError, "accepted is 0 to 2"),
+        ({"noise_shift": 200}, {}, ConfigError, "belongs to edit-friendly inversion; direct has"),
+        ({"method": "edit-friendly", "noise_shift": 999}, {}, ConfigError, "accepted is 0 to 998"),
         ({"fit": "squash"}, {}, ConfigError, "accepted are auto, keep"),
         ({"guidance_scale": 0.0}, {}, ConfigError, "accepted is 1"),
         ({"method": "null-text"}, {}, ConfigError, "needs the source prompt"),

@@ -7,7 +7,7 @@ import pytest
 import tiny_models
 import torch
 from oracles.literal import Literal
-from oracles.literal_inversion import LiteralPipeline
+from oracles.literal_inversion import LiteralPipeline, turbo_edit
 from PIL import Image
 from torch import Tensor
 
@@ -93,7 +93,8 @@ def test_inversion_and_edit_are_the_official_ones(
     found = session.trajectory.start
     assert (found - wanted).abs().max() / wanted.abs().max() < 1e-7
 
-    outcome = run(model, session.trajectory, session.framing, mode)
+    request = EditRequest(target_prompts=(TARGET,), mode=mode, half=False)  # type: ignore[arg-type]
+    outcome = run(model, session.trajectory, session.framing, request)
     scale = edited.abs().max()
     assert (outcome.controlled - edited[1:]).abs().max() / scale < 1e-7
     if replay:  # the official code leaves the last source latent uncorrected
@@ -105,12 +106,62 @@ def test_inversion_and_edit_are_the_official_ones(
     assert (outcome.controlled - plain).abs().max() / scale > 1e-2
 
 
-def run(model: LoadedModel, trajectory: object, framing: object, mode: str) -> Outcome:
-    request = EditRequest(target_prompts=(TARGET,), mode=mode, half=False)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("shift", "w"), [(200, 1.0), (200, 1.5), (260, 1.5)])
+def test_a_shifted_edit_friendly_edit_is_turbo_edit_s(shift: int, w: float) -> None:
+    model, source = loaded(1), "a cat"
+    asked = InversionRequest(
+        method="edit-friendly", source_prompt=source, steps=STEPS, seed=3, noise_shift=shift
+    )
+    session = invert(model, picture(), asked)
+    z_0, unet = session.trajectory.latents[-1], model.pipeline.unet
+    drawn = torch.randn(
+        (STEPS, *z_0.shape), generator=torch.Generator().manual_seed(3), dtype=torch.float32
+    ).double()
+    words = Denoiser(model.pipeline).encode_text([source, TARGET]).hidden
+    with torch.no_grad():
+        path, edited = turbo_edit(
+            lambda x, t, text: unet(x, t, encoder_hidden_states=text).sample,
+            model.pipeline.scheduler.alphas_cumprod.double().tolist(),
+            [999, 749, 499, 249],
+            z_0,
+            drawn,
+            (words[:1], words[1:]),
+            shift,
+            w,
+        )
+    found = session.trajectory.latents
+    assert (found - torch.stack(path)).abs().max() / found.abs().max() < 1e-7
+    assert (shift > 249) == torch.equal(found[-2], found[-1])
+
+    # Pseudo-guidance is guidance away from the source's words.
+    request = EditRequest(
+        target_prompts=(TARGET,), guidance_scale=w, negative_prompt=source, mode="joint"
+    )
+    plain = run(model, session.trajectory, session.framing, request).uncontrolled
+    assert plain is not None
+    assert (plain - edited).abs().max() / edited.abs().max() < 1e-7
+
+
+def test_no_shift_is_edit_friendly_as_it_was() -> None:
+    model = loaded(1)
+    plain, none = (
+        invert(
+            model,
+            picture(),
+            InversionRequest(method="edit-friendly", source_prompt="a cat", noise_shift=shift),
+        ).trajectory
+        for shift in (None, 0)
+    )
+    assert none.recipe() == plain.recipe()
+    for name, tensor in plain.tensors().items():
+        assert torch.equal(none.tensors()[name], tensor), name
+
+
+def run(model: LoadedModel, trajectory: object, framing: object, request: EditRequest) -> Outcome:
     settings = request.resolve(model.preset, STEPS)
     denoiser = Denoiser(model.pipeline)
     recording = None
-    if mode == "cached":
+    if request.mode == "cached":
         key = RecordingKey.of(settings, None, trajectory)  # type: ignore[arg-type]
         recording = record_source(denoiser, model.pipeline, trajectory, key)  # type: ignore[arg-type]
     return EditRun(

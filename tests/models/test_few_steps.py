@@ -115,6 +115,14 @@ def test_the_virtual_path_takes_lcm_s_timesteps_only_where_they_are_its_own() ->
     assert denoiser.schedule(4, spacing="trailing").timesteps == (999, 749, 499, 249)
 
 
+def test_a_model_without_guidance_is_led_away_from_words(model: LoadedModel) -> None:
+    turbo = replace(model.preset, distilled="turbo", guidance_scale=1.0)
+    asked = EditRequest(target_prompts=("a dog",), guidance_scale=1.5)
+    with pytest.raises(ConfigError, match=r"guidance_scale=1\.5 was given, and turbo.*negative"):
+        asked.resolve(turbo, 4)
+    assert replace(asked, negative_prompt="a cat").resolve(turbo, 4).guidance_scale == 1.5
+
+
 def test_names_tell_the_recipe() -> None:
     scheduler = tiny_models.scheduler()
     assert recognised(scheduler, ("sdxl-turbo",)) == "turbo"

@@ -1,6 +1,6 @@
-"""Real-picture editing of the official code written out literally, for comparison only.
+"""Editing of real pictures written out literally, for comparison only: official code, TurboEdit.
 
-The loops and formulas of its `invert`, `next_step`, `step` and `__call__` with
+The loops and formulas of the official `invert`, `next_step`, `step` and `__call__` with
 `ref_intermediate_latents`, timestep by timestep; guidance as there, rows [uncond | cond]. It shares
 nothing with the package.
 """
@@ -74,3 +74,45 @@ class LiteralPipeline:
             noise = self.guided(latents, timestep, text, nothing, scale)
             latents = self.step(noise, timestep, latents)
         return latents
+
+
+def turbo_edit(
+    unet: Unet,
+    alphas: list[float],
+    timesteps: list[int],
+    z_0: Tensor,
+    noise: Tensor,
+    words: tuple[Tensor, Tensor],
+    shift: int,
+    w: float,
+) -> tuple[list[Tensor], Tensor]:
+    """The noised pictures and the edit of TurboEdit (arXiv 2408.00735), without its last clipping.
+
+    Pictures are noised as at t - shift and denoised as at t. `alphas` are those of all timesteps,
+    `words` those of source and target; after the last timestep comes timestep 0.
+    """
+
+    def mean(x: Tensor, i: int, text: Tensor) -> Tensor:
+        """mu of DDPM's posterior (Ho et al., Eq. 7) from the predicted picture."""
+        alpha = alphas[timesteps[i]]
+        alpha_prev = alphas[timesteps[i + 1] if i + 1 < len(timesteps) else 0]
+        beta = 1 - alpha / alpha_prev
+        x_0 = (x - (1 - alpha) ** 0.5 * unet(x, timesteps[i], text)) / alpha**0.5
+        of_x_0 = alpha_prev**0.5 * beta / (1 - alpha)
+        of_x = (alpha / alpha_prev) ** 0.5 * (1 - alpha_prev) / (1 - alpha)
+        return of_x_0 * x_0 + of_x * x
+
+    xs = []
+    for i, timestep in enumerate(timesteps):
+        t = timestep - shift
+        noised = alphas[t] ** 0.5 * z_0 + (1 - alphas[t]) ** 0.5 * noise[i] if t > 0 else z_0
+        xs.append(noised)
+    xs.append(z_0)
+    source, target = words
+    edited = xs[0]
+    for i in range(len(timesteps)):
+        own = mean(edited, i, source)
+        cross_trajectory = own - mean(xs[i], i, source)
+        cross_prompt = mean(edited, i, target) - own
+        edited = xs[i + 1] + cross_trajectory + w * cross_prompt
+    return xs, edited

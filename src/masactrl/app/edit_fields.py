@@ -44,6 +44,7 @@ def edit_fields(limits: Limits) -> tuple[Field, ...]:
         ),
         *_subject_fields(),
         replace(declared_field(InversionRequest, "method", label="Inversion"), name="inversion"),
+        declared_field(InversionRequest, "noise_shift", value=0),
         *run_fields(limits),
         *control_fields(limits),
         declared_field(

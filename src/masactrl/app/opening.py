@@ -180,6 +180,7 @@ def _edit_values(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     values |= {
         "source_prompt": inversion.source_prompt,
         "inversion": inversion.method,
+        "noise_shift": inversion.noise_shift or 0,
         "negative_prompt": request.negative_prompt or "",
         "keep_background": bool(recipe.request["keep_background"]),
         "source_word": "",

@@ -113,6 +113,7 @@ def edit_requests(
     inversion = InversionRequest(
         source_prompt=asked.pop("source_prompt"),
         method=asked.pop("inversion"),
+        noise_shift=asked.pop("noise_shift") or None,
         **{name: asked.pop(name) for name in settings_of(RunSettings)},
     )
     source, target = asked.pop("source_word").strip(), asked.pop("target_word").strip()

@@ -35,6 +35,7 @@ _OF_PICTURES = {
     "replay": "--replay",
     "iterations": "--iterations",
     "fresh_steps": "--fresh-steps",
+    "noise_shift": "--noise-shift",
     "fit": "--fit",
 }
 """What belongs to a picture that is inverted, and not to --source."""

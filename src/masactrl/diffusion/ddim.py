@@ -60,11 +60,11 @@ def step_down(
         a: alpha_bar where they are.
         a_next: alpha_bar where they go to.
         walk: see `Walk`.
-        w: the fresh noise, where the walk takes some.
+        w: the fresh noise, where the walk takes some; a step for which sigma is 0 adds it as it is.
     """
     sigma = spread(walk, a, a_next)
     mean = mean_down(z, eps, a, a_next, sigma)
-    return mean if w is None or sigma == 0 else mean + sigma * w
+    return mean if w is None else mean + (sigma or 1.0) * w
 
 
 def step_up(z_next: Tensor, eps: Tensor, a_next: float, a: float) -> Tensor:

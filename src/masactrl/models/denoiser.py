@@ -142,6 +142,11 @@ class Denoiser:
             return NoiseSchedule.from_scheduler(ddim_like(scheduler), steps, timesteps=asked)
         return NoiseSchedule.from_scheduler(ddim_like(scheduler), steps, spacing=spacing)
 
+    def alpha_bar(self, timesteps: Sequence[float]) -> tuple[float, ...]:
+        """Return alpha_bar at timesteps of the training; 1, no noise, at 0 and below."""
+        levels = ddim_like(self._pipeline.scheduler).alphas_cumprod.double()
+        return tuple(float(levels[int(t)]) if t > 0 else 1.0 for t in timesteps)
+
     @contextmanager
     def timetable(self, schedule: NoiseSchedule) -> Iterator[None]:
         """Show the pipeline's hooks the timesteps of a run inside the `with` block.

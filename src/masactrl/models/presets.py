@@ -68,12 +68,16 @@ class ModelPreset:
     scheduler: SchedulerName = "ddim"
     distilled: str = ""
 
-    def check_guidance(self, scale: float | None) -> None:
-        """Refuse guidance of a model that was distilled without; ConfigError."""
-        if scale not in (None, 1) and self.distilled in _UNGUIDED:
+    def check_guidance(self, scale: float | None, away_from: str | None = None) -> None:
+        """Refuse guidance of a model that was distilled without; ConfigError.
+
+        Away from words, a little of it makes edits stronger (TurboEdit's pseudo-guidance).
+        """
+        if scale not in (None, 1) and self.distilled in _UNGUIDED and not away_from:
             raise ConfigError(
                 f"guidance_scale={scale:g} was given, and {self.distilled} models are distilled "
-                "without guidance; leave it out, or give 1."
+                "without guidance; leave it out, give 1, or in an edit say with the negative "
+                "prompt what the picture shows, from which about 1.5 leads away."
             )
 
     def start_step_of(self, steps: int) -> int:

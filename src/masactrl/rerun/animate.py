@@ -164,5 +164,5 @@ def animate_words(recipe: Recipe) -> list[str]:
     return [*words[:at], *flags, *words[at:]]
 
 
-_FOREIGN = ("source_cfg", "iterations", "fresh_steps", "keep", "fit", "mode")
+_FOREIGN = ("source_cfg", "iterations", "fresh_steps", "noise_shift", "keep", "fit", "mode")
 """Options of edits that `masactrl animate` does not have."""

@@ -29,7 +29,10 @@ __all__ = ["compare_steps", "compare_words", "comparison_of", "edit_in", "rerun_
 
 Options = dict[str, dict[str, Any]]
 
-_FOREIGN = ("source_cfg", "iterations", "fresh_steps", "form", "strength", "mode", "keep", "fit")
+_FOREIGN = (
+    *("source_cfg", "iterations", "fresh_steps", "noise_shift"),
+    *("form", "strength", "mode", "keep", "fit"),
+)
 """Options of edits that `masactrl compare` does not have."""
 
 

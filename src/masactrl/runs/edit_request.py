@@ -306,6 +306,7 @@ class EditRequest:
 
     def resolve(self, preset: ModelPreset, steps: int) -> ResolvedEdit:
         """Return the request with nothing left open, for a run of that many steps."""
+        preset.check_guidance(self.guidance_scale, self.negative_prompt)
         values = values_of(self) | left_open(self, preset, steps)
         values["guidance_scale"] = float(values["guidance_scale"])
         values["mode"] = self.mode if self.method == "masactrl" else "joint"

@@ -21,6 +21,7 @@ __all__ = ["InversionRequest", "draws_noise"]
 _OPTIONS = {
     "iterations": ("fixed-point", "null-text"),
     "fresh_steps": ("ddim", "direct"),
+    "noise_shift": ("edit-friendly",),
     "seed": ("edit-friendly", "virtual"),
 }
 """Which methods know what; nothing that is given is ignored."""
@@ -43,6 +44,8 @@ class InversionRequest(RunSettings):
         iterations: rounds per step of fixed-point, inner steps of null-text inversion.
         fresh_steps: how many of the cleanest levels ddim and direct inversion reach by adding
             noise; see `masactrl.inversion.ddim`.
+        noise_shift: timesteps by which edit-friendly inversion with few steps tells the network a
+            noisier level than the latents have; see `masactrl.inversion.edit_friendly`.
         fit: what happens to a picture that is not of the model's size; see
             `masactrl.pictures.input`.
 
@@ -112,6 +115,17 @@ class InversionRequest(RunSettings):
             panel=INVERSION,
         ),
     ] = None
+    noise_shift: Annotated[
+        int | None,
+        Setting(
+            help="Of edit-friendly with few steps: timesteps by which the network is told a "
+            "noisier level than the latents have, 0 to 998; TurboEdit's is 200 for 4 steps.",
+            low=0,
+            high=998,
+            usual="0",
+            panel=INVERSION,
+        ),
+    ] = None
     fit: Annotated[
         Fit,
         Setting(
@@ -141,7 +155,7 @@ class InversionRequest(RunSettings):
         """Return the method with its options."""
         from masactrl.inversion import INVERSIONS
 
-        given = {"iterations": self.iterations, "fresh_steps": self.fresh_steps}
+        given = {name: getattr(self, name) for name in _OPTIONS if name != "seed"}
         options = {name: value for name, value in given.items() if value is not None}
         return INVERSIONS[self.method](**options)
 

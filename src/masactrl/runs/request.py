@@ -117,6 +117,7 @@ class GenerateRequest(RunSettings):
 
     def resolve(self, preset: ModelPreset) -> ResolvedRequest:
         """Return the request with nothing left open."""
+        preset.check_guidance(self.guidance_scale)
         return ResolvedRequest(**(values_of(self) | left_open(self, preset, self.steps)))
 
 
@@ -155,7 +156,6 @@ def left_open(request: Any, preset: ModelPreset, steps: int | None) -> dict[str,
     if (layers := parse_layers(request.layers)) is not None:
         usual["start_layer"] = layers[0]
     asked = values_of(request)
-    preset.check_guidance(request.guidance_scale)
     found = {name: usual[name] for name, one in asked.items() if one is None and name in usual}
     if request.start_at is not None:
         # The small slack keeps 0.08 * 50 at 4 whatever the last binary digit.
