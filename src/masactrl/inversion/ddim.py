@@ -17,11 +17,11 @@ Flows have no DDIM; direct inversion of SD3 and FLUX takes the steps of `uni_inv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from masactrl.diffusion import NoiseKind, Trajectory, step_up
+from masactrl.diffusion import Trajectory, step_up
 from masactrl.errors import ConfigError
-from masactrl.inversion.task import climb
+from masactrl.inversion.task import Inversion, climb
 from masactrl.inversion.uni_inv import corrected_up
 from masactrl.settings.checks import settle
 
@@ -37,7 +37,7 @@ __all__ = ["DDIM"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DDIM:
+class DDIM(Inversion):
     """Plain DDIM inversion; the source is denoised freely, as in the official code by default.
 
     Attributes:
@@ -46,9 +46,6 @@ class DDIM:
 
     fresh_steps: int = 0
     name: ClassVar[str] = "ddim"
-    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
-    replay: ClassVar[bool] = False
-    spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -59,23 +56,14 @@ class DDIM:
         """One row per step and branch."""
         return max(steps - self.fresh_steps, 0) * branches
 
-    def settings(self) -> dict[str, Any]:
-        """The number of fresh steps."""
-        return {"fresh_steps": self.fresh_steps}
-
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
         flow = task.schedule.kind == "flow"
         predict = task.source()
         up = corrected_up(task, known=False) if flow else _up(task, predict)
-        return Trajectory(
-            latents=climb(task, up, self.fresh_steps, visit=predict if self.replay else None),
-            schedule=task.schedule,
-            method=self.name,
-            prompt=task.prompt,
-            guidance=task.guidance,
-            replay=self.replay,
-            walk="euler" if flow else "ddim",
+        return self.trajectory(
+            task,
+            climb(task, up, self.fresh_steps, visit=predict if self.replay else None),
             options=self.settings() | ({"seed": task.seed} if self.fresh_steps else {}),
         )
 

@@ -21,12 +21,13 @@ the embedded model that changed nothing that is seen, and it is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from masactrl.diffusion import NoiseKind, Trajectory, mean_down, spread
+from masactrl.diffusion import Trajectory, mean_down, spread
 from masactrl.errors import ConfigError
+from masactrl.inversion.task import Inversion
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ __all__ = ["EditFriendly"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EditFriendly:
+class EditFriendly(Inversion):
     """Independent noise at every level, and the DDPM steps between them.
 
     Attributes:
@@ -48,8 +49,6 @@ class EditFriendly:
 
     noise_shift: int = 0
     name: ClassVar[str] = "edit-friendly"
-    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
-    replay: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         settle(self)
@@ -60,14 +59,6 @@ class EditFriendly:
     def spacing(self) -> Spacing | None:
         """The model's own without a shift."""
         return "trailing" if self.noise_shift else None
-
-    def passes(self, steps: int, branches: int) -> int:
-        """One row per step and branch."""
-        return steps * branches
-
-    def settings(self) -> dict[str, Any]:
-        """The shift, where there is one."""
-        return {"noise_shift": self.noise_shift} if self.noise_shift else {}
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
@@ -87,13 +78,9 @@ class EditFriendly:
                 rest = path[step + 1] - mean_down(path[step], eps, a, a_next, sigma)
                 noise.append(rest / (sigma or 1.0))
                 task.done(step)
-        return Trajectory(
-            latents=torch.stack(path),
-            schedule=schedule,
-            method=self.name,
-            prompt=task.prompt,
-            guidance=task.guidance,
-            replay=self.replay,
+        return self.trajectory(
+            task,
+            torch.stack(path),
             walk="ddpm",
             noise=torch.stack(noise),
             options={"seed": task.seed, **self.settings()},

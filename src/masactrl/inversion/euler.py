@@ -8,10 +8,10 @@ Going down, Euler's rule asks at the other end, so that both ways differ by an e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from masactrl.diffusion import FlowRule, NoiseKind, Trajectory, flow_step
-from masactrl.inversion.task import climb
+from masactrl.diffusion import NoiseKind, Trajectory, flow_step
+from masactrl.inversion.task import Inversion, climb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,22 +22,11 @@ __all__ = ["Euler"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Euler:
+class Euler(Inversion):
     """Euler inversion of SD3 and FLUX; the source is then walked freely by the same rule."""
 
     name: ClassVar[str] = "euler"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("flow",)
-    rule: ClassVar[FlowRule] = "euler"
-    replay: ClassVar[bool] = False
-    spacing: ClassVar[None] = None
-
-    def passes(self, steps: int, branches: int) -> int:
-        """One row per step and branch."""
-        return steps * branches
-
-    def settings(self) -> dict[str, Any]:
-        """None."""
-        return {}
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
@@ -49,13 +38,4 @@ class Euler:
             z, carried = flow_step(velocity, z_next, level + 1, level, schedule, rule, carried)
             return z
 
-        return Trajectory(
-            latents=climb(task, up),
-            schedule=schedule,
-            method=self.name,
-            prompt=task.prompt,
-            guidance=task.guidance,
-            replay=self.replay,
-            walk=rule,
-            options=self.settings(),
-        )
+        return self.trajectory(task, climb(task, up))

@@ -15,11 +15,11 @@ z_{i+1} + (s_i - s_{i+1}) v(z, s_i).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from masactrl.diffusion import NoiseKind, Trajectory, step_up
 from masactrl.errors import ConfigError
-from masactrl.inversion.task import climb
+from masactrl.inversion.task import Inversion, climb
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _TINY = 1e-20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedPoint:
+class FixedPoint(Inversion):
     """DDIM inversion with fixed-point refinement; reconstructs without replay.
 
     Attributes:
@@ -45,9 +45,7 @@ class FixedPoint:
     tolerance: float = 1e-4
     name: ClassVar[str] = "fixed-point"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
-    replay: ClassVar[bool] = False
     visits: ClassVar[Literal["at"]] = "at"
-    spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -59,10 +57,6 @@ class FixedPoint:
     def passes(self, steps: int, branches: int) -> int:
         """All rounds; fewer where steps are solved earlier."""
         return steps * branches * self.iterations
-
-    def settings(self) -> dict[str, Any]:
-        """Rounds and tolerance."""
-        return {"iterations": self.iterations, "tolerance": self.tolerance}
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
@@ -97,13 +91,4 @@ class FixedPoint:
                 before = answer, rest
             return closest
 
-        return Trajectory(
-            latents=climb(task, up),
-            schedule=schedule,
-            method=self.name,
-            prompt=task.prompt,
-            guidance=task.guidance,
-            replay=self.replay,
-            walk="euler" if flow else "ddim",
-            options=self.settings(),
-        )
+        return self.trajectory(task, climb(task, up))

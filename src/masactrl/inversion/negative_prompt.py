@@ -9,35 +9,29 @@ what the picture shows.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from masactrl.errors import PromptError
 from masactrl.inversion.ddim import DDIM
+from masactrl.inversion.task import Inversion
 
 if TYPE_CHECKING:
-    from masactrl.diffusion import NoiseKind, Trajectory
+    from masactrl.diffusion import Trajectory
     from masactrl.inversion.task import InversionTask
 
 __all__ = ["NegativePrompt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NegativePrompt:
+class NegativePrompt(Inversion):
     """DDIM inversion with the source prompt in both guidance branches; needs a source prompt."""
 
     name: ClassVar[str] = "negative-prompt"
-    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
-    replay: ClassVar[bool] = False
-    spacing: ClassVar[None] = None
 
     def passes(self, steps: int, branches: int) -> int:
         """One row per step: the branches are the same."""
         del branches
         return steps
-
-    def settings(self) -> dict[str, Any]:
-        """None."""
-        return {}
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from masactrl.diffusion import NoiseKind, Trajectory, guided, step_down
+from masactrl.diffusion import Trajectory, guided, step_down
 from masactrl.errors import ConfigError, PromptError
 from masactrl.inversion.ddim import DDIM
+from masactrl.inversion.task import Inversion
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __all__ = ["NullText"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NullText:
+class NullText(Inversion):
     """One optimised unconditional embedding per step; needs a source prompt and guidance.
 
     Attributes:
@@ -43,9 +44,6 @@ class NullText:
     rate: float = 1e-2
     tolerance: float = 1e-5
     name: ClassVar[str] = "null-text"
-    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
-    replay: ClassVar[bool] = False
-    spacing: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -59,14 +57,6 @@ class NullText:
         """Inversion, all inner steps forwards and backwards (about two more), and the step."""
         del branches
         return steps * (1 + 1 + 3 * self.iterations + 1)
-
-    def settings(self) -> dict[str, Any]:
-        """Inner steps, rate and tolerance."""
-        return {
-            "iterations": self.iterations,
-            "rate": self.rate,
-            "tolerance": self.tolerance,
-        }
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""

@@ -14,12 +14,12 @@ the steps of DDIM, and of Euler in flows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from masactrl.diffusion import NoiseKind, Trajectory, step_up
-from masactrl.inversion.task import climb
+from masactrl.inversion.task import Inversion, climb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,22 +30,17 @@ __all__ = ["OnePass"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OnePass:
+class OnePass(Inversion):
     """Predictor and corrector, with replay; the source's features can be kept on the way."""
 
     name: ClassVar[str] = "one-pass"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion", "flow")
     replay: ClassVar[bool] = True
     visits: ClassVar[Literal["at"]] = "at"
-    spacing: ClassVar[None] = None
 
     def passes(self, steps: int, branches: int) -> int:
         """One row per step and branch, and one to begin with."""
         return (steps + 1) * branches
-
-    def settings(self) -> dict[str, Any]:
-        """None."""
-        return {}
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
@@ -71,13 +66,4 @@ class OnePass:
             return moved(z_next, eps, level)
 
         climb(task, up)
-        return Trajectory(
-            latents=torch.stack(visited[::-1]),
-            schedule=schedule,
-            method=self.name,
-            prompt=task.prompt,
-            guidance=task.guidance,
-            replay=self.replay,
-            walk="euler" if flow else "ddim",
-            options=self.settings(),
-        )
+        return self.trajectory(task, torch.stack(visited[::-1]))

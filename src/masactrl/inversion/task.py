@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from masactrl.diffusion import FlowRule, NoiseKind, Trajectory
 from masactrl.errors import ConfigError
 from masactrl.models.guided import Condition, Guided
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from masactrl.diffusion import NoiseKind, NoiseSchedule, OnStep, Spacing, Trajectory
+    from masactrl.diffusion import NoiseSchedule, OnStep, Spacing, Walk
     from masactrl.models.denoiser import Denoiser
 
 __all__ = ["Inversion", "InversionTask", "climb"]
@@ -66,43 +68,60 @@ class InversionTask:
             self.on_step(step, self.schedule.timesteps[step])
 
 
-class Inversion(Protocol):
-    """Turns a picture into a trajectory; see the package for the methods there are."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inversion(ABC):
+    """Turns a picture into a trajectory; see the package for the methods there are.
 
-    @property
-    def name(self) -> str:
-        """What the method is asked for by."""
-        ...
+    What a method has not said otherwise it has from here.
 
-    @property
-    def kinds(self) -> tuple[NoiseKind, ...]:
-        """Of which models: "diffusion" (U-Nets), "flow" (SD3, FLUX)."""
-        ...
+    Attributes:
+        name: what the method is asked for by.
+        kinds: of which models: "diffusion" (U-Nets), "flow" (SD3, FLUX).
+        replay: whether the source is put back on its trajectory at every step, unless asked
+            otherwise. Methods that are meant to reconstruct by themselves leave it free.
+        visits: where the network is asked: "at" the latents of the trajectory, "near" them, one
+            level off, or elsewhere.
+        rule: by which a flow's source is walked.
+    """
 
-    @property
-    def replay(self) -> bool:
-        """Whether the source is put back on its trajectory at every step, unless asked otherwise.
-
-        Methods that are meant to reconstruct by themselves leave it free.
-        """
-        ...
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
+    replay: ClassVar[bool] = False
+    visits: ClassVar[Literal["at", "near", ""]] = ""
+    rule: ClassVar[FlowRule] = "euler"
 
     @property
     def spacing(self) -> Spacing | None:
         """How timesteps are spaced; None is the model's own way."""
-        ...
+        return None
 
     def passes(self, steps: int, branches: int) -> int:
-        """Return the most rows that go through the U-Net, for one or two guidance branches."""
-        ...
+        """Return the most rows that go through the network, for one or two guidance branches."""
+        return steps * branches
 
     def settings(self) -> dict[str, Any]:
         """Return the method's own options, for the record."""
-        ...
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @abstractmethod
     def __call__(self, task: InversionTask) -> Trajectory:
-        """Invert."""
-        ...
+        """Return the trajectory of `task`'s picture."""
+
+    def trajectory(
+        self, task: InversionTask, latents: Tensor, *, walk: Walk | None = None, **more: Any
+    ) -> Trajectory:
+        """Return what a task has come to; see `Trajectory` for latents, walk and the others."""
+        usual: Walk = self.rule if task.schedule.kind == "flow" else "ddim"
+        return Trajectory(
+            latents=latents,
+            schedule=task.schedule,
+            method=self.name,
+            prompt=task.prompt,
+            guidance=task.guidance,
+            replay=self.replay,
+            walk=walk or usual,
+            **{"options": self.settings(), **more},
+        )
 
 
 def climb(

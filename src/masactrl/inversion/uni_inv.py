@@ -11,10 +11,10 @@ Euler's step: the source comes back with an error of order 2 though it is walked
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from masactrl.diffusion import NoiseKind, Trajectory
-from masactrl.inversion.task import climb
+from masactrl.inversion.task import Inversion, climb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,34 +27,19 @@ __all__ = ["UniInv", "corrected_up"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UniInv:
+class UniInv(Inversion):
     """Inversion of Euler's steps by predictor and corrector; the source is then walked freely."""
 
     name: ClassVar[str] = "uni-inv"
     kinds: ClassVar[tuple[NoiseKind, ...]] = ("flow",)
-    replay: ClassVar[bool] = False
-    spacing: ClassVar[None] = None
 
     def passes(self, steps: int, branches: int) -> int:
         """One row per step and branch, and one to begin with."""
         return (steps + 1) * branches
 
-    def settings(self) -> dict[str, Any]:
-        """None."""
-        return {}
-
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
-        return Trajectory(
-            latents=climb(task, corrected_up(task)),
-            schedule=task.schedule,
-            method=self.name,
-            prompt=task.prompt,
-            guidance=task.guidance,
-            replay=self.replay,
-            walk="euler",
-            options=self.settings(),
-        )
+        return self.trajectory(task, climb(task, corrected_up(task)))
 
 
 def corrected_up(task: InversionTask, *, known: bool = True) -> Callable[[Tensor, int], Tensor]:

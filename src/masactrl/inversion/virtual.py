@@ -13,11 +13,12 @@ Every step guesses the whole picture and noises it anew, which is how few-step c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from masactrl.diffusion import NoiseKind, Spacing, Trajectory
+from masactrl.diffusion import Spacing, Trajectory
+from masactrl.inversion.task import Inversion
 
 if TYPE_CHECKING:
     from masactrl.inversion.task import InversionTask
@@ -26,11 +27,10 @@ __all__ = ["Virtual"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Virtual:
+class Virtual(Inversion):
     """The source's path is drawn, not computed."""
 
     name: ClassVar[str] = "virtual"
-    kinds: ClassVar[tuple[NoiseKind, ...]] = ("diffusion",)
     replay: ClassVar[bool] = True
     spacing: ClassVar[Spacing] = "trailing"
 
@@ -38,10 +38,6 @@ class Virtual:
         """None."""
         del steps, branches
         return 0
-
-    def settings(self) -> dict[str, Any]:
-        """None."""
-        return {}
 
     def __call__(self, task: InversionTask) -> Trajectory:
         """Return the trajectory of `task`'s picture."""
@@ -57,13 +53,9 @@ class Virtual:
         ]
         for step in reversed(range(schedule.steps)):
             task.done(step)
-        return Trajectory(
-            latents=torch.stack(path),
-            schedule=schedule,
-            method=self.name,
-            prompt=task.prompt,
-            guidance=task.guidance,
-            replay=self.replay,
+        return self.trajectory(
+            task,
+            torch.stack(path),
             walk="consistency",
             corrected=True,
             noise=torch.stack(noise),

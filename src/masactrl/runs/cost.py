@@ -177,7 +177,7 @@ def plan_edit(
 
 def evaluations(method: Inversion, steps: int) -> int:
     """Evaluations of the network on the way down: some rules of flows ask between steps, too."""
-    return {"midpoint": 2 * steps, "fireflow": steps + 1}.get(getattr(method, "rule", ""), steps)
+    return {"midpoint": 2 * steps, "fireflow": steps + 1}.get(method.rule, steps)
 
 
 def _images(request: ResolvedEdit) -> int:
@@ -264,7 +264,7 @@ def records_on_the_way(inversion: InversionRequest, request: ResolvedEdit, scale
         scale: guidance of the inversion.
     """
     by_words = request.masks is not None and request.masks.by_words
-    visits = getattr(inversion.build(), "visits", "")
+    visits = inversion.build().visits
     both = inversion.one_branch or request.guidance_scale == 1 or scale != 1
     return (
         request.features == "cached"

@@ -154,7 +154,7 @@ def _key(
     ):
         return None
     key = RecordingKey.needed(settings, one_branch=request.one_branch)
-    return replace(key, near=getattr(request.build(), "visits", "") == "near")
+    return replace(key, near=request.build().visits == "near")
 
 
 def plan(
@@ -185,7 +185,7 @@ def plan(
     multiple = Denoiser(model.pipeline).multiple
     framing = frame(size, native=native, multiple=multiple, fit=inversion.fit)
     settings = request.resolve(model.preset, inversion.steps or model.preset.steps)
-    settings = as_walked(settings, getattr(inversion.build(), "rule", "euler"))
+    settings = as_walked(settings, inversion.build().rule)
     guided = settings.guidance_scale != 1 or inversion.guidance(model.preset) != 1
     branches = 2 if guided and not inversion.one_branch else 1
     return plan_edit(
