@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,7 +51,11 @@ def test_the_set_is_fixed_and_mixed() -> None:
     assert first.key == "s012-action"  # published figures are of this very set
     assert (first.source_prompt, first.target_prompt) == FIRST
     assert puppet_tasks("tuning", "rendered", limit=3, kinds=["facing"])[2].kind == "facing"
+    told = "".join(repr(task) for tasks in parts.values() for task in tasks)
+    assert sha256(told.encode()).hexdigest() == SET
 
+
+SET = "7141e4e00dc218c5e1e815ae20eeea0170f826f9c82b61a93412a8469edab136"  # never change it
 
 FIRST = ("a fox rearing in the city, facing right", "a fox grazing in the city, facing right")
 

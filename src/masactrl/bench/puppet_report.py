@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 
 from masactrl.bench.plots import Point, preservation_plot
-from masactrl.bench.puppet_figures import BOUNDS
+from masactrl.bench.puppet_figures import BOUNDS, JOINTS
 from masactrl.bench.puppet_settings import picture_path
+from masactrl.bench.puppet_tasks import LAYOUT
 from masactrl.bench.statistics import Estimate, bootstrap
 from masactrl.errors import MasaCtrlError
 from masactrl.pictures.files import write_text
@@ -31,8 +32,9 @@ SHOWN = (
     ("similarity", "background SSIM", 1.0),
     ("overlap", "pose IoU", 1.0),
     ("distance", "distance to right answer", 1.0),
+    ("joints", "joints in place", 100.0),
 )
-"""Figures in the table: name, heading, and what they are multiplied by."""
+"""Figures in the table: name, heading, and what they are multiplied by; joints where any has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ def summarise(rows: Iterable[dict[str, Any]]) -> tuple[ColumnSummary, ...]:
         for name, _, _ in SHOWN:
             tasks: dict[str, list[float]] = {}
             for row in good:
-                value = row["figures"][name]
+                value = row["figures"].get(name)  # earlier releases had fewer
                 if value is not None:
                     tasks.setdefault(row["task"], []).append(value)
             figures[name] = bootstrap(list(tasks.values()))
@@ -108,13 +110,21 @@ def write_report(rows: Sequence[dict[str, Any]], folder: Path, *, title: str) ->
     pictures = [path.name for path in paths if path.suffix == ".png"]
     markdown, page = folder / "report.md", folder / "report.html"
     for path, text in ((markdown, _markdown), (page, _html)):
-        write_text(path, text(title, sections, pictures))
+        write_text(path, text(title, _notes(kinds), sections, pictures))
     return (markdown, page, *paths)
 
 
-def _cells(one: ColumnSummary) -> list[str]:
+def _table(summaries: Sequence[ColumnSummary]) -> list[list[str]]:
+    """Headings, then the cells of every column of the benchmark."""
+    posed = any(one.figures["joints"] is not None for one in summaries)
+    shown = SHOWN if posed else tuple(one for one in SHOWN if one[0] != "joints")
+    headings = ["method", *(heading for _, heading, _ in shown), "seconds", "pictures"]
+    return [headings, *(_cells(one, shown) for one in summaries)]
+
+
+def _cells(one: ColumnSummary, shown: Sequence[tuple[str, str, float]]) -> list[str]:
     cells = [one.column]
-    for name, _, factor in SHOWN:
+    for name, _, factor in shown:
         estimate = one.figures[name]
         if estimate is None:
             cells.append("-")
@@ -126,12 +136,14 @@ def _cells(one: ColumnSummary) -> list[str]:
     return [*cells, f"{one.seconds:.2f}", f"{one.items}{failed}"]
 
 
-def _headings() -> list[str]:
-    return ["method", *(heading for _, heading, _ in SHOWN), "seconds", "pictures"]
-
-
-def _notes() -> list[str]:
+def _notes(kinds: Sequence[str]) -> list[str]:
+    posed = (
+        f"Tasks of the kind layout ask for a pose: at least {100 * JOINTS:g} % of its joints "
+        "within 5 % of the height of their places. All but nothing, right answer and columns "
+        "without layout are led by its skeleton."
+    )
     return [
+        *([posed] if LAYOUT in kinds else []),
         "Means with 95 % bootstrap intervals over tasks. Shares in per cent. Identity error: "
         "distance of the colours that both animals show (CIELAB), 10 more for another pattern. By "
         "named colours: the figure of earlier releases, coat against coat and accent against "
@@ -146,14 +158,16 @@ def _notes() -> list[str]:
 
 def _markdown(
     title: str,
+    notes: Sequence[str],
     sections: Sequence[tuple[str, Sequence[ColumnSummary]]],
     pictures: Sequence[str],
 ) -> str:
-    lines = [f"# {title}", "", *(f"{note}\n" for note in _notes())]
+    lines = [f"# {title}", "", *(f"{note}\n" for note in notes)]
     for heading, summaries in sections:
-        lines += [f"## {heading}", "", "| " + " | ".join(_headings()) + " |"]
-        lines.append("|" + " --- |" * len(_headings()))
-        lines += ["| " + " | ".join(_cells(one)) + " |" for one in summaries]
+        first, *cells = _table(summaries)
+        lines += [f"## {heading}", "", "| " + " | ".join(first) + " |"]
+        lines.append("|" + " --- |" * len(first))
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
         lines.append("")
     lines += [f"![{name}]({name})\n" for name in pictures]
     return "\n".join(lines) + "\n"
@@ -161,6 +175,7 @@ def _markdown(
 
 def _html(
     title: str,
+    notes: Sequence[str],
     sections: Sequence[tuple[str, Sequence[ColumnSummary]]],
     pictures: Sequence[str],
 ) -> str:
@@ -174,13 +189,12 @@ def _html(
         "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3rem .6rem;"
         "text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>",
         f"<h1>{html.escape(title)}</h1>",
-        *(f"<p>{html.escape(note)}</p>" for note in _notes()),
+        *(f"<p>{html.escape(note)}</p>" for note in notes),
     ]
     for heading, summaries in sections:
-        body = "".join(row(_cells(one), "td") for one in summaries)
-        parts.append(
-            f"<h2>{html.escape(heading)}</h2><table>{row(_headings(), 'th')}{body}</table>"
-        )
+        first, *cells = _table(summaries)
+        body = "".join(row(one, "td") for one in cells)
+        parts.append(f"<h2>{html.escape(heading)}</h2><table>{row(first, 'th')}{body}</table>")
     parts += [
         f"<p><img src='{html.escape(name)}' alt='{html.escape(name)}'></p>" for name in pictures
     ]
@@ -211,7 +225,8 @@ def _sheet(rows: Sequence[dict[str, Any]], half: str, folder: Path) -> list[Path
     tasks = {row["task"] for row in rows if row.get("half") == half}
     own = [row for row in rows if row["task"] in tasks]
     columns = dict.fromkeys(row["column"] for row in own if row["column"] != "nothing")
-    labels = ["source", *columns]
+    posed = any(row.get("kind") == LAYOUT for row in own)
+    labels = ["source", *(["layout"] if posed else []), *columns]
     figures = {(row["task"], row["seed"], row["column"]): row.get("figures") for row in own}
     lines = []
     for task, seed in dict.fromkeys((row["task"], row["seed"]) for row in own):

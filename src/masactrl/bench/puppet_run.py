@@ -5,6 +5,9 @@ prompt-only    the target prompt from other noise  following the prompt rewards 
 fixed-seed     the target prompt from the source's noise
 right answer   the exact target through the VAE    of rendered sources only
 ...            methods, from the source's noise
+
+Of tasks of the kind layout, prompt-only, fixed-seed and the methods are given the layout; a column
+written with layout=no is not.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from masactrl.batch.ledger import ITEMS, Ledger
 from masactrl.batch.processes import in_parallel
-from masactrl.bench.puppet_figures import BOUNDS, judge, right_answers
+from masactrl.bench.puppet_figures import BOUNDS, JOINTS, judge, right_answers
 from masactrl.bench.puppet_settings import (
     BASELINES,
     RIGHT,
@@ -26,6 +29,9 @@ from masactrl.bench.puppet_settings import (
     picture_path,
 )
 from masactrl.bench.puppet_sources import Batch, BenchContext, Edited, Item, Rendered, Synthesised
+from masactrl.bench.puppet_tasks import LAYOUT
+from masactrl.errors import ConfigError
+from masactrl.layouts.networks import load_network
 from masactrl.pictures.images import save_png, tensor_to_image
 from masactrl.puppets.judging import JudgedBatch
 from masactrl.runs.inversion_request import draws_noise
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from masactrl.bench.puppet_tasks import PuppetTask
+    from masactrl.methods import Method
     from masactrl.models import LoadedModel
     from masactrl.puppets.inspector import Inspector
     from masactrl.puppets.renderer import Rendered as Drawn
@@ -59,8 +66,10 @@ def run_puppets(
     seconds of items then are those of a share of the cores.
 
     Raises:
-        ConfigError: the folder holds a run with other settings, another run is at work in it, or an
-            option is unknown.
+        ConfigError: the folder holds a run with other settings, another run is at work in it, an
+            option is unknown, or a method cannot take the layouts of the tasks.
+        ModelNotFound: there is no network for layouts.
+        UnsupportedPipeline: the model takes none.
     """
     guidance = model.preset.guidance_scale if settings.guidance is None else settings.guidance
     columns = {column.label: column for column in settings.columns}
@@ -70,8 +79,16 @@ def run_puppets(
             method.start.first_step(settings.steps)
         if any(task.half == "rendered" for task in tasks):
             columns[label].request("any", guidance=guidance, seed=0)
+    posed = any(task.kind == LAYOUT for task in tasks)
+    _check_layouts(settings, methods, posed=posed)
+    own = settings.layout_model
     context = BenchContext(
-        model=model, settings=settings, guidance=guidance, methods=methods, columns=columns
+        model=model,
+        settings=settings,
+        guidance=guidance,
+        methods=methods,
+        columns=columns,
+        networks={("pose", own): load_network(model, "pose", own)} if posed else {},
     )
     bench = _Bench(context, inspector, _shown(tasks, settings.pictures), folder)
     total, jobs = len(tasks) * settings.seeds, []
@@ -91,14 +108,34 @@ def run_puppets(
     return ledger
 
 
+def _check_layouts(settings: PuppetSettings, methods: Mapping[str, Method], *, posed: bool) -> None:
+    """Refuse columns that no task of the run could be edited by, and a network that none needs."""
+    if settings.layout_model is not None and not posed:
+        raise ConfigError(
+            "A network for layouts was named, and no task has one; ask for --kind layout."
+        )
+    for column in settings.columns:
+        if column.layout and posed and methods[column.label].start is not None:
+            raise ConfigError(
+                f"{column.label} takes no layout, and tasks have one; leave it out, or write "
+                f"{column.method}:layout=no, which runs it without."
+            )
+        if not column.layout and not posed:
+            raise ConfigError(
+                f"{column.label} was asked for, and no task has a layout; ask for --kind layout."
+            )
+
+
 def _batches(tasks: Sequence[PuppetTask], settings: PuppetSettings) -> Iterator[list[Item]]:
     """Batches of one half each: seed by seed, or, where a source is inverted, task by task."""
     made = [task for task in tasks if task.half == "synthesised"]
     drawn = [task for task in tasks if task.half == "rendered"]
     seeds = range(settings.seeds)
     for items in (
-        [(task, seed) for seed in seeds for task in made],
-        [(task, seed) for task in drawn for seed in seeds],
+        [(task, seed) for seed in seeds for task in made if task.kind != LAYOUT],
+        [(task, seed) for seed in seeds for task in made if task.kind == LAYOUT],
+        [(task, seed) for task in drawn for seed in seeds if task.kind != LAYOUT],
+        [(task, seed) for task in drawn for seed in seeds if task.kind == LAYOUT],
     ):
         for at in range(0, len(items), settings.batch):
             yield items[at : at + settings.batch]
@@ -119,6 +156,8 @@ def _facts(context: BenchContext, tasks: Sequence[PuppetTask]) -> dict[str, Any]
     }
     if any(task.half == "rendered" for task in tasks):
         facts["inversion"] = settings.inversion
+    if any(task.kind == LAYOUT for task in tasks):
+        facts["layouts"] = {"joints": JOINTS, "model": settings.layout_model}
     return facts
 
 
@@ -134,7 +173,9 @@ def _todo(
 ) -> dict[str, tuple[int, ...]]:
     """By column the items that are to be done."""
     rendered = items[0][0].half == "rendered"
-    labels = [*BASELINES, *([RIGHT] if rendered else []), *context.methods]
+    posed = items[0][0].kind == LAYOUT
+    methods = [label for label, one in context.columns.items() if one.layout or posed]
+    labels = [*BASELINES, *([RIGHT] if rendered else []), *methods]
     found = {
         label: tuple(
             number
@@ -178,6 +219,9 @@ class _Bench:
         rendered = items[0][0].half == "rendered"
         batch = (Rendered if rendered else Synthesised)(self.context, items)
         self._keep(items, range(len(items)), "source", batch.sources)
+        if items[0][0].kind == LAYOUT:
+            shown = self.context.skeletons([task for task, _ in items])
+            self._keep(items, range(len(items)), "layout", shown)
         rows: list[dict[str, Any]] = []
         judged: dict[tuple[int, ...], JudgedBatch] = {}
         for label, numbers in job.todo.items():

@@ -12,13 +12,14 @@ from masactrl.inversion import INVERSIONS
 from masactrl.methods import method_named
 from masactrl.runs.edit_request import EditRequest
 from masactrl.settings.checks import settle
-from masactrl.settings.shared import FROM_SOURCE
+from masactrl.settings.shared import FROM_SOURCE, parse_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from masactrl.methods import Method
     from masactrl.models import LoadedModel
+    from masactrl.runs.layout import Layout
 
 __all__ = ["BASELINES", "RIGHT", "Column", "PuppetSettings", "picture_path"]
 
@@ -33,16 +34,37 @@ _MASACTRLS = ("start_step", "start_layer", "form", "strength")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One row of the table: a method with its options, under a label."""
+    """One row of the table: a method with its options, under a label.
+
+    Attributes:
+        method, options: of `method_named`.
+        layout: whether it gets the layouts of tasks that have one; without it runs these alone.
+    """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    layout: bool = True
+
+    @classmethod
+    def written(cls, word: str) -> Column:
+        """Return a column written NAME[:OPTION=VALUE,...]; layout=no is its own option.
+
+        Raises:
+            ConfigError: it is not written so.
+        """
+        name, _, rest = word.partition(":")
+        options = parse_options(rest.split(",") if rest else ())
+        led = options.pop("layout", True)
+        if led not in (True, False, "yes", "no"):
+            raise ConfigError(f"layout={led} was given to {name}; accepted are yes and no.")
+        return cls(method=name, options=options, layout=led in (True, "yes"))
 
     @property
     def label(self) -> str:
         """The method's name, with its options where there are any."""
         named = ", ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
-        return f"{self.method} ({named})" if named else self.method
+        own = f"{self.method} ({named})" if named else self.method
+        return own if self.layout else f"{own}, no layout"
 
     def build(self, model: LoadedModel, steps: int) -> Method:
         """The method; MasaCtrl takes its start from the model's preset where none is given.
@@ -61,7 +83,9 @@ class Column:
         )
         return method_named("masactrl", schedule=schedule, **options)
 
-    def request(self, prompt: str, *, guidance: float, seed: int) -> EditRequest:
+    def request(
+        self, prompt: str, *, guidance: float, seed: int, layouts: tuple[Layout, ...] = ()
+    ) -> EditRequest:
         """The same as an edit of a picture.
 
         Raises:
@@ -72,6 +96,7 @@ class Column:
             guidance_scale=guidance,
             compare=False,
             method=self.method,
+            layouts=layouts if self.layout else (),
             **self._own(seed),
         )
 
@@ -105,6 +130,8 @@ class PuppetSettings:
         batch: tasks in one batch, at least 1.
         pictures: of how many tasks pictures are kept, 0 and more.
         inversion: of rendered sources, a name of `masactrl.inversion.INVERSIONS`.
+        layout_model: what reads the skeletons of layout tasks, see `Layout`; None is the embedded
+            model's own.
     """
 
     columns: tuple[Column, ...]
@@ -114,6 +141,7 @@ class PuppetSettings:
     batch: int = 8
     pictures: int = 12
     inversion: str = "direct"
+    layout_model: str | None = None
 
     def __post_init__(self) -> None:
         settle(self)

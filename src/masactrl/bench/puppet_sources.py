@@ -5,13 +5,17 @@
 
 A rendered source is inverted with a null prompt, as in the paper; for methods that align words, and
 for inversions that live on the prompt, with the prompt of its scene.
+
+Tasks of the kind layout are in batches of their own: their targets are led by the skeletons of
+their poses, their sources by none.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,16 +23,20 @@ import torch
 from torch import Tensor
 
 from masactrl.bench.puppet_settings import RIGHT, Column, PuppetSettings
+from masactrl.bench.puppet_tasks import LAYOUT
 from masactrl.bench.real_tasks import NEEDS_PROMPT
 from masactrl.errors import ControlWarning, MasaCtrlError
+from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import FixedSeed
 from masactrl.methods.running import run_method
 from masactrl.models.denoiser import Denoiser
 from masactrl.models.drawing import draw, start_noise
 from masactrl.pictures.images import image_to_tensor, tensor_to_image
-from masactrl.puppets.renderer import render
+from masactrl.puppets.posed import draw_skeletons
+from masactrl.puppets.renderer import keypoints_of, render
 from masactrl.runs.inversion_request import draws_noise
 from masactrl.runs.invert import InversionRequest, invert
+from masactrl.runs.layout import Layout, guides_of
 from masactrl.runs.method_choice import aligns_words
 
 if TYPE_CHECKING:
@@ -76,13 +84,17 @@ class Batch(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchContext:
-    """The model, set up for one run; `methods` and `columns` are by label."""
+    """The model, set up for one run; `methods` and `columns` are by label.
+
+    `networks` are those that read layouts, loaded, see `guides_of`.
+    """
 
     model: LoadedModel
     settings: PuppetSettings
     guidance: float
     methods: Mapping[str, Method]
     columns: Mapping[str, Column]
+    networks: MutableMapping[tuple[str, str | None], Any] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -109,7 +121,34 @@ class BenchContext:
     def prompt_only(self, items: Sequence[Item]) -> Tensor:
         """The target prompts from noise that no source has."""
         others = [self.noise(task.noise_seed + 16 + seed) for task, seed in items]
-        return self.call([task.target_prompt for task, _ in items], torch.stack(others), None)
+        with self.led(items):
+            return self.call([task.target_prompt for task, _ in items], torch.stack(others), None)
+
+    def skeletons(self, tasks: Sequence[PuppetTask]) -> Tensor:
+        """(n, 3, h, w) in [0, 1]: the layouts of tasks."""
+        return draw_skeletons(keypoints_of([task.target for task in tasks], self.size), self.size)
+
+    def layouts(self, tasks: Sequence[PuppetTask]) -> tuple[Layout, ...]:
+        """The skeletons as a request has them; none where tasks have none."""
+        if tasks[0].kind != LAYOUT:
+            return ()
+        shown = tuple(tensor_to_image(one, signed=False) for one in self.skeletons(tasks))
+        return (Layout(kind="pose", pictures=shown, model=self.settings.layout_model),)
+
+    def led(self, items: Sequence[Item], *, sources: bool = False) -> AbstractContextManager[None]:
+        """Lead targets by their layouts, where they have one; with their sources before them."""
+        if not (layouts := self.layouts([task for task, _ in items])):
+            return nullcontext()
+        images = (*([0] * len(items) if sources else ()), *range(1, len(items) + 1))
+        guides = guides_of(
+            self.model,
+            layouts,
+            size=self.size,
+            images=images,
+            targets=len(items),
+            networks=self.networks,
+        )
+        return attach_layouts(self.model.pipeline, guides, images=len(images))
 
 
 class Synthesised:
@@ -121,7 +160,7 @@ class Synthesised:
         self._context, self._items = context, items
         self._noise = torch.stack([context.noise(task.noise_seed + seed) for task, seed in items])
         started = time.perf_counter()
-        made = self._run(FixedSeed(), None)
+        made = self._run(FixedSeed(), None, led=True)
         if made.sources is None:
             raise MasaCtrlError("The sources were not made.")
         self._seconds = (time.perf_counter() - started) / (2 * len(items))
@@ -152,21 +191,23 @@ class Synthesised:
             return self._plain
         if label == "prompt-only":
             return self._context.prompt_only(self._items)
-        targets: Tensor = self._run(self._context.methods[label], self._z_0).targets
+        method, led = self._context.methods[label], self._context.columns[label].layout
+        targets: Tensor = self._run(method, self._z_0, led=led).targets
         return targets
 
-    def _run(self, method: Method, z_0: Tensor | None) -> Any:
+    def _run(self, method: Method, z_0: Tensor | None, *, led: bool) -> Any:
         context = self._context
-        return run_method(
-            context.model.pipeline,
-            method,
-            source_prompts=[task.source_prompt for task, _ in self._items],
-            target_prompts=[task.target_prompt for task, _ in self._items],
-            noise=self._noise,
-            steps=context.settings.steps,
-            call=context.call,
-            source_latents=z_0,
-        )
+        with context.led(self._items, sources=True) if led else nullcontext():
+            return run_method(
+                context.model.pipeline,
+                method,
+                source_prompts=[task.source_prompt for task, _ in self._items],
+                target_prompts=[task.target_prompt for task, _ in self._items],
+                noise=self._noise,
+                steps=context.settings.steps,
+                call=context.call,
+                source_latents=z_0,
+            )
 
 
 class Rendered:
@@ -216,7 +257,10 @@ class Rendered:
             return picture
         column = context.columns.get(label, Column(method="fixed-seed"))
         request = column.request(
-            task.target_prompt, guidance=context.guidance, seed=task.noise_seed + seed
+            task.target_prompt,
+            guidance=context.guidance,
+            seed=task.noise_seed + seed,
+            layouts=context.layouts([task]),
         )
         method = context.methods.get(label)
         session = self._session(task, seed, words=method is not None and aligns_words(method))

@@ -4,6 +4,10 @@
 that is drawn exactly (rendered). Two thirds are for reporting, one third for choosing settings.
 In every six tasks three ask for another action, one each for the other facing, for looking back,
 and for a close-up, so that the first n tasks of a split are as mixed as all of them.
+
+Beside them are 600 tasks of the kind "layout", which only who asks for that kind gets: poses that
+words cannot say, joints bent far and bodies between two actions, on the other side of the picture.
+Words name the nearest action; the target's layout is the skeleton of its pose.
 """
 
 from __future__ import annotations
@@ -17,12 +21,25 @@ import torch
 
 from masactrl.errors import ConfigError
 from masactrl.puppets.captions import full_prompt
-from masactrl.puppets.scene import ACTIONS, FACINGS, Camera, Scene, sample_scene
+from masactrl.puppets.posed import nearest_action, sample_posed
+from masactrl.puppets.scene import ACTIONS, FACINGS, Camera, Pose, Scene, sample_scene
 
-__all__ = ["KINDS", "TASKS", "Half", "Kind", "PuppetTask", "Split", "halves_of", "puppet_tasks"]
+__all__ = [
+    "KINDS",
+    "LAYOUT",
+    "TASKS",
+    "Half",
+    "Kind",
+    "PuppetTask",
+    "Split",
+    "halves_of",
+    "puppet_tasks",
+]
 
-Kind = Literal["action", "facing", "look back", "close-up"]
+Kind = Literal["action", "facing", "look back", "close-up", "layout"]
 KINDS: tuple[Kind, ...] = ("action", "facing", "look back", "close-up")
+"""Kinds of the 600 tasks, which are all that is run where no kind is named."""
+LAYOUT: Kind = "layout"
 Split = Literal["tuning", "reporting"]
 Half = Literal["synthesised", "rendered"]
 TASKS = 600
@@ -65,7 +82,7 @@ def puppet_tasks(
         split: "tuning" or "reporting".
         half: "synthesised" or "rendered".
         limit: only the first so many, at least 1.
-        kinds: only these kinds; None is all.
+        kinds: only these kinds; None is `KINDS`.
 
     Raises:
         ConfigError: a name is unknown, or no task would be left.
@@ -73,7 +90,7 @@ def puppet_tasks(
     for name, value, known in (
         ("split", split, ("tuning", "reporting")),
         ("half", half, ("synthesised", "rendered")),
-        *(("kind", kind, KINDS) for kind in kinds or ()),
+        *(("kind", kind, get_args(Kind)) for kind in kinds or ()),
     ):
         if value not in known:
             raise ConfigError(f"{name}={value!r} was given; accepted are {', '.join(known)}.")
@@ -82,7 +99,7 @@ def puppet_tasks(
     chosen = [
         task
         for task in _all_tasks()
-        if task.split == split and task.half == half and (not kinds or task.kind in kinds)
+        if task.split == split and task.half == half and task.kind in (kinds or KINDS)
     ]
     return tuple(chosen[:limit])
 
@@ -106,13 +123,13 @@ def halves_of(
 @cache
 def _all_tasks() -> tuple[PuppetTask, ...]:
     tasks = []
-    for number in range(TASKS):
+    for number in range(2 * TASKS):
         generator = torch.Generator().manual_seed(_SEED + number)
         # Whole cycles go to a half and a split, so that each keeps the mixture of kinds.
         cycle = number // len(_CYCLE)
         half: Half = "synthesised" if cycle % 2 == 0 else "rendered"
         split: Split = "tuning" if cycle // 2 % 3 == 0 else "reporting"
-        kind = _CYCLE[number % len(_CYCLE)]
+        kind = _CYCLE[number % len(_CYCLE)] if number < TASKS else LAYOUT
         source, target = _scenes(kind, generator)
         tasks.append(
             PuppetTask(
@@ -136,6 +153,8 @@ def _scenes(kind: Kind, generator: torch.Generator) -> tuple[Scene, Scene]:
     def pick(options: Sequence[str]) -> str:
         return options[int(torch.randint(len(options), (), generator=generator))]
 
+    if kind == LAYOUT:
+        return _posed(generator)
     source = sample_scene(generator, close_up=0.0)
     action, facing = source.pose.action, source.pose.facing
     if kind == "action":
@@ -149,8 +168,27 @@ def _scenes(kind: Kind, generator: torch.Generator) -> tuple[Scene, Scene]:
     return source, replace(source, camera=Camera(shot="close-up", offset=source.camera.offset))
 
 
+def _posed(generator: torch.Generator) -> tuple[Scene, Scene]:
+    """A scene that stands, and its animal in a pose of no words, beyond the picture's middle."""
+    target = sample_posed(generator)
+    while target.camera.shot != "full body" or not _beyond(target.pose):
+        target = sample_posed(generator)
+    x, y, scale = target.camera.offset
+    pose = Pose(action="standing", facing=target.pose.facing)
+    camera = Camera(offset=(-min(1.0, max(-1.0, x)), y, scale))
+    return replace(target, pose=pose, camera=camera), target
+
+
+def _beyond(pose: Pose) -> bool:
+    """Whether it is between two actions, or bent farther than in the model's training."""
+    return pose.towards is not None or max(map(abs, pose.jitter)) > 1
+
+
 def _prompt(scene: Scene) -> str:
     words = full_prompt(
-        scene.identity.species, scene.pose.action, scene.backdrop.place, scene.pose.facing
+        scene.identity.species,
+        nearest_action(scene.pose),
+        scene.backdrop.place,
+        scene.pose.facing,
     )
     return f"close-up of {words}" if scene.camera.shot == "close-up" else words

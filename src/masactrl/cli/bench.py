@@ -20,13 +20,11 @@ from masactrl.cli.positions import positions
 from masactrl.errors import ConfigError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
+from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import MODEL, ModelSpec
-from masactrl.settings.shared import parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from masactrl.bench.puppet_run import Column
 
 app = typer.Typer(
     help="Measure methods on the embedded world, where the right answer is known, or on PIE-Bench; "
@@ -37,6 +35,7 @@ app.command("ablation")(ablation)
 app.command("positions")(positions)
 
 DEFAULT_COLUMNS = ("masactrl", "prompt-to-prompt", "plug-and-play", "sdedit")
+LAYOUT_COLUMNS = ("masactrl", "masactrl:layout=no", "prompt-to-prompt", "plug-and-play")
 
 OutFolder = Annotated[
     Path,
@@ -55,6 +54,7 @@ OutFolder = Annotated[
     only(InversionRequest, "method"),
     only(EditRequest, "guidance_scale"),
     only(ModelSpec, "model", "device", "dtype"),
+    only(LayoutWords, "layout_model"),
 )
 def puppets(
     given: Given,
@@ -64,8 +64,9 @@ def puppets(
         typer.Option(
             "--method",
             metavar="NAME[:OPTION=VALUE,...]",
-            help="A method with options, such as sdedit:strength=0.5; repeat for more.",
-            show_default=", ".join(DEFAULT_COLUMNS),
+            help="A method with options, such as sdedit:strength=0.5, or layout=no, which keeps "
+            "the layout from it; repeat for more.",
+            show_default=f"{', '.join(DEFAULT_COLUMNS)}; of layout {', '.join(LAYOUT_COLUMNS)}",
         ),
     ] = None,
     split: Annotated[
@@ -87,8 +88,9 @@ def puppets(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only action, facing, 'look back' or close-up; repeat for more.",
-            show_default="all",
+            help="Only action, facing, 'look back' or close-up; or layout, tasks of their own "
+            "that no words say, led by a skeleton; repeat for more.",
+            show_default="all but layout",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=16, help="Start noises per task.")] = 4,
@@ -106,18 +108,20 @@ def puppets(
     """
     with quiet_libraries():
         from masactrl.bench.puppet_report import write_report
-        from masactrl.bench.puppet_run import PuppetSettings, run_puppets
-        from masactrl.bench.puppet_tasks import halves_of
+        from masactrl.bench.puppet_run import Column, PuppetSettings, run_puppets
+        from masactrl.bench.puppet_tasks import LAYOUT, halves_of
         from masactrl.puppets.inspector import Inspector
 
+        usual = LAYOUT_COLUMNS if LAYOUT in (kind or ()) else DEFAULT_COLUMNS
         settings = PuppetSettings(
-            columns=tuple(_column(word) for word in column or DEFAULT_COLUMNS),
+            columns=tuple(map(Column.written, column or usual)),
             steps=steps,
             guidance=given["cfg"],
             seeds=seeds,
             batch=batch,
             pictures=pictures,
             inversion=given["inversion"],
+            layout_model=_network(given),
         )
         tasks = halves_of(split, half, limit=limit, kinds=kind)
         loaded = given.build(ModelSpec).load()
@@ -227,12 +231,12 @@ def pie(
         raise typer.Exit(1)
 
 
-def _column(word: str) -> Column:
-    """A column written NAME[:OPTION=VALUE,...]."""
-    from masactrl.bench.puppet_run import Column
-
-    name, _, rest = word.partition(":")
-    return Column(method=name, options=parse_options(rest.split(",") if rest else ()))
+def _network(given: Given) -> str | None:
+    """What reads the skeletons of layout tasks."""
+    networks = given.build(LayoutWords).networks()
+    if set(networks) - {"pose"}:
+        raise ConfigError("Layouts of tasks are skeletons; write --layout-model pose=MODEL.")
+    return networks.get("pose")
 
 
 def _folders(words: list[str] | tuple[()]) -> list[tuple[str, Path]]:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.declared import Given, only, takes
-from masactrl.cli.measure_layout import measured_animations, measured_layouts
+from masactrl.cli.measure_layout import RIVALS, measured_animations, measured_layouts
 from masactrl.cli.measure_real import measured_real
 from masactrl.cli.options import WorkersOption
 from masactrl.cli.output import Output
@@ -63,9 +63,9 @@ def measure(
             help="prompts: does a picture show what its prompt says; edits: does control keep the "
             "animal and let it act; grid: edits for every S and L; forms: replace, union and the "
             "masked forms where coat and background look alike; layout: poses that no words say, "
-            "put by skeletons, of several S or L a grid; animation: gaits, frame by frame; real: "
-            "edits of drawn pictures after every inversion; identity: what the identity error is "
-            "of drawn pairs."
+            "put by skeletons, PuppetBench's tasks of that kind; animation: gaits, frame by "
+            "frame; real: edits of drawn pictures after every inversion; identity: what the "
+            "identity error is of drawn pairs."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for table and pictures.")],
@@ -115,13 +115,12 @@ def measure(
         int, typer.Option(min=1, help="Pictures made at once; for real always one.")
     ] = 24,
     frames: Annotated[int, typer.Option(min=2, help="Of a clip, for animation.")] = 24,
-    rival: Annotated[
+    method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="METHOD",
-            help="Another method that is given the layout, for layout, such as plug-and-play; "
-            "repeat it.",
-            show_default="none",
+            metavar="NAME[:OPTION=VALUE,...]",
+            help="Another method that is given the layout, for layout; repeat it.",
+            show_default=", ".join(RIVALS),
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -153,16 +152,21 @@ def measure(
         s, layers = start_step or [preset.start_step_of(steps)], start_layer or [preset.start_layer]
         if spare and what not in (What.EDITS, What.GRID):
             raise typer.BadParameter(f"{what.value} has no spare prompts; leave --spare out.")
-        if workers != 1 and what is not What.REAL:
+        if workers != 1 and what not in (What.REAL, What.LAYOUT):
             raise typer.BadParameter(f"{what.value} is one process; leave --workers out.")
+        if method and what is not What.LAYOUT:
+            raise typer.BadParameter(f"{what.value} compares no methods; leave --method out.")
+        if seed and what is What.LAYOUT:
+            raise typer.BadParameter("layout has fixed tasks and noises; leave --seed out.")
         if what is What.REAL:
             settings |= {"start_step": s[0] if start_step else None, "start_layer": layers[0]}
             settings |= {"pictures": pictures, "count": count, "inversions": inversion or ()}
             settings["workers"] = workers
             facts, rows, sheet = measured_real(loaded, Inspector.load(), out, settings)
         elif what is What.LAYOUT:
+            settings |= {"count": count, "workers": workers}
             facts, rows, sheet = measured_layouts(
-                loaded, s, layers, rival or (), {"count": count, **settings}
+                loaded, start_step or (), start_layer or (), method or (), out, settings
             )
         elif what is What.ANIMATION:
             facts, rows, sheet = measured_animations(
