@@ -129,7 +129,7 @@ class InspectorNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (32, 48, 96, 192)
-        # Full resolution is left at once: that is where convolutions are dear.
+        # Full resolution is left at once: that is where convolutions cost most.
         self.stem = nn.Conv2d(3 * _FOLD**2, widths[0], 4, stride=2, padding=1)
         self.stages = nn.ModuleList(
             nn.Sequential(*(_Residual(width) for _ in range(count)))
