@@ -11,19 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+import torch
 from PIL import Image
 
-from masactrl import GenerateRequest, generate
+from masactrl import EditRequest, GenerateRequest, InversionRequest, generate, invert
+from masactrl.attention import Rows, Schedule, SourceFeatures
 from masactrl.cli import main
+from masactrl.diffusion import denoise
 from masactrl.errors import ConfigError, MissingExtra, OutputError
+from masactrl.layouts.attach import attach_layouts
+from masactrl.methods import MasaCtrl
 from masactrl.models import LoadedModel, default_preset
+from masactrl.models.denoiser import Denoiser
+from masactrl.models.guided import Guided
+from masactrl.pictures.images import tensor_to_image
 from masactrl.puppets.gaits import GAITS, gait_scenes, gait_skeleton
 from masactrl.puppets.renderer import keypoints_of
 from masactrl.rerun.animate import animate_words
 from masactrl.rerun.kinds import RerunInputs, rerun_recipe
-from masactrl.runs.layout import Layout, PicturesWhenWanted
+from masactrl.runs.batch import source_condition, target_conditions
+from masactrl.runs.layout import Layout, PicturesWhenWanted, guides_of
 from masactrl.runs.motion import GAIT_NAMES, MotionWords
-from masactrl.studies.animate import animate, frame_name, generated_run
+from masactrl.studies.animate import animate, animate_edited, frame_name, generated_run
 from masactrl.studies.animate_files import Film, film, write_film
 
 
@@ -309,8 +318,78 @@ def test_a_picture_is_inverted_and_moves(
     assert "same to the bit" in capsys.readouterr().out
     assert main(["info", str(made), "--cli"]) == 0
     assert "masactrl animate photo.png --to 'a cat running'" in capsys.readouterr().out
-    assert main([*words, "-o", str(tmp_path / "out2"), "--first-frame"]) == 2
-    assert "--first-frame belongs to a source from a prompt" in capsys.readouterr().err
+    both = [*words, "-o", str(tmp_path / "both"), "--film", "gif", "--first-frame"]
+    assert main(both) == 0
+    made = tmp_path / "both" / "frame0003.png"
+    assert made.read_bytes() != (tmp_path / "out" / "frame0003.png").read_bytes()
+    capsys.readouterr()
+    assert main(["rerun", str(made), *own, *given]) == 0
+    assert "same to the bit" in capsys.readouterr().out
+    assert main(["info", str(made), "--cli"]) == 0
+    assert "--first-frame" in capsys.readouterr().out
+
+
+def test_frames_of_a_picture_read_the_first_one_as_in_one_batch(
+    tiny: tuple[LoadedModel, str],
+) -> None:
+    """Recorded, frame by frame, is what source, first and third frame make side by side."""
+    model, network = tiny
+    poses = Layout(kind="x", pictures=pictures(3), model=network)
+    request = EditRequest(
+        target_prompts=("a cat running",),
+        start_step=1,
+        start_layer=10,
+        guidance_scale=4.0,
+        mode="cached",
+    )
+    session = invert(model, pictures(1)[0], InversionRequest(steps=3))
+    plain = animate_edited(session, request, poses, batch=2)
+    both = animate_edited(session, request, poses, batch=2, first_frame=True)
+    assert (
+        both.frames[0].tobytes()
+        == animate_edited(session, request, poses, batch=1).frames[0].tobytes()
+    )
+    for one, other in zip(plain.frames[1:], both.frames[1:], strict=True):
+        assert np.abs(pixels(one) - pixels(other)).mean() > 0.5
+    again = animate_edited(session, request, poses, batch=2, first_frame=True, only=[1])
+    assert again.frames[0].tobytes() == both.frames[2].tobytes()
+
+    trajectory, pipeline = session.trajectory, model.pipeline
+    denoiser, path = Denoiser(pipeline), trajectory.latents
+    asked = replace(request, target_prompts=("a cat running",) * 2, compare=False)
+    conditions = [
+        source_condition(denoiser, trajectory, guided_targets=True),
+        *target_conditions(denoiser, trajectory, asked.resolve(model.preset, 3)),
+    ]
+    guides = guides_of(model, [poses], size=(64, 64), images=[0, 1, 3], targets=3)
+    control = MasaCtrl(schedule=Schedule(start_step=1, start_layer=10))
+    with (
+        torch.no_grad(),
+        denoiser.timetable(trajectory.schedule),
+        attach_layouts(pipeline, guides, images=3),
+        control.attach(pipeline, Rows(images=3, reads=((0,), (0,), (0, 1)))),
+    ):
+        z = denoise(
+            Guided(denoiser, conditions, trajectory.schedule),
+            path[0].repeat(3, 1, 1, 1),
+            trajectory.schedule,
+            walk=trajectory.walk,
+            noise=trajectory.noise,
+            path=path,
+        )
+    for frame, latent in ((both.frames[0], z[1:2]), (both.frames[2], z[2:3])):
+        joint = session.framing.leave(tensor_to_image(denoiser.decode_image(latent)[0]))
+        # Rounding of another batch, through a tiny and rough network.
+        assert np.abs(pixels(joint) - pixels(frame)).mean() < 0.5
+
+
+def test_what_cannot_be_read_beside_a_picture_is_said(tiny: tuple[LoadedModel, str]) -> None:
+    session = invert(tiny[0], pictures(1)[0], InversionRequest(steps=3))
+    request = EditRequest(target_prompts=("a cat",), start_step=1, start_layer=10)
+    with pytest.raises(ConfigError, match="compare=False"):
+        session.edit(request, record=SourceFeatures())
+    with pytest.raises(ConfigError, match="mode ahead or cached"):
+        session.edit(replace(request, mode="joint"), beside=SourceFeatures())
 
 
 @pytest.mark.parametrize(

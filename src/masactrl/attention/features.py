@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from masactrl.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-__all__ = ["SourceFeatures"]
+__all__ = ["SideBySide", "SourceFeatures"]
 
 
 class SourceFeatures:
@@ -138,3 +139,19 @@ class SourceFeatures:
         return tensor.detach().to(
             device=self._device or tensor.device, dtype=self._dtype or tensor.dtype, copy=True
         )
+
+
+class SideBySide(SourceFeatures):
+    """Several recordings as one, to be read together: their images in this order."""
+
+    def __init__(self, *recordings: SourceFeatures) -> None:
+        super().__init__()
+        self._recordings = recordings
+        self.images = sum(one.images for one in recordings)
+
+    def get(
+        self, step: int, timestep: float, layer: int, *, part: int = 0, call: int = 0
+    ) -> Tensor:
+        """The hidden states (branches, images, tokens, channels) for one layer call."""
+        kept = [one.get(step, timestep, layer, part=part, call=call) for one in self._recordings]
+        return torch.cat([one.to(kept[0].device) for one in kept], dim=1)

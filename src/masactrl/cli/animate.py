@@ -61,7 +61,7 @@ def animate(
     """
     del config  # was read before the other options
     photo, motion, written = parse_photo(source), given.build(MotionWords), given.build(Output)
-    asked = _from_words(given, source, size) if photo is None else _from_photo(given, motion, size)
+    asked = _from_words(given, source, size) if photo is None else _from_photo(given, size)
     errors = Console(stderr=True)
     with quiet_libraries():
         from masactrl.studies.animate_files import check_films, film
@@ -122,12 +122,9 @@ def _from_words(given: Given, source: str, size: str | None) -> GenerateRequest:
     )
 
 
-def _from_photo(
-    given: Given, motion: MotionWords, size: str | None
-) -> tuple[InversionRequest, EditRequest]:
-    for flag, said in (("--size", size), ("--first-frame", motion.first_frame)):
-        if said:
-            raise ConfigError(f"{flag} belongs to a source from a prompt, and a picture was given.")
+def _from_photo(given: Given, size: str | None) -> tuple[InversionRequest, EditRequest]:
+    if size:
+        raise ConfigError("--size belongs to a source from a prompt, and a picture was given.")
     drawn = draws_noise(given["inversion"])
     if given["seed"] is not None and not drawn:
         raise ConfigError(
@@ -147,9 +144,9 @@ def _run(
     from masactrl.studies.animate import edited_run, generated_run
 
     own: dict[str, Any] = {"fps": motion.fps, "batch": motion.batch, "words": motion.poses}
-    own["on_step"] = bar.step
+    own |= {"first_frame": motion.first_frame, "on_step": bar.step}
     if isinstance(asked, GenerateRequest):
-        return generated_run(model, asked, poses, first_frame=motion.first_frame, **own)
+        return generated_run(model, asked, poses, **own)
     from masactrl.runs.invert import invert
 
     session = invert(model, str(photo), asked[0], on_step=bar.step)
@@ -178,7 +175,8 @@ class _Bar:
             return
         if self._done < 0:
             left = -(-(self._run.count - done) // self._run.batch)
-            steps = self._run.request["steps"] * (1 + left)
+            before = 1 + (self._run.of == "edit" and self._run.first_frame)
+            steps = self._run.request["steps"] * (before + left)
             self._shown.reset(self._task, total=steps)
         self._done = done
         self._shown.update(self._task, frames=f"{done}/{self._run.count} frames")

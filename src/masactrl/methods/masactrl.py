@@ -151,17 +151,20 @@ class MasaCtrl:
         rows: Rows,
         *,
         source: SourceFeatures | None = None,
+        record: SourceFeatures | None = None,
         prompts: Sequence[str] | None = None,
     ) -> Iterator[Attached]:
         """Control `pipeline` inside the `with` block; `rows` says which image reads which.
 
         Sources and targets share one batch and, for the paper's setting, one start noise. With
         `source` the sources come from a recording (see `record`) and the batch holds targets only.
+        With `record` all images of the batch are recorded while they run, for others to read.
         `prompts` are taken because every method takes them; words are named in `masks`.
         Raises what `masactrl.attention.attach` raises.
         """
         del prompts
-        schedule = self.schedule if self.strength > 0.0 else Schedule.never()
+        works = self.strength > 0.0 or record is not None
+        schedule = self.schedule if works else Schedule.never()
         with attach(
             pipeline,
             self,
@@ -169,6 +172,7 @@ class MasaCtrl:
             schedule=schedule,
             masks=self.masks,
             source=source,
+            record=record,
             on_untouched=self.on_untouched,
             own_attention=not self._simple,
             positions=Positions.of(self.positions),

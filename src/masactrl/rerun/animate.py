@@ -116,7 +116,7 @@ def rerun_animate(
     if frame is not None:
         chosen = [(int(frame[1]) - 1) // asked.batch]
     own: dict[str, Any] = {"fps": asked.fps, "batch": asked.batch, "words": asked.poses}
-    own |= {"only": chosen, "on_step": given.on_step}
+    own |= {"only": chosen, "on_step": given.on_step, "first_frame": asked.first_frame}
     if asked.of == "edit":
         from masactrl.runs.invert import invert
 
@@ -127,7 +127,7 @@ def rerun_animate(
     else:
         poses = asked.drawn(given.inputs, given.networks)
         request = request_of(asked.run)
-        result = animate(model, request, poses, first_frame=asked.first_frame, **own)
+        result = animate(model, request, poses, **own)
     first = 1 if chosen is None else chosen[0] * asked.batch + 1
     frames = {frame_name(first + k): one for k, one in enumerate(result.frames)}
     return MappingProxyType({"source": result.source, **frames, ANIMATION: result.to_sheet()})
@@ -138,7 +138,8 @@ def animate_steps(recipe: Recipe) -> int:
     asked = checked(_Asked, dict(recipe.request))
     batches = -(-asked.layout.files // asked.batch) if recipe.picture == ANIMATION else 1
     steps = asked.run.get("steps")
-    before = 2 if asked.of == "edit" else 1  # inversion and recording, or the source
+    # Inversion, recording and the first frame, or the source.
+    before = 2 + asked.first_frame if asked.of == "edit" else 1
     return (steps if isinstance(steps, int) else 1) * (before + batches)
 
 

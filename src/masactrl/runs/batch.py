@@ -1,7 +1,8 @@
 """Who stands where in the batch of an edit, and who reads whom.
 
     joint    source | targets | the same targets without control
-    cached            targets | the same targets without control        the source was recorded
+    cached            targets | the same targets without control        the source was recorded,
+                                                                        others beside it, too
     alone             targets                                           they read no source
 
 A source whose two guidance branches are the same takes one row in either: joint, the rows are laid
@@ -71,15 +72,18 @@ def joint_layout(
     )
 
 
-def cached_layout(denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit) -> BatchPlan:
-    """Return the batch of targets whose source was recorded."""
+def cached_layout(
+    denoiser: Denoiser, trajectory: Trajectory, request: ResolvedEdit, *, beside: int = 0
+) -> BatchPlan:
+    """Return the batch of targets whose source was recorded, and so many images beside it."""
     count = len(request.target_prompts)
     conditions = target_conditions(denoiser, trajectory, request)
     images = len(conditions)
-    reads = tuple((images,) if image < count else (image,) for image in range(images))
+    recorded = tuple(range(images, images + 1 + beside))
+    reads = tuple(recorded if image < count else (image,) for image in range(images))
     return BatchPlan(
         guided=Guided(denoiser, conditions, trajectory.schedule),
-        rows=Rows(images=images, reads=reads, cached=1),
+        rows=Rows(images=images, reads=reads, cached=len(recorded)),
         images=tuple(_twin(image + 1, count) for image in range(images)),
         source=images,
         targets=tuple(range(count)),

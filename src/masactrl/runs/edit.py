@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from masactrl.attention import Attached
+from masactrl.attention.features import SideBySide
 from masactrl.diffusion import denoise
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from masactrl.attention import GivenMasks, WordMasks
+    from masactrl.attention import GivenMasks, SourceFeatures, WordMasks
     from masactrl.diffusion import Adjust, OnStep, Steer, Trajectory
     from masactrl.layouts.attach import Guide
     from masactrl.methods import Handle
@@ -44,6 +45,8 @@ class EditRun:
 
     `on_target_step` is told of targets that have steps of their own, `on_step` of all others.
     `guide` says what leads the rows of these images (0 the source, k target k); None leads nothing.
+    Beside a recording targets read the images recorded in `beside`, too, and are recorded in
+    `record`.
     """
 
     denoiser: Denoiser
@@ -56,6 +59,8 @@ class EditRun:
     on_step: OnStep | None = None
     on_target_step: OnStep | None = None
     guide: Callable[[Sequence[int]], Sequence[Guide]] | None = None
+    beside: SourceFeatures | None = None
+    record: SourceFeatures | None = None
 
     def __call__(self) -> Outcome:
         """Make the targets."""
@@ -91,7 +96,8 @@ class EditRun:
 
     def _layout(self) -> BatchPlan:
         if self.recording is not None:
-            return cached_layout(self.denoiser, self.trajectory, self.request)
+            beside = 0 if self.beside is None else self.beside.images
+            return cached_layout(self.denoiser, self.trajectory, self.request, beside=beside)
         flat = self.trajectory.one_branch and flat_rows(self.request)
         return joint_layout(self.denoiser, self.trajectory, self.request, flat=flat)
 
@@ -105,7 +111,8 @@ class EditRun:
         method = method_of(self.request, self._masks_of(layout))
         if isinstance(method, MasaCtrl) and self.recording is not None:
             source = self.recording.serving(layout.guided.branches_at)
-            return method.attach(self.pipeline, layout.rows, source=source)
+            source = source if self.beside is None else SideBySide(source, self.beside)
+            return method.attach(self.pipeline, layout.rows, source=source, record=self.record)
         said = (self.trajectory.prompt, *self.request.target_prompts)
         # An attachment counts tokens, of which weights have none.
         prompts = [without_weights(said[image]) for image in layout.images]

@@ -70,7 +70,7 @@ class MotionWords:
     first_frame: Annotated[
         bool,
         Setting(
-            help="Frames read the first frame, too, beside the source; of a source from a prompt.",
+            help="Frames read the first frame, too, beside the source.",
             label="Read the first frame, too",
         ),
     ] = False

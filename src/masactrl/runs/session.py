@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from masactrl.diffusion import Trajectory
-from masactrl.errors import ControlWarning
+from masactrl.errors import ConfigError, ControlWarning
 from masactrl.models.denoiser import Denoiser
 from masactrl.pictures.images import tensor_to_image
 from masactrl.pictures.input import Framing
@@ -36,6 +36,7 @@ from masactrl.runs.running import running
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from masactrl.attention import SourceFeatures
     from masactrl.diffusion import OnStep
     from masactrl.layouts.attach import Guide
     from masactrl.methods import Method
@@ -79,6 +80,8 @@ class EditSession:
         request: EditRequest,
         *,
         method: Method | str | None = None,
+        beside: SourceFeatures | None = None,
+        record: SourceFeatures | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> EditResult:
         """Make every target, with and without control.
@@ -88,6 +91,9 @@ class EditSession:
             method: who controls the targets, instead of the method that the request names: a name
                 (with that method's own defaults), or a method itself, such as
                 `MasaCtrl(schedule=Schedule(places=("decoder",)))`.
+            beside: images recorded in an earlier edit, which targets read together with the source,
+                as an animation's frames read the first of them (masactrl, mode ahead or cached).
+            record: is filled with the images of this edit, which a later edit can have `beside`.
             on_step: called after each U-Net call, first those that record the source; an exception
                 raised there ends the edit.
 
@@ -103,15 +109,18 @@ class EditSession:
             ControlWarning: the model will not see a prompt as it was written.
         """
         with running(self.model, self.request):
-            return self._edited(request, method, on_step)
+            return self._edited(request, method, beside, record, on_step)
 
     def _edited(
         self,
         request: EditRequest,
         method: Method | str | None,
+        beside: SourceFeatures | None,
+        record: SourceFeatures | None,
         on_step: Callable[[StepRecord], None] | None,
     ) -> EditResult:
         settings = self._resolved(request, method)
+        _check_shared(settings, beside, record)
         self._plan(settings)  # refuses what cannot be
         notes = self._notes(settings)
         for note in notes:
@@ -134,6 +143,8 @@ class EditSession:
             on_step=told,
             on_target_step=tell_steps(on_step, settings.target_steps or settings.steps),
             guide=partial(self._guides, settings) if settings.layouts else None,
+            beside=beside,
+            record=record,
         )()
         started = time.perf_counter()
         twins = outcome.uncontrolled
@@ -290,6 +301,24 @@ class EditSession:
             psnr=psnr(back, self.picture),
             ceiling=psnr(vae, self.picture),
             psnr_to_vae=psnr(back, vae),
+        )
+
+
+def _check_shared(
+    settings: ResolvedEdit, beside: SourceFeatures | None, record: SourceFeatures | None
+) -> None:
+    """Refuse other recordings than the source's where they cannot be; `ConfigError`."""
+    if beside is None and record is None:
+        return
+    if settings.mode == "joint" or settings.masks is not None:
+        raise ConfigError(
+            "Images were to be read beside the source, or recorded for others; that is for "
+            "masactrl in mode ahead or cached, without masks."
+        )
+    if record is not None and settings.compare:
+        raise ConfigError(
+            "Targets are to be recorded, and those without control would be, too; give the request "
+            "compare=False."
         )
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from masactrl.attention import Rows, SourceFeatures, attach
+from masactrl.attention import Rows, SourceFeatures
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
@@ -238,6 +238,7 @@ def animate_edited(
     *,
     fps: float = 12.0,
     batch: int = 4,
+    first_frame: bool = False,
     words: str = "",
     only: Sequence[int] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
@@ -245,10 +246,19 @@ def animate_edited(
 ) -> Animation:
     """Make a frame for every picture of the poses, of the subject of an inverted picture.
 
-    Arguments, errors and warnings are those of `animate`; the request is of the cached mode and
-    has no masks. Frames read the picture alone.
+    Arguments, errors and warnings are those of `animate`; the request is of the mode ahead or
+    cached, and has no masks.
     """
-    run = edited_run(session, request, poses, fps=fps, batch=batch, words=words, on_step=on_step)
+    run = edited_run(
+        session,
+        request,
+        poses,
+        fps=fps,
+        batch=batch,
+        first_frame=first_frame,
+        words=words,
+        on_step=on_step,
+    )
     return _collected(run, only, stop)
 
 
@@ -309,6 +319,7 @@ def edited_run(
     *,
     fps: float,
     batch: int,
+    first_frame: bool = False,
     words: str = "",
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> AnimationRun:
@@ -324,13 +335,13 @@ def edited_run(
         poses=poses,
         fps=fps,
         batch=batch,
-        first_frame=False,
+        first_frame=first_frame,
         words=words,
         model=stated_model(model),
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
         inputs=session.stated,
-        frames=_FromPicture(session, replace(request, compare=False), poses, on_step),
+        frames=_FromPicture(session, replace(request, compare=False), poses, first_frame, on_step),
     )
 
 
@@ -373,21 +384,13 @@ class _FromWords:
                 return source
             with (
                 attach_layouts(pipeline, self._led(range(1), source=True), images=2),
-                attach(
-                    pipeline,
-                    control,
-                    rows=Rows.one_source(targets=1),
-                    schedule=control.schedule,
-                    record=self._recorded,
-                ),
+                control.attach(pipeline, Rows.one_source(targets=1), record=self._recorded),
             ):
                 source, self._first = self._pictures([*prompts, *settings.target_prompts])
             return source
 
     def draw(self, numbers: range) -> tuple[Image.Image, ...]:
-        if self._first is not None and 0 in numbers:
-            return (self._first, *(self._drawn(numbers[1:]) if len(numbers) > 1 else ()))
-        return self._drawn(numbers)
+        return _after_first(self._first, numbers, self._drawn)
 
     def _drawn(self, numbers: range) -> tuple[Image.Image, ...]:
         count, pipeline = len(numbers), self._model.pipeline
@@ -419,20 +422,43 @@ class _FromPicture:
         session: EditSession,
         request: EditRequest,
         poses: Layout,
+        first_frame: bool,
         on_step: Callable[[StepRecord], None] | None,
     ) -> None:
         self._session, self._request, self._poses = session, request, poses
-        self._on_step = on_step
+        self._both, self._on_step = first_frame, on_step
+        self._beside: SourceFeatures | None = None
+        self._first: Image.Image | None = None
 
     def source(self) -> Image.Image:
+        if self._both:
+            recorded = SourceFeatures(device="cpu")
+            (self._first,) = self._drawn(range(1), record=recorded)
+            self._beside = recorded
         return self._session.picture
 
     def draw(self, numbers: range) -> tuple[Image.Image, ...]:
+        return _after_first(self._first, numbers, self._drawn)
+
+    def _drawn(
+        self, numbers: range, record: SourceFeatures | None = None
+    ) -> tuple[Image.Image, ...]:
         shown = tuple(self._poses.pictures[number] for number in numbers)
         asked = replace(
             self._request,
             target_prompts=self._request.target_prompts * len(numbers),
             layouts=(replace(self._poses, pictures=shown, stated=()),),
         )
-        made = self._session.edit(asked, on_step=self._on_step)
+        made = self._session.edit(asked, beside=self._beside, record=record, on_step=self._on_step)
         return tuple(target.controlled for target in made.targets)
+
+
+def _after_first(
+    first: Image.Image | None,
+    numbers: range,
+    draw: Callable[[range], tuple[Image.Image, ...]],
+) -> tuple[Image.Image, ...]:
+    """The frames of these numbers, of which the first may be there already."""
+    if first is None or 0 not in numbers:
+        return draw(numbers)
+    return (first, *(draw(numbers[1:]) if len(numbers) > 1 else ()))
