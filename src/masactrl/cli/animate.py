@@ -61,9 +61,10 @@ def animate(
     """
     del config  # was read before the other options
     photo, motion, written = parse_photo(source), given.build(MotionWords), given.build(Output)
-    asked = _from_words(given, source, size) if photo is None else _from_photo(given, size)
     errors = Console(stderr=True)
     with quiet_libraries():
+        asked = _from_words(given, source, size) if photo is None else _from_photo(given, size)
+
         from masactrl.studies.animate_files import check_films, film
 
         films, note = _films(motion.films)
