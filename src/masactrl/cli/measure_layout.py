@@ -52,7 +52,7 @@ def measured_layouts(
         ),
         steps=settings["steps"],
         guidance=settings["guidance"],
-        batch=settings["batch"],
+        batch=max(1, settings["batch"] // 2),  # a source and a target each
         seeds=1,
     )
     tasks = puppet_tasks("reporting", "synthesised", limit=settings["count"], kinds=[LAYOUT])
