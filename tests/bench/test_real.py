@@ -102,6 +102,21 @@ def test_options_of_a_row(model: LoadedModel, inspector: Inspector, tmp_path: Pa
     assert "ddim (fresh_steps=1)" in real_markdown(
         real_means(measure_real(model, inspector, settings, tmp_path)), {**FACTS, "model": "tiny"}
     )
+    few = ("virtual+unified:steps=4", "edit-friendly:steps=4,noise_shift=200,away=1.5")
+    settings = replace(FEW, count=1, inversions=few)
+    ledger = measure_real(model, inspector, settings, tmp_path / "few")
+    rows = {row["row"]: row for row in ledger}
+    assert [rows[name]["figures"]["passes"] for name in few] == [16, 4 + 8 + 8]
+    assert "| virtual+unified (steps=4), replay |" in real_markdown(
+        real_means(ledger), {**FACTS, "model": "tiny"}
+    )
+    for row, sentence in (
+        ("direct:patience", "write NAME:OPTION=NUMBER"),
+        ("direct:away=much", "write NAME:OPTION=NUMBER"),
+        ("direct+magic", "The method 'magic' is not known"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            replace(FEW, inversions=(row,))
     wrong = replace(FEW, inversions=("direct:patience=3",))
     with pytest.raises(ConfigError, match="no inversion has"):
         measure_real(model, inspector, wrong, tmp_path)

@@ -139,6 +139,13 @@ def test_bad_input_is_a_sentence(model: LoadedModel) -> None:
         EditRequest(**prompts, start_at=0.5, start_step=1)
     with pytest.raises(ConfigError, match="start_at belongs to the method masactrl"):
         EditRequest(**prompts, start_at=0.5, method="unified")
+    with pytest.raises(ConfigError, match="told its guidance as a number"):
+        generate(model, GenerateRequest(source_prompt="a cat", negative_prompt="ugly", **prompts))
+    off = GenerateRequest(
+        source_prompt="a cat", negative_prompt="ugly", guidance_scale=1, steps=2, **prompts
+    )
+    with pytest.raises(ConfigError, match=r"guidance is off \(scale 1\)"):
+        generate(replace(model, pipeline=tiny_models.sd()), off)
     with pytest.raises(ConfigError, match="'fast' was given; accepted are auto"):
         for_few_steps(tiny_models.sd(), "fast", model.preset)
     with pytest.raises(ConfigError, match="StableDiffusion3Pipeline"):

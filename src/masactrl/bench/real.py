@@ -7,7 +7,8 @@ exact masks, and the rows say what is at stake and what can be had:
     doing nothing     the source itself              keeps all, edits nothing
     prompt only       the target prompt from noise   edits, keeps nothing
     ground truth      the drawn target through the VAE, what no edit by this model can exceed
-    ...               one row per inversion, each replaying as it does by default
+    ...               one row per inversion, each replaying as it does by default; with steps, a
+                      method or guidance of its own where its name says so
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from masactrl.batch.processes import in_parallel
 from masactrl.bench.real_tasks import (
     BASELINES,
     NEEDS_PROMPT,
+    RealRow,
     RealSettings,
     RealTask,
-    inversion_of,
     picture_path,
     real_tasks,
 )
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError
+from masactrl.methods import method_named
 from masactrl.models.denoiser import Denoiser
 from masactrl.pictures.images import image_to_tensor, save_png, tensor_to_image
 from masactrl.puppets.identity import identity
@@ -40,6 +42,7 @@ from masactrl.puppets.judging import JudgedBatch, PipelineRunner, background_psn
 from masactrl.puppets.renderer import render
 from masactrl.runs.inversion_request import draws_noise
 from masactrl.runs.invert import EditRequest, InversionRequest, invert
+from masactrl.runs.method_choice import aligns_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -198,22 +201,28 @@ class _Bench:
         }
 
     def _inverted(self, task: RealTask, row: str, source: Image.Image) -> Any:
-        name, options = inversion_of(row)
-        drawn = draws_noise(name, options.get("fresh_steps"))
+        said = RealRow.parse(row)
+        name, drawn = said.inversion, draws_noise(said.inversion, said.options.get("fresh_steps"))
+        ours = said.method == "masactrl"
+        aligned = not ours and aligns_words(method_named(said.method))
         given: dict[str, Any] = {
-            "source_prompt": task.source_prompt if name in NEEDS_PROMPT else "",
+            "source_prompt": task.source_prompt if aligned or name in NEEDS_PROMPT else "",
             "steps": self.steps,
             "seed": self.settings.seed if drawn else None,
         }
         try:
-            asked = InversionRequest(method=name, **{**given, **options})
+            asked = InversionRequest(method=name, **{**given, **said.options})
         except TypeError as error:
             raise ConfigError(f"{row!r} has an option that no inversion has: {error}.") from error
+        # S and L are masactrl's.
+        start = (self.request.start_step, self.request.start_layer) if ours else (None, None)
         request = EditRequest(
             target_prompts=(task.target_prompt,),
-            guidance_scale=self.request.guidance_scale,
-            start_step=self.request.start_step,
-            start_layer=self.request.start_layer,
+            method=said.method,
+            guidance_scale=self.request.guidance_scale if said.away is None else said.away,
+            negative_prompt=None if said.away is None else task.source_prompt,
+            start_step=start[0],
+            start_layer=start[1],
             compare=False,
         )
         with warnings.catch_warnings():

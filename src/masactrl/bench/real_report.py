@@ -119,10 +119,11 @@ def _caption(
 def _label(row: str) -> str:
     """A row's name, with whether its source is replayed."""
     name, _, options = row.partition(":")
-    if name not in INVERSIONS:
+    inversion = name.partition("+")[0]
+    if inversion not in INVERSIONS:
         return row
     said = f"{name} ({options})" if options else name
-    return f"{said}, replay" if INVERSIONS[name]().replay else said
+    return f"{said}, replay" if INVERSIONS[inversion]().replay else said
 
 
 def _cell(estimate: Estimate | None, factor: float, digits: int) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from masactrl.errors import ConfigError
 from masactrl.inversion import INVERSIONS, inversions_of
+from masactrl.methods import METHODS
 from masactrl.puppets.captions import full_prompt
 from masactrl.puppets.scene import ACTIONS, Scene, sample_scenes
 from masactrl.puppets.training.data import HELD_OUT_SEED
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BASELINES",
     "NEEDS_PROMPT",
+    "RealRow",
     "RealSettings",
     "RealTask",
-    "inversion_of",
     "picture_path",
     "real_tasks",
 ]
@@ -34,24 +36,55 @@ NEEDS_PROMPT = ("negative-prompt", "null-text", "edit-friendly", "virtual")
 """Inversions that mean little without the source's prompt; the others get none, as in the paper."""
 
 
-def inversion_of(row: str) -> tuple[str, dict[str, int]]:
-    """Method and options of a row that is written NAME or NAME:OPTION=NUMBER,...
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealRow:
+    """How the edits of a row are made.
 
-    Raises:
-        ConfigError: there is no such inversion, or an option is no OPTION=NUMBER.
+    Attributes:
+        inversion: a name of `masactrl.inversion.INVERSIONS`.
+        method: who controls the target.
+        options: numbers of `InversionRequest` by name, its steps among them.
+        away: weight of guidance away from what the picture shows (TurboEdit's pseudo-guidance), in
+            place of the guidance of the run; None leaves that.
     """
-    name, _, rest = row.partition(":")
-    if name not in INVERSIONS:
-        raise ConfigError(
-            f"The inversion {name!r} is not known; accepted are {', '.join(INVERSIONS)}."
-        )
-    options = {}
-    for word in rest.split(",") if rest else ():
-        option, sign, number = word.partition("=")
-        if not (sign and option.isidentifier() and number.isdecimal()):
-            raise ConfigError(f"{row!r} was given; write NAME:OPTION=NUMBER, fresh_steps=3 say.")
-        options[option] = int(number)
-    return name, options
+
+    inversion: str
+    method: str = "masactrl"
+    options: Mapping[str, int] = field(default_factory=dict)
+    away: float | None = None
+
+    @classmethod
+    def parse(cls, row: str) -> RealRow:
+        """Return the row that is written INVERSION[+METHOD][:OPTION=NUMBER,...].
+
+        Raises:
+            ConfigError: there is no such inversion or method, or an option is no OPTION=NUMBER.
+        """
+        said, _, rest = row.partition(":")
+        inversion, plus, method = said.partition("+")
+        if inversion not in INVERSIONS:
+            raise ConfigError(
+                f"The inversion {inversion!r} is not known; accepted are {', '.join(INVERSIONS)}."
+            )
+        if plus and method not in METHODS:
+            raise ConfigError(
+                f"The method {method!r} is not known; accepted are {', '.join(METHODS)}."
+            )
+        options, away = {}, None
+        for word in rest.split(",") if rest else ():
+            option, sign, number = word.partition("=")
+            try:
+                if option == "away":
+                    away = float(number)
+                elif sign and option.isidentifier():
+                    options[option] = int(number)
+                else:
+                    raise ValueError
+            except ValueError:
+                raise ConfigError(
+                    f"{row!r} was given; write NAME:OPTION=NUMBER, fresh_steps=3 say."
+                ) from None
+        return cls(inversion=inversion, method=method or "masactrl", options=options, away=away)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +92,9 @@ class RealSettings:
     """How pictures are edited.
 
     Attributes:
-        inversions: names of `masactrl.inversion.INVERSIONS`, a row each, with whole-number options
-            of `InversionRequest` where wanted: "direct:fresh_steps=3".
+        inversions: a row each, see `RealRow.parse`: "direct", "virtual+unified:steps=8".
         count: pictures, at least 1.
-        steps: of inversion and edit; None is the model's.
+        steps: of inversion and edit where a row says none; None is the model's.
         guidance: of the targets; None is the model's.
         start_step, start_layer: S and L; None is the model's.
         seed: of scenes and noise, 0 and more.
@@ -81,7 +113,7 @@ class RealSettings:
     def __post_init__(self) -> None:
         settle(self)
         for row in self.inversions:
-            inversion_of(row)
+            RealRow.parse(row)
         if len(set(self.inversions)) < len(self.inversions):
             raise ConfigError("An inversion is there twice; name each once.")
         for name, least in (("count", 1), ("seed", 0), ("pictures", 0)):

@@ -50,7 +50,7 @@ def _values(found: Parameters) -> dict[str, Any]:
     told = {
         "source": found.prompt or None,
         "from": found.prompt or None,
-        "negative": found.negative_prompt or None,
+        "negative": found.negative_prompt or None if found.guidance_scale != 1 else None,
         "steps": found.steps,
         "cfg": found.guidance_scale,
         "seed": found.seed,

@@ -103,8 +103,9 @@ def measure(
     inversion: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:OPTION=NUMBER]",
-            help="An inversion such as direct:fresh_steps=3, for real; repeat it.",
+            metavar="NAME[+METHOD][:OPTION=NUMBER,...]",
+            help="An inversion such as direct:fresh_steps=3 or virtual+unified:steps=8, for real; "
+            "away=1.5 guides away from what the picture shows. Repeat it.",
             show_default="all",
         ),
     ] = None,

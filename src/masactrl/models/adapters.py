@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safetensors import SafetensorError
 
+from masactrl.attention.networks import network_of
 from masactrl.errors import ConfigError, MasaCtrlError, MissingExtra, ModelNotFound
 from masactrl.models.origin import LoraOrigin, file_hash
 from masactrl.pictures.files import at_home
 from masactrl.settings.checks import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from masactrl.models.loading import LoadedModel, Pipeline
+
+_DOWN = re.compile(r"^(unet|transformer)\..*(lora_A|lora[._]down)\.weight$")
+"""The first of a LoRA's two matrices, of a layer of the denoiser."""
+
+_OTHER_KIND = {
+    "size mismatch": "its layers have other sizes",
+    "not found in the base model": "it reaches no layer",
+}
+"""What torch and peft say of a LoRA that does not fit, and we."""
 
 Offload = Literal["none", "model", "sequential"]
 """Keep all parts on the GPU, one part at a time, or one layer at a time (slow, least memory)."""
@@ -87,16 +100,55 @@ def with_loras(model: LoadedModel, loras: Sequence[Lora]) -> LoadedModel:
 def _load(pipeline: Pipeline, name: str, lora: Lora) -> None:
     if not lora.path.is_file():
         raise ModelNotFound(f"There is no LoRA file {lora.path}.")
+    path = str(lora.path.resolve())
     try:
-        pipeline.load_lora_weights(str(lora.path.resolve()), adapter_name=name)
+        with _unsaid("diffusers.loaders.peft", "diffusers.utils.peft_utils"):
+            pipeline.load_lora_weights(path, adapter_name=name)
+            wanted = _layers_in(pipeline, path)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        for said, why in _OTHER_KIND.items():
+            if said in str(error):
+                raise _foreign(lora, pipeline, why) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise ModelNotFound(f"The LoRA {lora.path} could not be added: {reason}.") from error
     reached = {one for adapters in pipeline.get_list_adapters().values() for one in adapters}
     if name not in reached:
-        raise ModelNotFound(
-            f"The LoRA {lora.path} reaches no layer of this model; it was made for another kind."
-        )
+        raise _foreign(lora, pipeline, "it reaches no layer")
+    network = network_of(pipeline)[1]
+    found = sum(name in getattr(one, "lora_A", ()) for one in network.modules())
+    if found < wanted:
+        raise _foreign(lora, pipeline, f"of its {wanted} layers it reaches {found}")
+
+
+def _foreign(lora: Lora, pipeline: Pipeline, why: str) -> ModelNotFound:
+    """What is said of a LoRA of another kind of model."""
+    return ModelNotFound(
+        f"The LoRA {lora.path} was made for another kind of model: in this "
+        f"{type(pipeline).__name__} {why}. Take the LoRA that was made for it, or --model of the "
+        "LoRA's own kind."
+    )
+
+
+def _layers_in(pipeline: Any, path: str) -> int:
+    """How many layers of the denoiser a LoRA's file is for, as diffusers reads it."""
+    options = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
+    found = pipeline.lora_state_dict(path, **options)
+    names = found[0] if isinstance(found, tuple) else found
+    return sum(bool(_DOWN.search(one)) for one in names)
+
+
+@contextmanager
+def _unsaid(*names: str) -> Iterator[None]:
+    """Keep what libraries log of a file that does not fit, pages of it, from the terminal."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [one.level for one in loggers]
+    try:
+        for one in loggers:
+            one.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def with_offload(model: LoadedModel, offload: str, device: str) -> LoadedModel:

@@ -83,15 +83,15 @@ def reads_guidance(pipeline: Any) -> bool:
 
 
 def check_guidance(pipeline: Any, scale: float, negative_prompt: str | None) -> None:
-    """Refuse guidance and a negative prompt that FLUX would take no notice of; `ConfigError`."""
-    if not is_flux(pipeline):
-        return
-    if negative_prompt:
+    """Refuse guidance and a negative prompt that a run would take no notice of; `ConfigError`."""
+    if negative_prompt and (scale == 1 or reads_guidance(pipeline)):
+        told = "this model is told its guidance as a number instead; leave it out"
+        none = "guidance is off (scale 1); leave it out, or give a scale above 1"
         raise ConfigError(
-            "A negative prompt is what guidance leads away from, and FLUX is told its guidance as "
-            "a number instead; leave it out."
+            "A negative prompt is what guidance leads away from, and "
+            f"{told if reads_guidance(pipeline) else none}."
         )
-    if scale != 1 and not config_of(pipeline).guidance_embeds:
+    if is_flux(pipeline) and scale != 1 and not config_of(pipeline).guidance_embeds:
         raise ConfigError(
             f"A guidance scale of {scale:g} was asked for, and this FLUX was distilled to do "
             "without (schnell); leave it out, or give 1."

@@ -122,11 +122,6 @@ def plan_edit(
     check_inversion(model, inversion)
     check_guidance(model.pipeline, request.guidance_scale, request.negative_prompt)
     if reads_guidance(model.pipeline):
-        if request.negative_prompt:
-            raise ConfigError(
-                "A negative prompt is what guidance leads away from, and this model is told its "
-                "guidance as a number instead; leave it out."
-            )
         # Told its guidance, such a network is called once: every image has one branch.
         branches, request = 1, replace(request, guidance_scale=1.0)
     interval = request.guidance_begin, request.guidance_end
