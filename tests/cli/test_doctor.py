@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import copy
 import json
 import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from masactrl import generate
 from masactrl.cli import doctor, main
 from masactrl.models import LoadedModel
 from masactrl.models.locate import locate
@@ -39,6 +43,33 @@ def test_a_model_that_draws_something_else_is_not_well(
     assert "Not well: embedded model" in shown.err
     control = next(one for one in told["checks"] if one["name"] == "control")
     assert control["state"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state", "said"),
+    [
+        ((2.0, 1.0), doctor.State.GOOD, "a step is 2.00 times as fast with --dtype bfloat16; pict"),
+        ((1.0, 2.0), doctor.State.NOTE, "a step is 0.50 times as fast: it does not pay here"),
+    ],
+)
+def test_bfloat16_is_measured(
+    seconds: tuple[float, float],
+    state: doctor.State,
+    said: str,
+    model: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast = copy.deepcopy(model.pipeline).to(dtype=torch.bfloat16)
+    monkeypatch.setattr(
+        "masactrl.models.load_pipeline", lambda *args, **kwargs: replace(model, pipeline=fast)
+    )
+    assert doctor._call(model) > 0
+    took = {"float32": seconds[0], "bfloat16": seconds[1]}
+    monkeypatch.setattr(doctor, "_call", lambda asked: took[asked.dtype])
+    monkeypatch.setattr(doctor, "ASKED", replace(doctor.ASKED, steps=2))
+    made = tuple(generate(model, doctor.ASKED).pictures().values())
+    found = doctor.half(model, made)
+    assert (found.state, found.seen[: len(said)]) == (state, said)
 
 
 @pytest.mark.slow
