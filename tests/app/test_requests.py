@@ -211,6 +211,8 @@ def test_every_control_of_an_animation_moves_its_request(pictures: dict[str, str
     for one in shown:
         given: dict[str, Any] = {"poses": OWN_POSES, "pictures": files}
         own = {} if one.name in ("poses", "frames") else given
+        if one.name == "inversion":
+            own = {**given, "photo": pictures["picture"]}
         other = [*files, pictures["picture"]] if one.name == "pictures" else None
         new = moved(one, values[one.name], pictures) if other is None else other
         if one.name == "poses":

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
+from editing_parts import random_picture
 from PIL import Image, ImageChops
 
 from masactrl.app import fields
 from masactrl.app.edit_fields import edit_fields
+from masactrl.app.layout_fields import animate_fields
 from masactrl.app.studio import POOR_DB, Studio
 from masactrl.app.visit import Stopped
 from masactrl.cli import main
@@ -311,3 +314,32 @@ def test_a_run_whose_visitor_leaves_meanwhile_keeps_nothing(studio: Studio) -> N
     assert left == []
     assert "leaver" not in studio._visits
     assert studio.make_set("leaver", values(studio), quiet).files  # a line that was cut goes on
+
+
+def test_a_picture_of_one_s_own_is_set_in_motion(model: LoadedModel, tmp_path: Path) -> None:
+    network, photo = tmp_path / "pose", tmp_path / "photo.png"
+    tiny_models.sd_controlnet().controlnet.save_pretrained(network)
+    save_png(photo, random_picture().resize((64, 64)))
+    studio = Studio(model=model, words="models/tiny", networks={"pose": str(network)})
+    shown = animate_fields(studio.limits)
+    asked = {one.name: one.value for one in shown}
+    small = {"steps": 2, "start_step": 1, "frames": 2, "source_prompt": "", "inversion": "virtual"}
+    asked |= {**small, "photo": str(photo)}
+    seen: list[int] = []
+    try:
+        made = studio.make_animation("one", asked, lambda done, _: seen.append(done))
+        kept = studio._visits["one"].inverted
+        studio.make_animation("one", asked | {"frames": 3}, quiet)
+        assert studio._visits["one"].inverted is kept  # one picture, inverted once
+        recipe = Recipe.parse(read_recipe(Path(made.files[-1])))
+        assert (recipe.kind, recipe.request["of"]) == ("animate", "edit")
+        assert recipe.inputs[0].name == "photo.png"
+        assert len(made.shown) == 3  # the source and two frames
+        assert made.command.startswith("masactrl animate photo.png ")
+        opened = studio.open_result(Path(made.files[-1]), {"animate": [one.name for one in shown]})
+    finally:
+        studio.close()
+    assert "choose photo.png again" in opened.told
+    again = asked | opened.values
+    assert again["inversion"] == "virtual"
+    assert {name for name in asked if again[name] != asked[name]} <= {"width", "height"}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from masactrl.app.fields import (
     SUBJECT,
     Field,
     Limits,
     control_fields,
     declared_field,
+    inversion_field,
     method_field,
     run_fields,
 )
@@ -43,7 +42,7 @@ def edit_fields(limits: Limits) -> tuple[Field, ...]:
             fold=False,
         ),
         *_subject_fields(),
-        replace(declared_field(InversionRequest, "method", label="Inversion"), name="inversion"),
+        inversion_field(),
         declared_field(InversionRequest, "noise_shift", value=0),
         *run_fields(limits),
         *control_fields(limits),

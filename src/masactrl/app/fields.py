@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import settings_of
 from masactrl.settings.shared import MethodName, RunSettings
@@ -189,6 +190,14 @@ def picture_fields(limits: Limits) -> tuple[Field, ...]:
         declared_field(GenerateRequest, "negative_prompt", info="Guidance leads away from it."),
         declared_field(GenerateRequest, "width", limits),
         declared_field(GenerateRequest, "height", limits),
+    )
+
+
+def inversion_field(info: str = "") -> Field:
+    """Return the field of the inversion of a picture; `info` in place of the setting's own."""
+    own: dict[str, Any] = {"info": info} if info else {}
+    return replace(
+        declared_field(InversionRequest, "method", label="Inversion", **own), name="inversion"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masactrl.app import fields
-from masactrl.app.fields import Field, Limits, declared_field
+from masactrl.app.fields import Field, Limits, declared_field, inversion_field
 from masactrl.runs.layout import LayoutWords, layout_of_files
 from masactrl.runs.motion import GAIT_NAMES, MotionWords, layout_of_frames
 
@@ -64,6 +64,13 @@ def animate_fields(limits: Limits) -> tuple[Field, ...]:
     return (
         fields.source_field("a cat standing in the meadow, facing left"),
         Field(
+            name="photo",
+            label="Or a picture of your own",
+            info="The prompt above may then be empty.",
+            widget="picture",
+            fold=False,
+        ),
+        Field(
             name="target_prompt",
             label="What every frame shows",
             info="Each in a pose of its own.",
@@ -91,6 +98,7 @@ def animate_fields(limits: Limits) -> tuple[Field, ...]:
             group=LAYOUT,
         ),
         *_network_fields(limits),
+        inversion_field("How a picture of your own is traced back to noise."),
         declared_field(MotionWords, "fps"),
         declared_field(MotionWords, "first_frame"),
         *fields.run_fields(limits),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from masactrl.rerun.layouts import AskedLayout
     from masactrl.runs.inversion_request import InversionRequest
     from masactrl.runs.recipe import Recipe
+    from masactrl.runs.request import GenerateRequest
 
 __all__ = ["Opened", "opened"]
 
@@ -64,7 +65,7 @@ def opened(recipe: Recipe, tabs: Mapping[str, Sequence[str]]) -> Opened:
     if (found := _grid(recipe)) is not None and "grid" in tabs:
         shown, more = _layout_values(plain_recipe(recipe))
         return _opened("grid", found | shown, [*told, *more], tabs)
-    if recipe.kind == "animate" and "animate" in tabs and recipe.request.get("of") != "edit":
+    if recipe.kind == "animate" and "animate" in tabs:
         values, more = _animate_values(recipe, tabs["animate"])
         return _opened("animate", values, [*told, *more], tabs)
     recipe, more = _run_of(recipe)
@@ -119,19 +120,36 @@ def _of_layout(layout: AskedLayout) -> dict[str, Any]:
 def _animate_values(recipe: Recipe, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Return what the fields of "Animate" show, and sentences about the rest."""
     plain, motion = plain_animation(recipe)
-    request = request_of(plain.request)
+    request: GenerateRequest | EditRequest
+    told, own = [], {}
+    if recipe.request.get("of") == "edit":
+        inversion, request, _ = edit_of(plain)
+        own = shown_values([*settings_of(RunSettings)], inversion) | {
+            "source_prompt": inversion.source_prompt,
+            "inversion": inversion.method,
+            "negative_prompt": request.negative_prompt or "",
+        }
+        told = [f"A recipe holds no picture: choose {recipe.inputs[0].name} again."]
+        missing = [one for one in _missing(inversion, request, None) if one != "compare"]
+        told += [f"The tab has no fields for {', '.join(missing)}."] if missing else []
+    else:
+        request = request_of(plain.request)
     gait = motion.poses in GAIT_NAMES
-    values = shown_values(names, request) | {
-        "target_prompt": request.target_prompts[0],
-        "poses": motion.poses if gait else OWN_POSES,
-        "frames": motion.frames,
-        "fps": motion.fps,
-        "first_frame": motion.first_frame,
-        "layout_kind": motion.kind,
-        "layout_scale": motion.layout_scale,
-        "layout_until": motion.layout_until,
-    }
-    told = [] if gait else ["The poses are not in the recipe: choose their pictures again."]
+    values = (
+        shown_values(names, request)
+        | own
+        | {
+            "target_prompt": request.target_prompts[0],
+            "poses": motion.poses if gait else OWN_POSES,
+            "frames": motion.frames,
+            "fps": motion.fps,
+            "first_frame": motion.first_frame,
+            "layout_kind": motion.kind,
+            "layout_scale": motion.layout_scale,
+            "layout_until": motion.layout_until,
+        }
+    )
+    told += [] if gait else ["The poses are not in the recipe: choose their pictures again."]
     return values, told
 
 

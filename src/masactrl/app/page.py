@@ -92,6 +92,12 @@ def build(studio: Studio) -> gr.Blocks:
                     filled["animate"] = draw_tab(
                         studio, "animate", animate_fields(limits), studio.make_animation, film=True
                     )
+                    # What the example's source shows is not what a visitor's picture shows.
+                    filled["animate"]["photo"].upload(
+                        lambda: "",
+                        outputs=filled["animate"]["source_prompt"],
+                        api_visibility="private",
+                    )
             with gr.Tab("Open a result", id="open"):
                 draw_open_tab(studio, filled, tabs)
         page.unload(_leaver(studio))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from masactrl.app.layout_fields import layouts_in, poses_in
 from masactrl.app.painting import painted_mask
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest
     from masactrl.runs.layout import Layout
     from masactrl.runs.motion import MotionWords
+
+OfPicture: TypeAlias = "tuple[Path, InversionRequest, EditRequest]"
+"""A picture, how it is inverted, and its edit."""
 
 Networks = Mapping[str, str | None]
 """Kind of layout -> what reads it; None is the embedded model's own."""
@@ -84,38 +87,51 @@ def compare_request(
 
 def animate_request(
     values: Mapping[str, Any], networks: Networks = NONE
-) -> tuple[GenerateRequest, Layout, MotionWords]:
+) -> tuple[GenerateRequest | OfPicture, Layout, MotionWords]:
     """Return the request of the tab "Animate", the poses, and what is said of the frames.
+
+    A picture in place of the source's prompt gives the picture and its two requests.
 
     Raises:
         ConfigError: a value is out of its range, or a picture cannot be read.
     """
+    from masactrl.runs.invert import EditRequest
+
     asked = _plain(values)
     asked["target_prompts"] = (asked.pop("target_prompt"),)
     poses, motion = poses_in(asked, networks, asked["height"] or 256)
-    return GenerateRequest(**asked), poses, motion
+    photo, inversion = asked.pop("photo"), asked.pop("inversion")
+    if not photo:
+        return GenerateRequest(**asked), poses, motion
+    inverted = _inversion(asked, inversion)
+    for name in ("seed", "width", "height"):  # a picture has its own noise and size
+        del asked[name]
+    asked["negative_prompt"] = asked["negative_prompt"] or None
+    return (Path(photo), inverted, EditRequest(**asked, compare=False)), poses, motion
 
 
-def edit_requests(
-    values: Mapping[str, Any], networks: Networks = NONE
-) -> tuple[Path, InversionRequest, EditRequest]:
+def _inversion(asked: dict[str, Any], method: str, **own: Any) -> InversionRequest:
+    """Take what belongs to the inversion out of a tab's values."""
+    from masactrl.runs.invert import InversionRequest
+
+    run = {name: asked.pop(name) for name in settings_of(RunSettings)}
+    return InversionRequest(source_prompt=asked.pop("source_prompt"), method=method, **run, **own)
+
+
+def edit_requests(values: Mapping[str, Any], networks: Networks = NONE) -> OfPicture:
     """Return the picture and the two requests of the tab "Edit a photo".
 
     Raises:
         ConfigError: there is no picture, or a value is out of its range.
     """
-    from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest
+    from masactrl.runs.invert import EditMasks, EditRequest
 
     asked = _plain(values)
     if not asked["picture"]:
         raise ConfigError("There is no picture; choose one first.")
     picture = Path(asked.pop("picture"))
-    inversion = InversionRequest(
-        source_prompt=asked.pop("source_prompt"),
-        method=asked.pop("inversion"),
-        noise_shift=asked.pop("noise_shift") or None,
-        **{name: asked.pop(name) for name in settings_of(RunSettings)},
-    )
+    method, shift = asked.pop("inversion"), asked.pop("noise_shift") or None
+    inversion = _inversion(asked, method, noise_shift=shift)
     source, target = asked.pop("source_word").strip(), asked.pop("target_word").strip()
     mask, painted = asked.pop("mask"), painted_mask(asked.pop("painted"))
     threshold = asked.pop("mask_threshold")

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +30,14 @@ from masactrl.pictures.overlays import MaskedPicture, masks_figure
 from masactrl.rerun.kinds import command_line
 from masactrl.runs.generate import generate
 from masactrl.runs.recipe import Recipe, find_recipe
+from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import SHEET, write_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.runs.invert import EditRequest, EditResult
-    from masactrl.runs.request import GenerateRequest
+    from masactrl.runs.invert import EditRequest, EditResult, EditSession, InversionRequest
     from masactrl.runs.result import GenerateResult
     from masactrl.studies.attention import AttentionView
 
@@ -213,23 +213,28 @@ class Studio:
     def make_animation(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Animate"."""
         from masactrl.app.parts import can_write_mp4
-        from masactrl.studies.animate import ANIMATION, generated_run
+        from masactrl.studies.animate import ANIMATION, edited_run, generated_run
         from masactrl.studies.animate_files import film
 
         request, poses, motion = requests.animate_request(values, self.networks)
-        steps = request.resolve(self.model.preset).steps
+        own: dict[str, Any] = {
+            "fps": motion.fps,
+            "batch": motion.batch,
+            "first_frame": motion.first_frame,
+            "words": motion.poses,
+        }
         batches = -(-len(poses.pictures) // motion.batch)
         with self._running(session) as (visit, folder), noted() as said:
-            run = generated_run(
-                self.model,
-                request,
-                poses,
-                fps=motion.fps,
-                batch=motion.batch,
-                first_frame=motion.first_frame,
-                words=motion.poses,
-                on_step=visit.told(report, steps * (1 + batches)),
-            )
+            if isinstance(request, GenerateRequest):
+                steps = request.resolve(self.model.preset).steps
+                told = visit.told(report, steps * (1 + batches))
+                run = generated_run(self.model, request, poses, on_step=told, **own)
+            else:
+                picture, inversion, edit = request
+                steps = inversion.steps or self.model.preset.steps
+                told = visit.told(report, steps * (2 + batches))
+                source = self._inverted(visit, picture, inversion, told)
+                run = edited_run(source, edit, poses, on_step=told, **own)
             mp4 = ("mp4",) if can_write_mp4() else ()
             made = film(run, folder, films=("gif", *mp4))
         recipe = run.recipe(ANIMATION)
@@ -245,27 +250,21 @@ class Studio:
 
     def make_edit(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Edit a photo"; the same picture is inverted once for many prompts."""
-        from masactrl.models.origin import file_hash
-        from masactrl.runs.invert import invert, plan
+        from masactrl.runs.invert import plan
         from masactrl.studies.attention import run_watched
 
         picture, inversion, request = requests.edit_requests(values, self.networks)
         steps = inversion.steps or self.model.preset.steps
         calls = plan(self.model, picture, inversion, request).calls
-        key = (file_hash(picture), inversion)
         with self._running(session) as (visit, folder), noted() as said:
-            kept = visit.inverted is not None and visit.inverted[0] == key
-            told = visit.told(report, calls if kept else calls + steps)
-            if visit.inverted is None or not kept:
-                visit.inverted = None
-                inverted = invert(self.model, picture, inversion, on_step=lambda *_: told(None))
-                visit.inverted = (key, inverted)
+            told = visit.told(report, calls + steps * (not visit.keeps(picture, inversion)))
+            source = self._inverted(visit, picture, inversion, told)
             visit.watched.pop("edit", None)
             if _looks(self.model, request):
-                result, view = run_watched(visit.inverted[1], request, on_step=told)
+                result, view = run_watched(source, request, on_step=told)
                 visit.watched["edit"] = _watched(result, view, folder)
             else:
-                result = visit.inverted[1].edit(request, on_step=told)
+                result = source.edit(request, on_step=told)
             paths = result.save(folder)
             more = _mask_files(result, folder, values)
         quality = result.quality.psnr
@@ -320,6 +319,20 @@ class Studio:
     def _note(self, seconds: float, warnings: Sequence[str]) -> str:
         preset = f"{self.model.name} on {self.model.pipeline._execution_device.type}"
         return " ".join([f"{preset}, {seconds:.1f} s.", *warnings])
+
+    def _inverted(
+        self, visit: Visit, picture: Path, inversion: InversionRequest, told: Callable[[Any], None]
+    ) -> EditSession:
+        """Return the visitor's picture inverted, once for many runs."""
+        from masactrl.runs.invert import invert
+
+        key = visit.key(picture, inversion)
+        if visit.inverted is not None and visit.inverted[0] == key:
+            return visit.inverted[1]
+        visit.inverted = None
+        made = invert(self.model, picture, inversion, on_step=told)
+        visit.inverted = (key, made)
+        return made
 
     def _visit(self, session: str) -> Visit:
         visit = self._visits.get(session)

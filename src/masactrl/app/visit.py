@@ -15,7 +15,7 @@ from masactrl.errors import ControlWarning, MasaCtrlError, out_of_memory
 
 if TYPE_CHECKING:
     from masactrl.app.watched import Watched
-    from masactrl.runs.invert import EditSession
+    from masactrl.runs.invert import EditSession, InversionRequest
 
 __all__ = ["Made", "Report", "Running", "Stopped", "Visit", "noted"]
 
@@ -75,6 +75,17 @@ class Visit:
     since: int = 0
     inverted: tuple[tuple[Any, ...], EditSession] | None = None
     watched: dict[str, Watched] = field(default_factory=dict)
+
+    @staticmethod
+    def key(picture: Path, inversion: InversionRequest) -> tuple[Any, ...]:
+        """Return what `inverted` is kept by."""
+        from masactrl.models.origin import file_hash
+
+        return file_hash(picture), inversion
+
+    def keeps(self, picture: Path, inversion: InversionRequest) -> bool:
+        """Whether the last inverted picture is this one, inverted in this way."""
+        return self.inverted is not None and self.inverted[0] == self.key(picture, inversion)
 
     def check(self) -> None:
         """End the run at hand if it was stopped since it was asked for.
