@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from masactrl import generate
-from masactrl.cli import doctor, main
+from masactrl.cli import doctor, doctor_speed, main
 from masactrl.models import LoadedModel
 from masactrl.models.locate import locate
 
@@ -48,13 +48,17 @@ def test_a_model_that_draws_something_else_is_not_well(
 @pytest.mark.parametrize(
     ("seconds", "state", "said"),
     [
-        ((2.0, 1.0), doctor.State.GOOD, "a step is 2.00 times as fast with --dtype bfloat16; pict"),
-        ((1.0, 2.0), doctor.State.NOTE, "a step is 0.50 times as fast: it does not pay here"),
+        (
+            (2.0, 1.0),
+            doctor_speed.State.GOOD,
+            "a step is 2.00 times as fast with --dtype bfloat16; pict",
+        ),
+        ((1.0, 2.0), doctor_speed.State.NOTE, "a step is 0.50 times as fast: it does not pay here"),
     ],
 )
 def test_bfloat16_is_measured(
     seconds: tuple[float, float],
-    state: doctor.State,
+    state: doctor_speed.State,
     said: str,
     model: LoadedModel,
     monkeypatch: pytest.MonkeyPatch,
@@ -63,12 +67,12 @@ def test_bfloat16_is_measured(
     monkeypatch.setattr(
         "masactrl.models.load_pipeline", lambda *args, **kwargs: replace(model, pipeline=fast)
     )
-    assert doctor._call(model) > 0
+    assert doctor_speed._call(model) > 0
     took = {"float32": seconds[0], "bfloat16": seconds[1]}
-    monkeypatch.setattr(doctor, "_call", lambda asked: took[asked.dtype])
-    monkeypatch.setattr(doctor, "ASKED", replace(doctor.ASKED, steps=2))
-    made = tuple(generate(model, doctor.ASKED).pictures().values())
-    found = doctor.half(model, made)
+    monkeypatch.setattr(doctor_speed, "_call", lambda asked: took[asked.dtype])
+    monkeypatch.setattr(doctor_speed, "ASKED", replace(doctor_speed.ASKED, steps=2))
+    made = tuple(generate(model, doctor_speed.ASKED).pictures().values())
+    found = doctor_speed.half(model, made)
     assert (found.state, found.seen[: len(said)]) == (state, said)
 
 
@@ -103,7 +107,7 @@ def test_a_port_in_use_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None
 def test_compiling_pays_from_some_run_on(
     first: float, before: float, after: float, said: str
 ) -> None:
-    assert doctor.pays_after(first, before, after) == said
+    assert doctor_speed.pays_after(first, before, after) == said
 
 
 def test_compiling_is_measured(
@@ -120,7 +124,7 @@ def test_compiling_is_measured(
         return SimpleNamespace(seconds=2.0 if slow else 1.0)
 
     monkeypatch.setattr("masactrl.models.load_pipeline", load)
-    monkeypatch.setattr(doctor, "generate", run)
+    monkeypatch.setattr(doctor_speed, "generate", run)
     assert main(["doctor", "--no-draw", "--compile", "--device", "cpu", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["checks"][-1]
     assert (told["name"], loaded) == ("compile kernels", ["none", "kernels"])

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import platform
 import shutil
-import time
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,20 +18,18 @@ from rich.text import Text
 from masactrl._version import __version__
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.declared import Given, only, takes
+from masactrl.cli.doctor_speed import ASKED, Check, State, compiling, half
 from masactrl.cli.output import Output
 from masactrl.errors import MasaCtrlError
 from masactrl.runs.generate import generate
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.recipe import versions
-from masactrl.runs.request import GenerateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import torch
-    from PIL import Image
 
-    from masactrl.models import LoadedModel
 
 EXTRAS = {
     "app": ("gradio", "the studio in the browser"),
@@ -48,34 +43,8 @@ EXTRAS = {
 }
 """Extra -> the package that tells whether it is installed, and what it is for."""
 
-ASKED = GenerateRequest(
-    source_prompt="a cat standing in the snow, facing left",
-    target_prompts=("a cat running in the snow, facing left",),
-    seed=3,
-    steps=12,
-)
-"""What the embedded model is asked for; the inspector says whether it is there."""
-
 _SPECIES, _PLACE = "cat", "snow"
-_PAYS = 1.1  # times as fast, from which on another precision is worth a word
 _LITTLE = 2**30  # bytes; with less free memory even the embedded model becomes uncertain
-
-
-class State(StrEnum):
-    """How a check ended."""
-
-    GOOD = "good"
-    NOTE = "note"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One line of the report: what was looked at, how it is, and what was seen."""
-
-    name: str
-    state: State
-    seen: str
 
 
 @takes(only(ModelSpec, "device"), only(Output, "as_json"))
@@ -247,77 +216,6 @@ def drawing(device: str) -> Iterator[Check]:
     )
     if device == "cpu" or (device == "auto" and str(model.pipeline.device) == "cpu"):
         yield half(model, pictures)
-
-
-def half(model: LoadedModel, pictures: Sequence[Image.Image]) -> Check:
-    """Say what bfloat16 saves on this processor, and how far its pictures are from float32's.
-
-    Args:
-        model: in float32.
-        pictures: that it made of what is `ASKED`.
-    """
-    from masactrl.models import load_pipeline
-    from masactrl.runs.reconstruction import psnr
-
-    fast = load_pipeline("puppets", device="cpu", dtype="bfloat16")
-    # In turns, so that a busy machine is busy for both; the least is what was disturbed least.
-    turns = [(_call(model), _call(fast)) for _ in range(4)][1:]
-    before, after = (min(times) for times in zip(*turns, strict=True))
-    gain = before / after
-    if gain < _PAYS:
-        seen = f"a step is {gain:.2f} times as fast: it does not pay here"
-        return Check(name="bfloat16 pays", state=State.NOTE, seen=seen)
-    made = generate(fast, ASKED).pictures().values()
-    apart = [psnr(one, other) for one, other in zip(pictures, made, strict=True)]
-    return Check(
-        name="bfloat16 pays",
-        state=State.GOOD,
-        seen=f"a step is {gain:.2f} times as fast with --dtype bfloat16; pictures are "
-        f"{min(apart):.0f} to {max(apart):.0f} dB from those of float32",
-    )
-
-
-def _call(model: LoadedModel) -> float:
-    """Seconds of one step of two pictures with guidance."""
-    import torch
-
-    unet = model.pipeline.unet
-    width = unet.config.cross_attention_dim
-    shape = (4, unet.config.in_channels, *(2 * [unet.config.sample_size]))
-    z, words = torch.zeros(shape, dtype=unet.dtype), torch.zeros(4, 77, width, dtype=unet.dtype)
-    started = time.perf_counter()
-    with torch.no_grad():
-        unet(z, 500, encoder_hidden_states=words)
-    return time.perf_counter() - started
-
-
-def compiling(device: torch.device) -> Iterator[Check]:
-    """Measure what compiling the embedded model costs, and after how many pictures it is saved."""
-    from masactrl.models import load_pipeline
-
-    plain = load_pipeline("puppets", device=str(device))
-    generate(plain, ASKED)  # the first call of a process is slow
-    for way in ("graphs", "kernels") if device.type == "cuda" else ("kernels",):
-        fast = load_pipeline("puppets", device=str(device), compiled=way)
-        first = generate(fast, ASKED).seconds
-        # In turns, so that a busy machine is busy for both.
-        runs = [(generate(plain, ASKED).seconds, generate(fast, ASKED).seconds) for _ in range(3)]
-        before, after = (min(times) for times in zip(*runs, strict=True))
-        yield Check(
-            name=f"compile {way}",
-            state=State.GOOD if after < before else State.NOTE,
-            seen=f"{before:.2f} s a run become {after:.2f} s, the first takes {first:.1f} s: "
-            + pays_after(first, before, after),
-        )
-
-
-def pays_after(first: float, before: float, after: float) -> str:
-    """Say after how many runs a first slow one is made up for, from seconds of a run."""
-    saved = before - after
-    if saved < before / 50:
-        return "it does not pay here"
-    # n runs are first + (n - 1) after instead of n before.
-    return f"it pays from run {max(1, math.ceil((first - after) / saved))} on"
 
 
 def _size(count: float) -> str:
