@@ -74,6 +74,8 @@ def _print(plan: Mapping[str, Any]) -> None:
     console = output()
     lines = [f"model: {plan['model']}", f"seeds: {', '.join(map(str, plan['seeds']))}"]
     for name, value in plan["settings"].items():
+        if value in ("", ()) or (name, value) == ("start_at", None):  # not asked for
+            continue
         shown = "; ".join(map(str, value)) if isinstance(value, tuple) else value
         lines.append(f"{name.replace('_', ' ')}: {OF_MODEL if value is None else shown}")
     count = plan["pictures_at_once"]
