@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 
 RIVALS = ("prompt-to-prompt", "plug-and-play")
+"""Methods that are given the layout, too, where none are named."""
+
+_TOLD = ("overlap", "joints", "identity", "background", "passed")  # on the terminal
 
 
 def measured_layouts(
@@ -84,9 +87,6 @@ def measured_layouts(
         "failed": sum("error" in row for row in rows),
     }
     return facts, means, None
-
-
-_TOLD = ("overlap", "joints", "identity", "background", "passed")
 
 
 def measured_animations(

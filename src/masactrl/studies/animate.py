@@ -17,19 +17,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from masactrl.attention import Rows, SourceFeatures
 from masactrl.errors import ConfigError, ControlWarning
-from masactrl.layouts.attach import attach_layouts
-from masactrl.methods import MasaCtrl
 from masactrl.models.drawing import first_level_warning
 from masactrl.pictures.images import Tile, contact_sheet
-from masactrl.runs.generate import painter
-from masactrl.runs.layout import guides_of
 from masactrl.runs.prompts import prompt_warnings
 from masactrl.runs.recipe import Recipe, stated_model
-from masactrl.runs.running import running
+from masactrl.studies.animate_frames import Frames, FromPicture, FromWords
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,14 +34,13 @@ if TYPE_CHECKING:
     from masactrl.runs.generate import StepRecord
     from masactrl.runs.layout import Layout
     from masactrl.runs.recipe import InputStated, ModelStated
-    from masactrl.runs.request import GenerateRequest, ResolvedRequest
+    from masactrl.runs.request import GenerateRequest
     from masactrl.runs.session import EditSession
 
 __all__ = [
     "ANIMATION",
     "Animation",
     "AnimationRun",
-    "Frames",
     "animate",
     "animate_edited",
     "edited_run",
@@ -60,18 +54,6 @@ ANIMATION: Final = "animation"
 
 _COLUMNS: Final = 8  # of the sheet of frames
 _HIGHEST: Final = 8192  # pixels of that sheet
-
-
-class Frames(Protocol):
-    """What draws an animation, a few frames at once."""
-
-    def source(self) -> Image.Image:
-        """Return the source; called once, before any frame."""
-        ...
-
-    def draw(self, numbers: range) -> tuple[Image.Image, ...]:
-        """Return the frames of these numbers, from 0, which are one batch."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +290,7 @@ def generated_run(
         model=stated_model(model),
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
-        frames=_FromWords(model, settings, poses, first_frame, on_step),
+        frames=FromWords(model, settings, poses, first_frame, on_step),
     )
 
 
@@ -341,7 +323,7 @@ def edited_run(
         device=model.pipeline._execution_device.type,
         dtype=model.dtype,
         inputs=session.stated,
-        frames=_FromPicture(session, replace(request, compare=False), poses, first_frame, on_step),
+        frames=FromPicture(session, replace(request, compare=False), poses, first_frame, on_step),
     )
 
 
@@ -350,115 +332,3 @@ def _check(request: GenerateRequest | EditRequest) -> None:
         raise ConfigError("An animation has one target prompt, that of every frame.")
     if request.method != "masactrl" or request.layouts:
         raise ConfigError("An animation is by masactrl, and its layouts are the poses.")
-
-
-class _FromWords:
-    """Frames of a source that is made from its prompt."""
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        settings: ResolvedRequest,
-        poses: Layout,
-        first_frame: bool,
-        on_step: Callable[[StepRecord], None] | None,
-    ) -> None:
-        self._model, self._settings, self._poses = model, settings, poses
-        self._both = first_frame
-        self._control = MasaCtrl.of(settings)
-        with running(model, settings):
-            self._pictures = painter(model, settings, on_step)
-        self._networks: dict[tuple[str, str | None], Any] = {}
-        # In the host's memory, as edits keep their sources, and as it is: every bit counts.
-        self._recorded = SourceFeatures(device="cpu")
-        self._first: Image.Image | None = None
-        self._led(range(1))  # a pose that does not fit is said at once
-
-    def source(self) -> Image.Image:
-        settings, pipeline, control = self._settings, self._model.pipeline, self._control
-        prompts = [settings.source_prompt]
-        with running(self._model, settings):
-            if not self._both:
-                with control.record(pipeline, device="cpu") as self._recorded:
-                    (source,) = self._pictures(prompts)
-                return source
-            with (
-                attach_layouts(pipeline, self._led(range(1), source=True), images=2),
-                control.attach(pipeline, Rows.one_source(targets=1), record=self._recorded),
-            ):
-                source, self._first = self._pictures([*prompts, *settings.target_prompts])
-            return source
-
-    def draw(self, numbers: range) -> tuple[Image.Image, ...]:
-        return _after_first(self._first, numbers, self._drawn)
-
-    def _drawn(self, numbers: range) -> tuple[Image.Image, ...]:
-        count, pipeline = len(numbers), self._model.pipeline
-        rows = Rows.from_cache(targets=count, sources=1 + self._both)
-        with (
-            running(self._model, self._settings),
-            attach_layouts(pipeline, self._led(numbers), images=count),
-            self._control.attach(pipeline, rows, source=self._recorded),
-        ):
-            return self._pictures(list(self._settings.target_prompts) * count)
-
-    def _led(self, numbers: range, *, source: bool = False) -> list[Any]:
-        images = [*([0] if source else []), *(number + 1 for number in numbers)]
-        return guides_of(
-            self._model,
-            [self._poses],
-            size=(self._settings.height, self._settings.width),
-            images=images,
-            targets=len(self._poses.pictures),
-            networks=self._networks,
-        )
-
-
-class _FromPicture:
-    """Frames of a picture that was inverted: edits, a batch of targets each."""
-
-    def __init__(
-        self,
-        session: EditSession,
-        request: EditRequest,
-        poses: Layout,
-        first_frame: bool,
-        on_step: Callable[[StepRecord], None] | None,
-    ) -> None:
-        self._session, self._request, self._poses = session, request, poses
-        self._both, self._on_step = first_frame, on_step
-        self._beside: SourceFeatures | None = None
-        self._first: Image.Image | None = None
-
-    def source(self) -> Image.Image:
-        if self._both:
-            recorded = SourceFeatures(device="cpu")
-            (self._first,) = self._drawn(range(1), record=recorded)
-            self._beside = recorded
-        return self._session.picture
-
-    def draw(self, numbers: range) -> tuple[Image.Image, ...]:
-        return _after_first(self._first, numbers, self._drawn)
-
-    def _drawn(
-        self, numbers: range, record: SourceFeatures | None = None
-    ) -> tuple[Image.Image, ...]:
-        shown = tuple(self._poses.pictures[number] for number in numbers)
-        asked = replace(
-            self._request,
-            target_prompts=self._request.target_prompts * len(numbers),
-            layouts=(replace(self._poses, pictures=shown, stated=()),),
-        )
-        made = self._session.edit(asked, beside=self._beside, record=record, on_step=self._on_step)
-        return tuple(target.controlled for target in made.targets)
-
-
-def _after_first(
-    first: Image.Image | None,
-    numbers: range,
-    draw: Callable[[range], tuple[Image.Image, ...]],
-) -> tuple[Image.Image, ...]:
-    """The frames of these numbers, of which the first may be there already."""
-    if first is None or 0 not in numbers:
-        return draw(numbers)
-    return (first, *(draw(numbers[1:]) if len(numbers) > 1 else ()))
