@@ -32,7 +32,7 @@ from masactrl.rerun.kinds import RerunInputs, rerun_recipe
 from masactrl.runs.batch import source_condition, target_conditions
 from masactrl.runs.layout import Layout, PicturesWhenWanted, guides_of
 from masactrl.runs.motion import GAIT_NAMES, MotionWords
-from masactrl.studies.animate import animate, animate_edited, frame_name, generated_run
+from masactrl.studies.animate import animate, animation_run, frame_name
 from masactrl.studies.animate_files import Film, film, write_film
 
 
@@ -111,7 +111,7 @@ def filmed(tiny: tuple[LoadedModel, str], folder: Path, count: int = 3, **option
     model, network = tiny
     poses = Layout(kind="x", pictures=pictures(count), model=network)
     own = {name: options.pop(name) for name in ("first_frame",) if name in options}
-    run = generated_run(model, REQUEST, poses, fps=8, batch=2, words="walk", **own)
+    run = animation_run(model, REQUEST, poses, fps=8, batch=2, words="walk", **own)
     drawn, draw = options.pop("drawn", []), run.frames.draw
 
     def told(numbers: range) -> tuple[Image.Image, ...]:
@@ -174,7 +174,7 @@ def test_memory_holds_one_batch_of_frames_and_poses(
             return tuple(poses.pictures[number] for number in numbers)
 
     poses = Layout(kind="x", pictures=PicturesWhenWanted(8, made), model=tiny[1])
-    run = replace(generated_run(tiny[0], REQUEST, poses, fps=8, batch=2), frames=Drawn())
+    run = replace(animation_run(tiny[0], REQUEST, poses, fps=8, batch=2), frames=Drawn())
     most.clear()
     film(run, tmp_path, films=("webp",), on_frames=lambda _: count())
     # A batch, and the one before it until its name is given to the next.
@@ -240,7 +240,7 @@ def test_files_recipes_and_a_frame_again(tiny: tuple[LoadedModel, str], tmp_path
         picture.save(folder / f"{number}.png")
     words = MotionWords(poses=str(folder), kind="x", layout_model=(f"x={network}",), batch=2)
     poses = words.layout("a cat", 64)
-    run = generated_run(model, REQUEST, poses, fps=8, batch=2, first_frame=True, words=words.poses)
+    run = animation_run(model, REQUEST, poses, fps=8, batch=2, first_frame=True, words=words.poses)
     film(run, tmp_path / "out")
     made = Image.open(tmp_path / "out" / "frame0003.png")
     recipe = run.recipe("frame0003")
@@ -276,7 +276,7 @@ def test_a_film_gives_the_poses_and_a_frame_comes_again(
         with Image.open(files[number]) as drawn:
             near = np.abs(pixels(poses.pictures[number]) - pixels(drawn.convert("RGB"))).mean()
         assert near < 8
-    run = generated_run(model, REQUEST, poses, fps=8, batch=2, words=words.poses)
+    run = animation_run(model, REQUEST, poses, fps=8, batch=2, words=words.poses)
     film(run, tmp_path / "out")
     recipe, networks = run.recipe("frame0004"), {"x": network}
     assert [one.name for one in recipe.inputs] == ["poses.mp4"]
@@ -343,15 +343,12 @@ def test_frames_of_a_picture_read_the_first_one_as_in_one_batch(
         mode="cached",
     )
     session = invert(model, pictures(1)[0], InversionRequest(steps=3))
-    plain = animate_edited(session, request, poses, batch=2)
-    both = animate_edited(session, request, poses, batch=2, first_frame=True)
-    assert (
-        both.frames[0].tobytes()
-        == animate_edited(session, request, poses, batch=1).frames[0].tobytes()
-    )
+    plain = animate(session, request, poses, batch=2)
+    both = animate(session, request, poses, batch=2, first_frame=True)
+    assert both.frames[0].tobytes() == animate(session, request, poses, batch=1).frames[0].tobytes()
     for one, other in zip(plain.frames[1:], both.frames[1:], strict=True):
         assert np.abs(pixels(one) - pixels(other)).mean() > 0.5
-    again = animate_edited(session, request, poses, batch=2, first_frame=True, only=[1])
+    again = animate(session, request, poses, batch=2, first_frame=True, only=[1])
     assert again.frames[0].tobytes() == both.frames[2].tobytes()
 
     trajectory, pipeline = session.trajectory, model.pipeline

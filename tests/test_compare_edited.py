@@ -105,7 +105,7 @@ def test_the_command_line(
         made = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in "ab"]
         assert made[0] == made[1]
     for change, sentence in (
-        (["--size", "32x32"], "a picture has its own"),
+        (["--size", "32x32"], "it has its own"),
         (["--method", "magic"], "method='magic'"),
         (["--start-step", "9"], "0 to 1"),
     ):
@@ -114,4 +114,4 @@ def test_the_command_line(
     assert main(["compare", str(tmp_path / "none.png"), "--to", "a dog"]) == 2
     assert "There is no file" in capsys.readouterr().err
     assert main(["compare", "a cat", "--to", "a dog", "--from", "a cat"]) == 2
-    assert "belong to a picture" in capsys.readouterr().err
+    assert "--from belongs to a picture" in capsys.readouterr().err

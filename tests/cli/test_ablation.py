@@ -44,7 +44,7 @@ def test_of_a_picture_with_a_word(model_folder: Path, tmp_path: Path) -> None:
     ("source", "more", "sentence"),
     [
         ("a cat", ("--from", "a cat"), "--from belongs to a picture"),
-        ("photo.png", ("--seed", "3"), "--seed belongs to a prompt"),
+        ("photo.png", ("--seed", "3"), "direct has no use for it"),
         ("a cat", ("--to", "a bird"), "one --to and 2 were given"),
     ],
 )

@@ -15,6 +15,7 @@ from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import settings_of
 from masactrl.settings.shared import RunSettings
 from masactrl.studies.axes import Axes
+from masactrl.studies.source import Asked
 
 if TYPE_CHECKING:
     from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest
@@ -87,10 +88,8 @@ def compare_request(
 
 def animate_request(
     values: Mapping[str, Any], networks: Networks = NONE
-) -> tuple[GenerateRequest | OfPicture, Layout, MotionWords]:
-    """Return the request of the tab "Animate", the poses, and what is said of the frames.
-
-    A picture in place of the source's prompt gives the picture and its two requests.
+) -> tuple[Asked, Layout, MotionWords]:
+    """Return what the tab "Animate" asks, the poses, and what is said of the frames.
 
     Raises:
         ConfigError: a value is out of its range, or a picture cannot be read.
@@ -102,12 +101,13 @@ def animate_request(
     poses, motion = poses_in(asked, networks, asked["height"] or 256)
     photo, inversion = asked.pop("photo"), asked.pop("inversion")
     if not photo:
-        return GenerateRequest(**asked), poses, motion
+        return Asked(request=GenerateRequest(**asked)), poses, motion
     inverted = _inversion(asked, inversion)
     for name in ("seed", "width", "height"):  # a picture has its own noise and size
         del asked[name]
     asked["negative_prompt"] = asked["negative_prompt"] or None
-    return (Path(photo), inverted, EditRequest(**asked, compare=False)), poses, motion
+    edit = EditRequest(**asked, compare=False)
+    return Asked(request=edit, picture=Path(photo), inversion=inverted), poses, motion
 
 
 def _inversion(asked: dict[str, Any], method: str, **own: Any) -> InversionRequest:

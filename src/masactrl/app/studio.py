@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from masactrl.runs.invert import EditRequest, EditResult, EditSession, InversionRequest
     from masactrl.runs.result import GenerateResult
     from masactrl.studies.attention import AttentionView
+    from masactrl.studies.source import Source
 
 POOR_DB = 20.0
 """PSNR of a reconstruction below which the page says that it is poor."""
@@ -213,28 +214,30 @@ class Studio:
     def make_animation(self, session: str, values: Mapping[str, Any], report: Report) -> Made:
         """Run the tab "Animate"."""
         from masactrl.app.parts import can_write_mp4
-        from masactrl.studies.animate import ANIMATION, edited_run, generated_run
+        from masactrl.studies.animate import ANIMATION, animation_run
         from masactrl.studies.animate_files import film
+        from masactrl.studies.source import study_of
 
-        request, poses, motion = requests.animate_request(values, self.networks)
-        own: dict[str, Any] = {
-            "fps": motion.fps,
-            "batch": motion.batch,
-            "first_frame": motion.first_frame,
-            "words": motion.poses,
-        }
+        asked, poses, motion = requests.animate_request(values, self.networks)
         batches = -(-len(poses.pictures) // motion.batch)
         with self._running(session) as (visit, folder), noted() as said:
-            if isinstance(request, GenerateRequest):
-                steps = request.resolve(self.model.preset).steps
+            if asked.picture is None or asked.inversion is None:
+                steps = study_of(self.model, asked.request).settings.steps
                 told = visit.told(report, steps * (1 + batches))
-                run = generated_run(self.model, request, poses, on_step=told, **own)
+                source: Source = self.model
             else:
-                picture, inversion, edit = request
-                steps = inversion.steps or self.model.preset.steps
-                told = visit.told(report, steps * (2 + batches))
-                source = self._inverted(visit, picture, inversion, told)
-                run = edited_run(source, edit, poses, on_step=told, **own)
+                told = visit.told(report, asked.inversion_steps(self.model) * (2 + batches))
+                source = self._inverted(visit, asked.picture, asked.inversion, told)
+            run = animation_run(
+                source,
+                asked.request,
+                poses,
+                fps=motion.fps,
+                batch=motion.batch,
+                first_frame=motion.first_frame,
+                words=motion.poses,
+                on_step=told,
+            )
             mp4 = ("mp4",) if can_write_mp4() else ()
             made = film(run, folder, films=("gif", *mp4))
         recipe = run.recipe(ANIMATION)

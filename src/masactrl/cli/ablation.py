@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from masactrl.cli.asked import asked_of
 from masactrl.cli.console import output, quiet_libraries
 from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.output import Output
-from masactrl.cli.parsing import parse_photo
 from masactrl.errors import ConfigError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
@@ -20,9 +20,6 @@ from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder
 from masactrl.settings.shared import RunSettings
-
-if TYPE_CHECKING:
-    from masactrl.studies.source import Request
 
 
 @takes(
@@ -56,33 +53,22 @@ def ablation(
 
     Example: masactrl bench ablation "a cat standing" --to "a cat running" --mask-word cat -o out
     """
-    photo = parse_photo(source)
-    if photo is None and given["from"]:
-        raise ConfigError("--from belongs to a picture, and SOURCE is taken for a prompt.")
-    if photo is not None and given["seed"] is not None:
-        raise ConfigError("--seed belongs to a prompt; a picture has its noise from the inversion.")
     if len(given["to"]) != 1:
         raise ConfigError(f"An ablation has one --to and {len(given['to'])} were given.")
     written = given.build(Output)
     with quiet_libraries():
-        layouts = given.build(LayoutWords).layouts()
-        from masactrl.runs.invert import invert
+        asked = asked_of(given, source, layouts=given.build(LayoutWords).layouts())
+
         from masactrl.studies.ablation import ablate, figure_names
 
         names = figure_names(masks=word is not None)
         prepare_folder(written.out, names, overwrite=written.overwrite)
-        inversion = given.build(InversionRequest, seed=None)
-        request: Request
-        if photo is None:
-            request = given.build(GenerateRequest, source_prompt=source, layouts=layouts)
-        else:
-            request = given.build(EditRequest, seed=None, layouts=layouts)
         # A picture that was inverted without a prompt has no word for its subject.
-        said = word if photo is None or inversion.source_prompt else None
+        said = None if asked.inversion is not None and not asked.inversion.source_prompt else word
         loaded = given.build(ModelSpec).load()
         with _waiting():
-            opened = loaded if photo is None else invert(loaded, photo, inversion)
-            result = ablate(opened, request, words=None if word is None else (said, word))
+            words = None if word is None else (said, word)
+            result = ablate(asked.open(loaded), asked.request, words=words)
         paths = result.save(written.out, overwrite=written.overwrite)
     for path in paths:
         output().print(str(path), highlight=False, soft_wrap=True, markup=False)

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from masactrl.cli.asked import asked_of
 from masactrl.cli.console import finishing, interrupted, output, quiet_libraries
 from masactrl.cli.declared import Given, only, takes, without
 from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import SizeOption
 from masactrl.cli.output import Output
-from masactrl.cli.parsing import parse_photo, parse_size
 from masactrl.errors import ConfigError, MissingExtra
-from masactrl.runs.edit_request import EditRequest
-from masactrl.runs.inversion_request import InversionRequest, draws_noise
+from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.motion import MotionWords
 from masactrl.runs.request import GenerateRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from masactrl.models import LoadedModel
     from masactrl.runs.layout import Layout
     from masactrl.studies.animate import AnimationRun
     from masactrl.studies.animate_files import Film
+    from masactrl.studies.source import Asked
 
 
 @takes(
@@ -60,25 +59,22 @@ def animate(
     --to "a cat in the snow, facing left" --poses walk -o walk
     """
     del config  # was read before the other options
-    photo, motion, written = parse_photo(source), given.build(MotionWords), given.build(Output)
+    motion, written = given.build(MotionWords), given.build(Output)
+    if len(given["to"]) != 1:
+        raise ConfigError(f"An animation has one --to and {len(given['to'])} were given.")
     errors = Console(stderr=True)
     with quiet_libraries():
-        asked = _from_words(given, source, size) if photo is None else _from_photo(given, size)
+        asked = asked_of(given, source, size=size)
 
         from masactrl.studies.animate_files import check_films, film
 
         films, note = _films(motion.films)
         check_films(films)
-        if photo is not None:
-            from masactrl.pictures.input import read_picture
-
-            read_picture(photo)  # so that a file that cannot be read is said at once
-        (prompt,) = _one(given["to"])
-        high = asked.height if isinstance(asked, GenerateRequest) else None
-        poses = motion.layout(prompt, high or 256)
+        high = asked.request.height if isinstance(asked.request, GenerateRequest) else None
+        poses = motion.layout(given["to"][0], high or 256)
         loaded = given.build(ModelSpec).load()
         with finishing(errors) as stopping, _bar(errors) as bar:
-            run = _run(loaded, photo, asked, poses, motion, bar)
+            run = _run(loaded, asked, poses, motion, bar)
             bar.expect(run)
             made = film(
                 run,
@@ -98,60 +94,21 @@ def animate(
         interrupted(f"{made.frames} of {run.count} frames are done; the same command goes on")
 
 
-Asked: TypeAlias = "GenerateRequest | tuple[InversionRequest, EditRequest]"
-
-
-def _one(prompts: list[str]) -> list[str]:
-    if len(prompts) != 1:
-        raise ConfigError(f"An animation has one --to and {len(prompts)} were given.")
-    return prompts
-
-
-def _from_words(given: Given, source: str, size: str | None) -> GenerateRequest:
-    if given["from"] or given["inversion"] != "direct":
-        raise ConfigError(
-            "--from and --inversion belong to a picture, and SOURCE is taken for a prompt; leave "
-            "them out, or give the file of a picture."
-        )
-    width, height = (None, None) if size is None else parse_size(size)
-    return given.build(
-        GenerateRequest,
-        source_prompt=source,
-        seed=given["seed"] or 0,
-        width=width,
-        height=height,
-    )
-
-
-def _from_photo(given: Given, size: str | None) -> tuple[InversionRequest, EditRequest]:
-    if size:
-        raise ConfigError("--size belongs to a source from a prompt, and a picture was given.")
-    drawn = draws_noise(given["inversion"])
-    if given["seed"] is not None and not drawn:
-        raise ConfigError(
-            "--seed belongs to a prompt, or to an inversion that draws noise; leave it out."
-        )
-    return given.build(InversionRequest), given.build(EditRequest, seed=None, compare=False)
-
-
 def _run(
-    model: LoadedModel,
-    photo: Path | None,
-    asked: Asked,
-    poses: Layout,
-    motion: MotionWords,
-    bar: _Bar,
+    model: LoadedModel, asked: Asked, poses: Layout, motion: MotionWords, bar: _Bar
 ) -> AnimationRun:
-    from masactrl.studies.animate import edited_run, generated_run
+    from masactrl.studies.animate import animation_run
 
-    own: dict[str, Any] = {"fps": motion.fps, "batch": motion.batch, "words": motion.poses}
-    own |= {"first_frame": motion.first_frame, "on_step": bar.step}
-    if isinstance(asked, GenerateRequest):
-        return generated_run(model, asked, poses, **own)
-    from masactrl.runs.invert import invert
-
-    session = invert(model, str(photo), asked[0], on_step=bar.step)
-    return edited_run(session, asked[1], poses, **own)
+    return animation_run(
+        asked.open(model, bar.step),
+        asked.request,
+        poses,
+        fps=motion.fps,
+        batch=motion.batch,
+        first_frame=motion.first_frame,
+        words=motion.poses,
+        on_step=bar.step,
+    )
 
 
 class _Bar:
@@ -176,8 +133,9 @@ class _Bar:
             return
         if self._done < 0:
             left = -(-(self._run.count - done) // self._run.batch)
-            before = 1 + (self._run.of == "edit" and self._run.first_frame)
-            steps = self._run.request["steps"] * (before + left)
+            study = self._run.study
+            before = 1 + (study.of == "edit" and self._run.first_frame)
+            steps = study.settings.steps * (before + left)
             self._shown.reset(self._task, total=steps)
         self._done = done
         self._shown.update(self._task, frames=f"{done}/{self._run.count} frames")

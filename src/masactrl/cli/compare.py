@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from masactrl.cli.compare_run import Asked, described, report, show_compare_plan
+from masactrl.cli.asked import asked_of
+from masactrl.cli.compare_run import CompareRun, described, report, show_compare_plan
 from masactrl.cli.console import interrupted, quiet_libraries
 from masactrl.cli.declared import Given, only, takes
 from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import PlanOption, SizeOption
 from masactrl.cli.output import Output
-from masactrl.cli.parsing import parse_photo, parse_size
-from masactrl.errors import ConfigError
 from masactrl.pictures.files import write_text
-from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest, draws_noise
 from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
@@ -26,7 +24,7 @@ from masactrl.settings.shared import CONTROL, RunSettings, parse_options
 from masactrl.studies.compare import COMPARED, COMPARED_FLOWS, COMPARISON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 @takes(
@@ -82,26 +80,35 @@ def compare(
     del config  # was read before the other options
     with quiet_libraries():
         layouts = given.build(LayoutWords).layouts()
-    own = {"target_prompts": (to,), "method": "masactrl", "method_options": (), "layouts": layouts}
-    asked = Asked(
+        # The seed is that of methods that draw noise, too; not every inversion has use for one.
+        drawn = draws_noise(given["inversion"])
+        asked = asked_of(
+            given,
+            source,
+            size=size,
+            inversion={} if drawn else {"seed": None},
+            target_prompts=(to,),
+            method="masactrl",
+            method_options=(),
+            layouts=layouts,
+        )
+    run = CompareRun(
         source=source,
-        request=_photo(given, own, size)
-        if parse_photo(source)
-        else _words(given, source, own, size),
+        asked=asked,
         seed=given["seed"] or 0,
         methods=None if method is None else tuple(method),
         options=_by_method(method_option or ()),
     )
-    asked.check()
+    run.check()
     spec, written = given.build(ModelSpec), given.build(Output)
     if not plan:
-        prepare_folder(written.out, asked.names(), overwrite=written.overwrite)
+        prepare_folder(written.out, run.names(), overwrite=written.overwrite)
     with quiet_libraries():
         loaded = spec.load()
         if plan:
-            show_compare_plan(asked, loaded, written.out, as_json=written.as_json)
+            show_compare_plan(run, loaded, written.out, as_json=written.as_json)
             return
-        result, recipe, stopped = asked.run(loaded)
+        result, recipe, stopped = run.run(loaded)
     kept = recipe if written.metadata else None
     paths = write_pictures(written.out, result.pictures(), kept, prompts=result.prompts())
     write_text(written.out / f"{COMPARISON}.svg", result.to_figure().to_svg())
@@ -112,25 +119,6 @@ def compare(
     if stopped:
         count = len(result.methods())
         interrupted(f"{count} of {count + len(result.unmade)} methods are done")
-
-
-def _words(given: Given, source: str, own: Mapping[str, Any], size: str | None) -> GenerateRequest:
-    if given["from"] or given["inversion"] != "direct":
-        raise ConfigError(
-            "--from and --inversion belong to a picture, and SOURCE is taken for a prompt; leave "
-            "them out, or give the file of a picture."
-        )
-    width, height = (None, None) if size is None else parse_size(size)
-    return given.build(GenerateRequest, source_prompt=source, width=width, height=height, **own)
-
-
-def _photo(
-    given: Given, own: Mapping[str, Any], size: str | None
-) -> tuple[InversionRequest, EditRequest]:
-    if size is not None:
-        raise ConfigError("--size belongs to a prompt; a picture has its own.")
-    seed = given["seed"] if draws_noise(given["inversion"]) else None
-    return given.build(InversionRequest, seed=seed), given.build(EditRequest, **own)
 
 
 def _by_method(words: Sequence[str]) -> dict[str, dict[str, Any]]:

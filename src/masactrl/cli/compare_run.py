@@ -28,56 +28,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from masactrl.models import LoadedModel
-    from masactrl.runs.invert import EditRequest, InversionRequest
     from masactrl.runs.recipe import Recipe
     from masactrl.studies.compare import Comparison
-    from masactrl.studies.source import Source
+    from masactrl.studies.source import Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class CompareRun:
     """What is compared.
 
     Attributes:
         source: as it was given, a prompt or the path of a picture.
-        request: of the pictures from words; of a picture how it is inverted, and its edit.
+        asked: of it.
         seed: of methods that draw noise.
         methods, options: see `masactrl.studies.compare.compare`.
     """
 
     source: str
-    request: GenerateRequest | tuple[InversionRequest, EditRequest]
+    asked: Asked
     seed: int
     methods: tuple[str, ...] | None
     options: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def asked(self) -> GenerateRequest | EditRequest:
-        """The request that says the target."""
-        return self.request[1] if isinstance(self.request, tuple) else self.request
 
     def check(self) -> None:
         """Refuse what cannot be, before a model is loaded; `ConfigError`."""
         for name in self.methods or COMPARED:
             GenerateRequest(source_prompt="-", target_prompts=("-",), method=name)
-        check_compared(self.asked, self.methods or COMPARED, self.options)
-        if isinstance(self.request, tuple):
-            from masactrl.pictures.input import read_picture
-
-            read_picture(self.source)
+        check_compared(self.asked.request, self.methods or COMPARED, self.options)
 
     def names(self) -> list[str]:
         """Return the names of the pictures that will be written."""
         usual = tuple(dict.fromkeys((*COMPARED, *COMPARED_FLOWS)))  # whatever the model will be
         names = [COMPARISON, "source", "fixed-seed", *(self.methods or usual)]
-        return [*names, "reconstruction"] if isinstance(self.request, tuple) else names
+        return names if self.asked.picture is None else [*names, "reconstruction"]
 
-    def of(self, model: LoadedModel) -> Asked:
+    def of(self, model: LoadedModel) -> CompareRun:
         """Return the comparison with the methods of the model's kind, where none are named.
 
         A photo's are left to the study where it may leave some out.
         """
-        if self.methods or (isinstance(self.request, tuple) and model.kind == "diffusion"):
+        if self.methods or (self.asked.picture is not None and model.kind == "diffusion"):
             return self
         return replace(self, methods=compared_by(model))
 
@@ -96,49 +86,45 @@ class Asked:
 
     def calls(self, model: LoadedModel) -> int:
         """Return the denoising steps of all that will be run; raises what that would raise."""
-        from masactrl.runs.invert import plan
         from masactrl.studies.compare import compared_calls
 
-        if not isinstance(self.request, tuple):
-            return self.request.resolve(model.preset).steps * len(self.methods or COMPARED)
-        inversion, request = self.request
-        ask = partial(plan, model, self.source, inversion)
+        request = self.asked.request
+        if isinstance(request, GenerateRequest):
+            return request.resolve(model.preset).steps * len(self.methods or COMPARED)
+        ask = partial(self.asked.plan, model)
         calls = compared_calls(ask, request, methods=self.methods, options=self.options)
-        return (inversion.steps or model.preset.steps) + calls
+        return self.asked.inversion_steps(model) + calls
 
     def _made(self, model: LoadedModel, stop: Callable[[], bool]) -> tuple[Comparison, Recipe]:
-        from masactrl.runs.invert import invert
         from masactrl.studies.compare import compare, comparison_recipe
 
-        source: Source = model
-        seed = self.seed if isinstance(self.request, tuple) else 0
+        seed = 0 if self.asked.picture is None else self.seed
         with progress(Console(stderr=True), "Denoising", self.calls(model)) as on_step:
-            if isinstance(self.request, tuple):
-                source = invert(model, self.source, self.request[0], on_step=on_step)
+            source = self.asked.open(model, on_step)
             result = compare(
                 source,
-                self.asked,
+                self.asked.request,
                 methods=self.methods,
                 options=self.options,
                 seed=seed,
                 on_step=on_step,
                 stop=stop,
             )
-        recipe = comparison_recipe(source, self.asked, **self._told(result), seed=seed)
+        recipe = comparison_recipe(source, self.asked.request, **self._told(result), seed=seed)
         return result, recipe
 
 
-def show_compare_plan(asked: Asked, model: LoadedModel, out: Path, *, as_json: bool) -> None:
+def show_compare_plan(run: CompareRun, model: LoadedModel, out: Path, *, as_json: bool) -> None:
     """Print what a comparison would make and cost; nothing is run."""
-    asked = asked.of(model)
+    run = run.of(model)
     told = {
         "model": model.name,
-        "source": asked.source,
-        "target": asked.asked.target_prompts[0],
-        "methods": list(asked.methods or COMPARED),
-        "steps_in_all": asked.calls(model),
+        "source": run.source,
+        "target": run.asked.request.target_prompts[0],
+        "methods": list(run.methods or COMPARED),
+        "steps_in_all": run.calls(model),
         "folder": str(out),
-        "pictures": [f"{name}.png" for name in asked.names()],
+        "pictures": [f"{name}.png" for name in run.names()],
     }
     if as_json:
         typer.echo(json.dumps({"plan": told}, indent=2))

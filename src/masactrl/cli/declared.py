@@ -39,6 +39,11 @@ class Given:
     def __getitem__(self, flag: str) -> Any:
         return self._values[parameter_of(flag)]
 
+    def changed(self, declared: Declared) -> bool:
+        """Whether an option was given another value than it has by itself."""
+        value = self._values.get(parameter_of(declared.flag))
+        return value is not None and value != declared.default
+
     def values(self, owner: type) -> dict[str, Any]:
         """Field of ``owner`` -> value, of those that were given, or have a default here."""
         found = {}

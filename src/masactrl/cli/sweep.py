@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from masactrl.cli.asked import asked_of
 from masactrl.cli.console import quiet_libraries
-from masactrl.cli.declared import Given, only, parameter_of, takes, without
+from masactrl.cli.declared import Given, only, parameter_of, takes
 from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import PlanOption, SizeOption
 from masactrl.cli.output import Output
-from masactrl.cli.parsing import parse_size
 from masactrl.cli.sweep_run import SweepRun, run_sweeps, show_sweep_plans
 from masactrl.errors import ConfigError
 from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
-from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from masactrl.cli.sweep_run import Asked
     from masactrl.studies.axes import Axes
-
-_OF_PICTURES = {
-    "shown": "--from",
-    "inversion": "--inversion",
-    "source_cfg": "--source-cfg",
-    "replay": "--replay",
-    "iterations": "--iterations",
-    "fresh_steps": "--fresh-steps",
-    "noise_shift": "--noise-shift",
-    "fit": "--fit",
-}
-"""What belongs to a picture that is inverted, and not to --source."""
+    from masactrl.studies.source import Asked
 
 
 @takes(
-    only(EditRequest, "target_prompts", "guidance_scale", "form", "strength"),
-    without(InversionRequest, "seed"),
+    only(EditRequest, "target_prompts", "guidance_scale", "form", "strength", "negative_prompt"),
+    InversionRequest,
     LayoutWords,
     ModelSpec,
     Output,
@@ -67,22 +55,6 @@ def sweep(
             metavar="PROMPT",
             help="Make the source from this prompt, in place of a picture.",
             show_default="none",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the start noise of --source, or of an inversion that draws noise; 0 to "
-            "2**63 - 1.",
-            show_default="0",
-        ),
-    ] = None,
-    negative: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PROMPT",
-            help="What no target should show; with --source no picture.",
-            show_default="nothing, or the inversion's",
         ),
     ] = None,
     size: SizeOption = None,
@@ -110,21 +82,14 @@ def sweep(
     from masactrl.studies.sweep_result import SWEEP, sweep_names
 
     picture, axes = _picture(words), parse_axes([word for word in words if _is_axis(word)])
-    _check_source(context, picture, source, size)
+    if (picture is None) == (source is None):
+        one = "Neither is" if source is None else "Both are"
+        raise ConfigError(f"The source is a picture or --source PROMPT. {one} given; give one.")
     spec, written = given.build(ModelSpec), given.build(Output)
     with quiet_libraries():
-        asked: Asked
-        if picture is None:
-            asked = _generated(given, source or "", seed, negative, size)
-        else:
-            from masactrl.pictures.input import read_picture
-
-            read_picture(picture)  # so that a file that cannot be read is said at once
-            inversion = given.build(InversionRequest, seed=seed)
-            layouts = given.build(LayoutWords).layouts()
-            request = given.build(EditRequest, negative_prompt=negative, layouts=layouts)
-            asked = (picture, inversion, request)
-        kinds = [type(one) for one in asked[1:]] if isinstance(asked, tuple) else [type(asked)]
+        layouts = given.build(LayoutWords).layouts()
+        asked = asked_of(given, picture or source or "", size=size, layouts=layouts)
+        kinds = [type(one) for one in (asked.inversion, asked.request) if one is not None]
         _check_others(context, axes, *kinds)
         runs = [
             SweepRun(values=one, asked=_with(asked, one), out=written.out / grid_name(one))
@@ -157,42 +122,10 @@ def _check_others(context: typer.Context, axes: Axes, *requests: type) -> None:
 def _with(asked: Asked, values: Mapping[str, Any]) -> Asked:
     from masactrl.studies.sweep_grids import with_values
 
-    if not isinstance(asked, tuple):
-        return with_values(asked, values)
-    picture, inversion, edit = asked
-    return picture, with_values(inversion, values), with_values(edit, values)
-
-
-def _check_source(
-    context: typer.Context, picture: Path | None, source: str | None, size: str | None
-) -> None:
-    """Refuse two sources or none, and what belongs to the other kind of source."""
-    if (picture is None) == (source is None):
-        given = "Neither is" if source is None else "Both are"
-        raise ConfigError(f"The source is a picture or --source PROMPT. {given} given; give one.")
-    if picture is not None:
-        if size is not None:
-            raise ConfigError("--size belongs to --source; results have the size of the picture.")
-        return
-    for name, flag in _OF_PICTURES.items():
-        said = context.get_parameter_source(name)
-        if said is not None and said.name != "DEFAULT":
-            raise ConfigError(f"{flag} belongs to a picture, and --source was given; leave it out.")
-
-
-def _generated(
-    given: Given, source: str, seed: int | None, negative: str | None, size: str | None
-) -> GenerateRequest:
-    width, height = (None, None) if size is None else parse_size(size)
-    return given.build(
-        GenerateRequest,
-        source_prompt=source,
-        seed=seed or 0,
-        negative_prompt=negative or "",
-        width=width,
-        height=height,
-        layouts=given.build(LayoutWords).layouts(),
-    )
+    made = replace(asked, request=with_values(asked.request, values))
+    if made.inversion is None:
+        return made
+    return replace(made, inversion=with_values(made.inversion, values))
 
 
 def _is_axis(word: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from masactrl.cli.console import finishing, interrupted, output, progress
 from masactrl.cli.plan import show_lines
+from masactrl.runs.request import GenerateRequest
 from masactrl.studies.sweep_result import SWEEP
 
 if TYPE_CHECKING:
@@ -20,13 +21,8 @@ if TYPE_CHECKING:
 
     from masactrl.cli.output import Output
     from masactrl.models import LoadedModel
-    from masactrl.runs.invert import EditRequest, InversionRequest
-    from masactrl.runs.request import GenerateRequest
-    from masactrl.studies.source import Request, Source
+    from masactrl.studies.source import Asked
     from masactrl.studies.sweep import Axes, SweepResult
-
-
-Asked: TypeAlias = "GenerateRequest | tuple[Path, InversionRequest, EditRequest]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +51,20 @@ def show_sweep_plans(
 
 
 def _plan(model: LoadedModel, asked: Asked, axes: Axes, out: Path) -> dict[str, Any]:
-    from masactrl.runs.invert import plan
     from masactrl.studies.sweep_plan import check_axes, generated_calls, planned_calls
     from masactrl.studies.sweep_result import sweep_names
 
-    if not isinstance(asked, tuple):
-        settings = asked.resolve(model.preset)
-        steps, targets = settings.steps, len(settings.target_prompts)
+    request, inversion = asked.request, asked.inversion_steps(model)
+    targets = len(request.target_prompts)
+    if isinstance(request, GenerateRequest):
+        settings = request.resolve(model.preset)
+        steps = settings.steps
         axes = axes.filled(settings.start_step, settings.start_layer)
         check_axes(model.denoiser, axes, steps)
-        calls, inversion = generated_calls(steps, axes), 0
+        calls = generated_calls(steps, axes)
     else:
-        picture, inverted, request = asked
-        steps = inversion = inverted.steps or model.preset.steps
-        targets, usual = len(request.target_prompts), request.resolve(model.preset, steps)
-        ask = partial(plan, model, picture, inverted)
+        steps, usual = inversion, request.resolve(model.preset, inversion)
+        ask = partial(asked.plan, model)
         calls = planned_calls(ask, request, axes, preset=model.preset, steps=steps)
         axes = axes.filled(usual.start_step, usual.start_layer)
     return {
@@ -123,21 +118,15 @@ def _run(model: LoadedModel, asked: Asked, axes: Axes) -> tuple[SweepResult, boo
 
     Also says whether somebody did.
     """
-    from masactrl.runs.invert import invert
     from masactrl.studies.sweep import sweep, sweep_calls
 
     errors = Console(stderr=True)
-    source: Source = model
-    request: Request
-    if isinstance(asked, tuple):
-        picture, inversion, request = asked
-        with progress(errors, "Inverting", inversion.steps or model.preset.steps) as on_step:
-            source = invert(model, picture, inversion, on_step=on_step)
-    else:
-        request = asked
-    title, total = "Denoising" if source is model else "Editing", sweep_calls(source, request, axes)
+    with progress(errors, "Inverting", asked.inversion_steps(model)) as on_step:
+        source = asked.open(model, on_step)
+    title = "Denoising" if source is model else "Editing"
+    total = sweep_calls(source, asked.request, axes)
     with finishing(errors) as stopping, progress(errors, title, total) as on_step:
-        return sweep(source, request, axes, on_step=on_step, stop=stopping), stopping()
+        return sweep(source, asked.request, axes, on_step=on_step, stop=stopping), stopping()
 
 
 def _told(result: SweepResult, paths: Sequence[Path], *, as_json: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ the poses, or their film.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from masactrl.rerun.generate import request_of, run_options
 from masactrl.rerun.layouts import AskedLayout
 from masactrl.runs.motion import GAIT_NAMES, MotionWords, layout_of_frames
 from masactrl.runs.recipe import STRICT, Recipe, checked
-from masactrl.studies.animate import ANIMATION, animate, animate_edited, frame_name
+from masactrl.studies.animate import ANIMATION, animate, frame_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from masactrl.models import LoadedModel
     from masactrl.rerun.kinds import RerunInputs
     from masactrl.runs.layout import Layout
+    from masactrl.studies.source import Request, Source
 
 __all__ = ["animate_steps", "animate_words", "plain_animation", "rerun_animate"]
 
@@ -117,17 +118,18 @@ def rerun_animate(
         chosen = [(int(frame[1]) - 1) // asked.batch]
     own: dict[str, Any] = {"fps": asked.fps, "batch": asked.batch, "words": asked.poses}
     own |= {"only": chosen, "on_step": given.on_step, "first_frame": asked.first_frame}
+    source: Source = model
+    request: Request
+    files: Sequence[Path] = given.inputs
     if asked.of == "edit":
         from masactrl.runs.invert import invert
 
         picture, *files = given.inputs
-        inversion, edit, _ = edit_of(plain_animation(recipe)[0])
-        session = invert(model, picture, inversion, on_step=given.on_step)
-        result = animate_edited(session, edit, asked.drawn(tuple(files), given.networks), **own)
+        inversion, request, _ = edit_of(plain_animation(recipe)[0])
+        source = invert(model, picture, inversion, on_step=given.on_step)
     else:
-        poses = asked.drawn(given.inputs, given.networks)
         request = request_of(asked.run)
-        result = animate(model, request, poses, **own)
+    result = animate(source, request, asked.drawn(tuple(files), given.networks), **own)
     first = 1 if chosen is None else chosen[0] * asked.batch + 1
     frames = {frame_name(first + k): one for k, one in enumerate(result.frames)}
     return MappingProxyType({"source": result.source, **frames, ANIMATION: result.to_sheet()})

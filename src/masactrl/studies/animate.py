@@ -5,8 +5,7 @@ a frame costs what a plain picture costs, and memory does not grow with their nu
 through in batches, each led by its own layout. With ``first_frame`` they read the first of them,
 too, as Eq. 5 of the paper with the keys and values of two images side by side.
 
-    animate(model, request, poses)              in memory
-    animate_edited(session, request, poses)     of a picture that was inverted
+    animate(source, request, poses)             in memory
     studies.animate_files.film(run, folder)     onto the disk as they are made
 """
 
@@ -14,39 +13,35 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from masactrl.errors import ConfigError, ControlWarning
 from masactrl.models.drawing import first_level_warning
 from masactrl.pictures.images import Tile, contact_sheet
+from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.prompts import prompt_warnings
-from masactrl.runs.recipe import Recipe, stated_model
 from masactrl.studies.animate_frames import Frames, FromPicture, FromWords
+from masactrl.studies.source import Study, study_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from masactrl.models import LoadedModel
-    from masactrl.runs.edit_request import EditRequest
     from masactrl.runs.generate import StepRecord
     from masactrl.runs.layout import Layout
-    from masactrl.runs.recipe import InputStated, ModelStated
-    from masactrl.runs.request import GenerateRequest
-    from masactrl.runs.session import EditSession
+    from masactrl.runs.recipe import Recipe
+    from masactrl.studies.source import Request, Source
 
 __all__ = [
     "ANIMATION",
     "Animation",
     "AnimationRun",
     "animate",
-    "animate_edited",
-    "edited_run",
+    "animation_run",
     "frame_name",
     "frame_sheet",
-    "generated_run",
 ]
 
 ANIMATION: Final = "animation"
@@ -61,31 +56,22 @@ class AnimationRun:
     """An animation before it is drawn: what it will be, and who draws it.
 
     Attributes:
-        of: whether the source is made from a prompt, or a picture that was inverted.
-        request: the plain run of a frame as values that JSON knows.
+        study: the source, and what is asked of it: the plain run of a frame.
         poses: the layouts of the frames.
         fps: frames a second.
         batch: frames at once.
         first_frame: whether frames read the first one, too.
         words: what the command line calls the poses: a gait, or a folder's name.
-        model: what makes it, for recipes.
-        device, dtype: where and in which precision.
-        inputs: files beside those of the poses.
         frames: draws them.
     """
 
-    of: Literal["generate", "edit"]
-    request: Mapping[str, Any]
+    study: Study
     poses: Layout
     fps: float
     batch: int
     first_frame: bool
     words: str
-    model: ModelStated
-    device: str
-    dtype: str
     frames: Frames
-    inputs: tuple[InputStated, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch < 1 or not 0 < self.fps <= 120:
@@ -106,23 +92,17 @@ class AnimationRun:
 
     def recipe(self, picture: str) -> Recipe:
         """Return how the picture of that name is made."""
-        return Recipe(
-            kind="animate",
-            picture=picture,
-            model=self.model,
-            device=self.device,
-            dtype=self.dtype,
-            request={
-                "of": self.of,
-                "run": dict(self.request),
-                "poses": PurePath(self.words).name,  # a recipe tells nobody's folders
-                "layout": self.poses.described(),
-                "fps": self.fps,
-                "batch": self.batch,
-                "first_frame": self.first_frame,
-            },
-            inputs=(*self.inputs, *self.poses.stated),
-        )
+        asked = {
+            "of": self.study.of,
+            "run": self.study.told(),
+            "poses": PurePath(self.words).name,  # a recipe tells nobody's folders
+            "layout": self.poses.described(),
+            "fps": self.fps,
+            "batch": self.batch,
+            "first_frame": self.first_frame,
+        }
+        inputs = (*self.study.inputs(), *self.poses.stated)
+        return replace(self.study.recipe("animate", picture), request=asked, inputs=inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +145,8 @@ def frame_name(number: int) -> str:
 
 
 def animate(
-    model: LoadedModel,
-    request: GenerateRequest,
+    source: Source,
+    request: Request,
     poses: Layout,
     *,
     fps: float = 12.0,
@@ -180,8 +160,9 @@ def animate(
     """Make a source and a frame for every picture of the poses.
 
     Args:
-        model: what `load_pipeline` returns.
-        request: source and one target prompt, that of every frame.
+        source: what `load_pipeline` returns; or what `invert` does, whose picture is the source.
+        request: a `GenerateRequest` with one target prompt, that of every frame; of an inverted
+            picture an `EditRequest`, of the mode ahead or cached and without masks.
         poses: a layout with as many pictures as there are frames.
         fps: frames a second.
         batch: frames at once, at least 1.
@@ -192,16 +173,16 @@ def animate(
         stop: asked before every further batch; True ends the run with the frames that are made.
 
     Raises:
-        ConfigError: there are more targets than one, another method is named, or a number is out
-            of range.
+        ConfigError: there are more targets than one, another method is named, the request is not
+            one for such a source, or a number is out of range.
         ModelNotFound: there is no network for the layout.
         MasaCtrlError: the model made NaN or infinite values, as some do in float16.
 
     Warns:
         ControlWarning: the model will not see a prompt as it was written.
     """
-    run = generated_run(
-        model,
+    run = animation_run(
+        source,
         request,
         poses,
         fps=fps,
@@ -210,45 +191,8 @@ def animate(
         words=words,
         on_step=on_step,
     )
-    return _collected(run, only, stop)
-
-
-def animate_edited(
-    session: EditSession,
-    request: EditRequest,
-    poses: Layout,
-    *,
-    fps: float = 12.0,
-    batch: int = 4,
-    first_frame: bool = False,
-    words: str = "",
-    only: Sequence[int] | None = None,
-    on_step: Callable[[StepRecord], None] | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> Animation:
-    """Make a frame for every picture of the poses, of the subject of an inverted picture.
-
-    Arguments, errors and warnings are those of `animate`; the request is of the mode ahead or
-    cached, and has no masks.
-    """
-    run = edited_run(
-        session,
-        request,
-        poses,
-        fps=fps,
-        batch=batch,
-        first_frame=first_frame,
-        words=words,
-        on_step=on_step,
-    )
-    return _collected(run, only, stop)
-
-
-def _collected(
-    run: AnimationRun, only: Sequence[int] | None, stop: Callable[[], bool] | None
-) -> Animation:
     started = time.perf_counter()
-    source = run.frames.source()
+    picture = run.frames.source()
     frames: list[Image.Image] = []
     for number, numbers in enumerate(run.batches()):
         if only is not None and number not in only:
@@ -257,12 +201,12 @@ def _collected(
             break
         frames += run.frames.draw(numbers)
     seconds = time.perf_counter() - started
-    return Animation(run=run, source=source, frames=tuple(frames), seconds=seconds)
+    return Animation(run=run, source=picture, frames=tuple(frames), seconds=seconds)
 
 
-def generated_run(
-    model: LoadedModel,
-    request: GenerateRequest,
+def animation_run(
+    source: Source,
+    request: Request,
     poses: Layout,
     *,
     fps: float,
@@ -271,64 +215,37 @@ def generated_run(
     words: str = "",
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> AnimationRun:
-    """Return an animation whose source is made from its prompt; see `animate`."""
+    """Return an animation that can be drawn; arguments, errors and warnings are `animate`'s."""
     _check(request)
-    settings = request.resolve(model.preset)
-    for note in (
-        *first_level_warning(model.pipeline.scheduler, settings.steps),
-        *prompt_warnings(model, [settings.source_prompt, *settings.target_prompts]),
-    ):
-        warnings.warn(note, ControlWarning, stacklevel=3)
+    if isinstance(request, EditRequest):
+        request = replace(request, compare=False)
+    study = study_of(source, request)
+    frames: Frames
+    if study.session is None:
+        model, settings = study.model, study.settings
+        for note in (
+            *first_level_warning(model.pipeline.scheduler, settings.steps),
+            *prompt_warnings(model, [settings.source_prompt, *settings.target_prompts]),
+        ):
+            warnings.warn(note, ControlWarning, stacklevel=3)
+        frames = FromWords(model, settings, poses, first_frame, on_step)
+    else:
+        frames = FromPicture(study.session, study.request, poses, first_frame, on_step)
     return AnimationRun(
-        of="generate",
-        request=settings.recipe(),
+        study=study,
         poses=poses,
         fps=fps,
         batch=batch,
         first_frame=first_frame,
         words=words,
-        model=stated_model(model),
-        device=model.pipeline._execution_device.type,
-        dtype=model.dtype,
-        frames=FromWords(model, settings, poses, first_frame, on_step),
+        frames=frames,
     )
 
 
-def edited_run(
-    session: EditSession,
-    request: EditRequest,
-    poses: Layout,
-    *,
-    fps: float,
-    batch: int,
-    first_frame: bool = False,
-    words: str = "",
-    on_step: Callable[[StepRecord], None] | None = None,
-) -> AnimationRun:
-    """Return an animation of the subject of an inverted picture; see `animate_edited`."""
-    _check(request)
-    if request.mode == "joint" or request.masks is not None:
-        raise ConfigError("An animation records its source once, and has no masks.")
-    model, steps = session.model, session.trajectory.steps
-    settings = replace(request, compare=False).resolve(model.preset, steps)
-    return AnimationRun(
-        of="edit",
-        request={**settings.recipe(), "inversion": asdict(session.request) | {"steps": steps}},
-        poses=poses,
-        fps=fps,
-        batch=batch,
-        first_frame=first_frame,
-        words=words,
-        model=stated_model(model),
-        device=model.pipeline._execution_device.type,
-        dtype=model.dtype,
-        inputs=session.stated,
-        frames=FromPicture(session, replace(request, compare=False), poses, first_frame, on_step),
-    )
-
-
-def _check(request: GenerateRequest | EditRequest) -> None:
+def _check(request: Request) -> None:
     if len(request.target_prompts) != 1:
         raise ConfigError("An animation has one target prompt, that of every frame.")
     if request.method != "masactrl" or request.layouts:
         raise ConfigError("An animation is by masactrl, and its layouts are the poses.")
+    if isinstance(request, EditRequest) and (request.mode == "joint" or request.masks is not None):
+        raise ConfigError("An animation records its source once, and has no masks.")

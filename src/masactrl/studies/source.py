@@ -4,13 +4,14 @@
     `LoadedModel`   `generate(model, GenerateRequest(...))`
     `EditSession`   `session.edit(EditRequest(...))`
 
-What is asked for decides which of the two it is; studies ask here where they differ.
+What is asked for decides which of the two it is; studies ask here where they differ. `Asked` is the
+same before a model is there, as command line and studio read it.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from masactrl.errors import ConfigError
 from masactrl.pictures.input import Framing
@@ -19,16 +20,60 @@ from masactrl.runs.layout import stated_files
 from masactrl.runs.recipe import Recipe, stated_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from PIL import Image
 
     from masactrl.models import LoadedModel
+    from masactrl.runs.cost import EditPlan
+    from masactrl.runs.generate import StepRecord
+    from masactrl.runs.inversion_request import InversionRequest
+    from masactrl.runs.recipe import InputStated
     from masactrl.runs.request import GenerateRequest
     from masactrl.runs.session import EditSession
 
-__all__ = ["Request", "Source", "Study", "study_of"]
+__all__ = ["Asked", "Request", "Source", "Study", "study_of"]
 
 Source: TypeAlias = "LoadedModel | EditSession"
 Request: TypeAlias = "GenerateRequest | EditRequest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked of a source, before a model is there.
+
+    Attributes:
+        request: a `GenerateRequest` of a prompt, an `EditRequest` of a picture.
+        picture: the file that is inverted; None for a prompt.
+        inversion: how it is inverted; None for a prompt.
+    """
+
+    request: Request
+    picture: Path | None = None
+    inversion: InversionRequest | None = None
+
+    def inversion_steps(self, model: LoadedModel) -> int:
+        """Return the denoising steps before the first run; 0 for a prompt."""
+        return 0 if self.inversion is None else self.inversion.steps or model.preset.steps
+
+    def plan(self, model: LoadedModel, request: EditRequest, **how: Any) -> EditPlan:
+        """Return what an edit of the picture would cost; see `masactrl.runs.invert.plan`."""
+        from masactrl.runs.invert import plan
+
+        if self.picture is None or self.inversion is None:
+            raise ConfigError("The source is a prompt, and only edits of a picture are planned.")
+        return plan(model, self.picture, self.inversion, request, **how)
+
+    def open(
+        self, model: LoadedModel, on_step: Callable[[StepRecord], None] | None = None
+    ) -> Source:
+        """Return the source of a study: the model, or what inverting the picture returns."""
+        if self.picture is None or self.inversion is None:
+            return model
+        from masactrl.runs.invert import invert
+
+        return invert(model, self.picture, self.inversion, on_step=on_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,22 +124,36 @@ class Study:
             return self.session.edit(request, **how)
         return generate(self.model, request, **how)
 
+    @property
+    def of(self) -> Literal["generate", "edit"]:
+        """The kind of a plain run."""
+        return "generate" if self.session is None else "edit"
+
+    def told(self) -> dict[str, Any]:
+        """The request and the inversion as values that JSON knows, for recipes."""
+        if (session := self.session) is None:
+            return dict(self.settings.recipe())
+        steps = {"steps": session.trajectory.steps}
+        return {**self.settings.recipe(), "inversion": asdict(session.request) | steps}
+
+    def inputs(self) -> tuple[InputStated, ...]:
+        """The files that went in: the picture and its masks, then the layouts."""
+        files = stated_files(self.request.layouts)
+        if self.session is None:
+            return files
+        masks = () if self.request.masks is None else self.request.masks.stated
+        return (*self.session.stated, *masks, *files)
+
     def recipe(self, kind: str, picture: str, **more: Any) -> Recipe:
         """The recipe of a study's picture: the request, the inversion, and more that was asked."""
-        told, inputs = self.settings.recipe(), stated_files(self.request.layouts)
-        if (session := self.session) is not None:
-            steps = {"steps": session.trajectory.steps}
-            told = {**told, "inversion": asdict(session.request) | steps}
-            masks = () if self.request.masks is None else self.request.masks.stated
-            inputs = (*session.stated, *masks, *inputs)
         return Recipe(
             kind=kind,
             picture=picture,
             model=stated_model(self.model),
             device=self.model.pipeline._execution_device.type,
             dtype=self.model.dtype,
-            request={**told, **more},
-            inputs=inputs,
+            request={**self.told(), **more},
+            inputs=self.inputs(),
         )
 
 
