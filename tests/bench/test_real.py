@@ -113,6 +113,7 @@ def test_options_of_a_row(model: LoadedModel, inspector: Inspector, tmp_path: Pa
     for row, sentence in (
         ("direct:patience", "write NAME:OPTION=NUMBER"),
         ("direct:away=much", "write NAME:OPTION=NUMBER"),
+        ("direct:fresh_noise=half", "write NAME:OPTION=NUMBER"),
         ("direct+magic", "The method 'magic' is not known"),
     ):
         with pytest.raises(ConfigError, match=sentence):

@@ -52,6 +52,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::masactrl.errors.ControlWarning"
             {"guidance_scale": 1.0},
         ),
         ({"method": "ddim"}, {"masks": MASKS, "keep_background": True}),
+        ({}, {"fresh_noise": 0.5, "seed": 3}),
+        ({"method": "ddim", "source_prompt": "a cat"}, {"fresh_noise": 1.0}),
         ({"method": "edit-friendly"}, {}),
         ({"method": "edit-friendly", "noise_shift": 200, "replay": True}, {}),
         ({"method": "virtual", "source_prompt": "a cat"}, {}),

@@ -46,6 +46,7 @@ def edit_fields(limits: Limits) -> tuple[Field, ...]:
         declared_field(InversionRequest, "noise_shift", value=0),
         *run_fields(limits),
         *control_fields(limits),
+        declared_field(EditRequest, "fresh_noise"),
         declared_field(
             EditRequest,
             "negative_prompt",

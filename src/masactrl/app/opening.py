@@ -235,7 +235,7 @@ def _missing(
     # The source of another method runs with every edit, whatever is asked for.
     found += ["mode"] if request.method == "masactrl" and request.mode == "joint" else []
     found += ["the method's options"] if request.method_options else []
-    found += ["seed of the method"] if request.seed else []
+    found += ["seed of the edit"] if request.seed else []
     found += ["steps of the targets"] if request.target_steps else []
     if masks is not None and masks.by == "words":
         plain = all(isinstance(one, str) for one in (*masks.targets, masks.source or ""))

@@ -25,8 +25,9 @@ from masactrl.runs.mask_words import MaskWords
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import Declared, settings_of
 from masactrl.settings.shared import parse_options
+from masactrl.studies.source import Asked
 
-__all__ = ["Asked", "Kind", "Row", "names_of", "row_of"]
+__all__ = ["Kind", "Row", "names_of", "row_of"]
 
 Kind = Literal["edit", "generate"]
 """What a row asks for."""
@@ -60,20 +61,6 @@ _PAIRS = ("layout", "layout_model")  # KIND=FILE
 _TRUTH: Mapping[str, bool] = MappingProxyType(
     {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
-    """What a row asks for; pictures from prompts have neither picture nor inversion."""
-
-    request: EditRequest | GenerateRequest
-    picture: Path | None = None
-    inversion: InversionRequest | None = None
-
-    @property
-    def targets(self) -> int:
-        """How many target prompts there are."""
-        return len(self.request.target_prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +109,7 @@ class Row:
             method=values.get("method", settings_of(EditRequest)["method"].default),
             inversion=values.get("inversion", settings_of(InversionRequest)["method"].default),
             fresh_steps=values.get("fresh_steps"),
+            fresh_noise=values.get("fresh_noise"),
         )
         masks = MaskWords(**_of(MaskWords, self.kind, values)).masks()
         # Features recorded while the picture was inverted are approximate, and would be there for

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from masactrl.batch.figures import edit_figures, generate_figures
-from masactrl.batch.rows import Asked, Row
+from masactrl.batch.rows import Row
 from masactrl.batch.sources import Sources
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError, out_of_memory
 from masactrl.models.origin import file_hash
@@ -29,6 +29,7 @@ from masactrl.runs.recipe import stated_model
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import encoded, picture_names
 from masactrl.runs.together import generate_together
+from masactrl.studies.source import Asked
 
 if TYPE_CHECKING:
     from masactrl.models import LoadedModel

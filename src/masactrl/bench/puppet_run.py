@@ -79,6 +79,10 @@ def run_puppets(
             method.start.first_step(settings.steps)
         if any(task.half == "rendered" for task in tasks):
             columns[label].request("any", guidance=guidance, seed=0)
+        elif columns[label].fresh_noise:
+            raise ConfigError(
+                f"{label} was asked for, and no source is inverted; ask for --half rendered."
+            )
     posed = any(task.kind == LAYOUT for task in tasks)
     _check_layouts(settings, methods, posed=posed)
     own = settings.layout_model
@@ -174,7 +178,11 @@ def _todo(
     """By column the items that are to be done."""
     rendered = items[0][0].half == "rendered"
     posed = items[0][0].kind == LAYOUT
-    methods = [label for label, one in context.columns.items() if one.layout or posed]
+    methods = [
+        label
+        for label, one in context.columns.items()
+        if (one.layout or posed) and (rendered or not one.fresh_noise)
+    ]
     labels = [*BASELINES, *([RIGHT] if rendered else []), *methods]
     found = {
         label: tuple(

@@ -39,15 +39,17 @@ class Column:
     Attributes:
         method, options: of `method_named`.
         layout: whether it gets the layouts of tasks that have one; without it runs these alone.
+        fresh_noise: of edits of pictures, see `EditRequest`.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     layout: bool = True
+    fresh_noise: float = 0.0
 
     @classmethod
     def written(cls, word: str) -> Column:
-        """Return a column written NAME[:OPTION=VALUE,...]; layout=no is its own option.
+        """Return a column written NAME[:OPTION=VALUE,...]; layout and fresh_noise are its own.
 
         Raises:
             ConfigError: it is not written so.
@@ -57,12 +59,18 @@ class Column:
         led = options.pop("layout", True)
         if led not in (True, False, "yes", "no"):
             raise ConfigError(f"layout={led} was given to {name}; accepted are yes and no.")
-        return cls(method=name, options=options, layout=led in (True, "yes"))
+        fresh = options.pop("fresh_noise", 0.0)
+        if not isinstance(fresh, (int, float)):
+            raise ConfigError(f"fresh_noise={fresh} was given to {name}; accepted is 0 to 1.")
+        return cls(
+            method=name, options=options, layout=led in (True, "yes"), fresh_noise=float(fresh)
+        )
 
     @property
     def label(self) -> str:
         """The method's name, with its options where there are any."""
-        named = ", ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
+        said = {**self.options, **({"fresh_noise": self.fresh_noise} if self.fresh_noise else {})}
+        named = ", ".join(f"{name}={value}" for name, value in sorted(said.items()))
         own = f"{self.method} ({named})" if named else self.method
         return own if self.layout else f"{own}, no layout"
 
@@ -97,13 +105,14 @@ class Column:
             compare=False,
             method=self.method,
             layouts=layouts if self.layout else (),
-            **self._own(seed),
+            fresh_noise=self.fresh_noise,
+            seed=seed if self.draws() else None,
+            **self._own(),
         )
 
-    def _own(self, seed: int) -> dict[str, Any]:
+    def _own(self) -> dict[str, Any]:
         if self.method != "masactrl":
-            drawn = {"seed": seed} if self.draws() else {}
-            return {"method_options": dict(self.options), **drawn}
+            return {"method_options": dict(self.options)}
         for name in self.options:
             if name not in _MASACTRLS:
                 raise ConfigError(
@@ -114,7 +123,7 @@ class Column:
 
     def draws(self) -> bool:
         """Whether an edit of a picture depends on a seed of its own."""
-        return self.method in FROM_SOURCE
+        return self.method in FROM_SOURCE or self.fresh_noise > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,6 +223,8 @@ class _Bench:
             negative_prompt=None if said.away is None else task.source_prompt,
             start_step=start[0],
             start_layer=start[1],
+            fresh_noise=said.fresh_noise,
+            seed=self.settings.seed if said.fresh_noise else None,
             compare=False,
         )
         with warnings.catch_warnings():

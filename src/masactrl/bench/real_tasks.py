@@ -46,12 +46,14 @@ class RealRow:
         options: numbers of `InversionRequest` by name, its steps among them.
         away: weight of guidance away from what the picture shows (TurboEdit's pseudo-guidance), in
             place of the guidance of the run; None leaves that.
+        fresh_noise: of the edit, see `EditRequest`.
     """
 
     inversion: str
     method: str = "masactrl"
     options: Mapping[str, int] = field(default_factory=dict)
     away: float | None = None
+    fresh_noise: float = 0.0
 
     @classmethod
     def parse(cls, row: str) -> RealRow:
@@ -70,12 +72,12 @@ class RealRow:
             raise ConfigError(
                 f"The method {method!r} is not known; accepted are {', '.join(METHODS)}."
             )
-        options, away = {}, None
+        options, shares = {}, {}
         for word in rest.split(",") if rest else ():
             option, sign, number = word.partition("=")
             try:
-                if option == "away":
-                    away = float(number)
+                if option in ("away", "fresh_noise"):
+                    shares[option] = float(number)
                 elif sign and option.isidentifier():
                     options[option] = int(number)
                 else:
@@ -84,7 +86,7 @@ class RealRow:
                 raise ConfigError(
                     f"{row!r} was given; write NAME:OPTION=NUMBER, fresh_steps=3 say."
                 ) from None
-        return cls(inversion=inversion, method=method or "masactrl", options=options, away=away)
+        return cls(inversion=inversion, method=method or "masactrl", options=options, **shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

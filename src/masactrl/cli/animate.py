@@ -17,6 +17,7 @@ from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import SizeOption
 from masactrl.cli.output import Output
 from masactrl.errors import ConfigError, MissingExtra
+from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.model_spec import ModelSpec
 from masactrl.runs.motion import MotionWords
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @takes(
     without(GenerateRequest, "source_prompt", "method", "method_options"),
     only(InversionRequest, "source_prompt", "method"),
+    only(EditRequest, "fresh_noise"),
     MotionWords,
     ModelSpec,
     Output,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.cli.parsing import parse_photo, parse_size
 from masactrl.errors import ConfigError
-from masactrl.runs.edit_request import EditRequest
+from masactrl.runs.edit_request import EditRequest, split_seed
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import settings_of
@@ -53,8 +53,16 @@ def asked_of(
         return Asked(request=given.build(GenerateRequest, source_prompt=source, **own))
     if size is not None:
         raise ConfigError("--size belongs to a prompt, and a picture was given; it has its own.")
-    inverted = given.build(InversionRequest, **(inversion or {}))
-    request = given.build(EditRequest, **own)
+    ways, asked = given.values(InversionRequest), given.values(EditRequest)
+    seeds = split_seed(
+        ways.get("seed"),
+        method=own.get("method", "masactrl"),
+        inversion=ways.get("method", "direct"),
+        fresh_steps=ways.get("fresh_steps"),
+        fresh_noise=asked.get("fresh_noise"),
+    )
+    inverted = given.build(InversionRequest, **{"seed": seeds[0], **(inversion or {})})
+    request = given.build(EditRequest, **{"seed": seeds[1], **own})
     from masactrl.pictures.input import read_picture
 
     read_picture(picture)  # so that a file that cannot be read is said before a model is loaded

@@ -15,6 +15,7 @@ from masactrl.cli.job import ConfigOption
 from masactrl.cli.options import PlanOption, SizeOption
 from masactrl.cli.output import Output
 from masactrl.pictures.files import write_text
+from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest, draws_noise
 from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     only(GenerateRequest, "seed"),
     RunSettings,
     only(GenerateRequest, "guidance_scale", "negative_prompt", "start_step", "start_layer"),
+    only(EditRequest, "fresh_noise"),
     LayoutWords,
     ModelSpec,
     Output,

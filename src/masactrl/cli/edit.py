@@ -63,6 +63,7 @@ def edit(
             method=given["method"],
             inversion=given["inversion"],
             fresh_steps=given["fresh-steps"],
+            fresh_noise=given["fresh-noise"],
         )
         asked = given.build(InversionRequest, seed=seeds[0])
         masks = given.build(MaskWords).masks(limit=limit)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 @takes(
     only(EditRequest, "target_prompts", "guidance_scale", "form", "strength", "negative_prompt"),
+    only(EditRequest, "fresh_noise"),
     InversionRequest,
     LayoutWords,
     ModelSpec,

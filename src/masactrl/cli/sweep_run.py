@@ -55,7 +55,6 @@ def _plan(model: LoadedModel, asked: Asked, axes: Axes, out: Path) -> dict[str, 
     from masactrl.studies.sweep_result import sweep_names
 
     request, inversion = asked.request, asked.inversion_steps(model)
-    targets = len(request.target_prompts)
     if isinstance(request, GenerateRequest):
         settings = request.resolve(model.preset)
         steps = settings.steps
@@ -72,11 +71,11 @@ def _plan(model: LoadedModel, asked: Asked, axes: Axes, out: Path) -> dict[str, 
         "start_step": list(axes.start_steps),
         "start_layer": list(axes.start_layers),
         "cells": len(axes.cells()),
-        "targets": targets,
+        "targets": asked.targets,
         "steps": steps,
         "steps_in_all": inversion + calls,
         "folder": str(out),
-        "pictures": [f"{name}.png" for name in sweep_names(targets, axes)],
+        "pictures": [f"{name}.png" for name in sweep_names(asked.targets, axes)],
     }
 
 

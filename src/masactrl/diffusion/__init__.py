@@ -9,6 +9,8 @@ from masactrl.diffusion.noise import (
     Prediction,
     Spacing,
     flow_schedule,
+    freshened,
+    noise_like,
     timestep_grid,
 )
 from masactrl.diffusion.sampling import Adjust, OnStep, Predict, Steer, denoise, put_back
@@ -29,8 +31,10 @@ __all__ = [
     "denoise",
     "flow_schedule",
     "flow_step",
+    "freshened",
     "guided",
     "mean_down",
+    "noise_like",
     "put_back",
     "spread",
     "step_down",

@@ -19,6 +19,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+import torch
+
 from masactrl.errors import ConfigError, UnsupportedPipeline
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ __all__ = [
     "Prediction",
     "Spacing",
     "flow_schedule",
+    "freshened",
+    "noise_like",
     "timestep_grid",
 ]
 
@@ -288,3 +292,28 @@ def timestep_grid(steps: int, *, trained: int, spacing: str, offset: int) -> tup
             f"trained on 0 to {trained - 1}; ask for fewer steps."
         )
     return tuple(grid)
+
+
+def noise_like(z: Tensor, seed: int, *, count: int | None = None) -> Tensor:
+    """Return noise of a latent's shape, device and type, of so many of them in a row.
+
+    Drawn in float32 on the CPU, so that a seed means the same on every device.
+    """
+    shape = z.shape if count is None else (count, *z.shape)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(z)
+
+
+def freshened(z: Tensor, eps: Tensor, share: float) -> Tensor:
+    """Return start noise of which a share is new: sqrt(1 - share) z + sqrt(share) eps.
+
+    What inversion finds is not quite noise: it holds on to the layout of the picture, and targets
+    that start from it keep more of the pose than their prompt wants. The subject does not come from
+    there but from the source's features, so some of it can go.
+
+    Args:
+        z: latents of the noisiest level.
+        eps: unit normal noise of their shape.
+        share: of the variance, 0 to 1.
+    """
+    return z if share == 0 else math.sqrt(1 - share) * z + math.sqrt(share) * eps

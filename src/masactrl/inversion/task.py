@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from masactrl.diffusion import FlowRule, NoiseKind, Trajectory
+from masactrl.diffusion import FlowRule, NoiseKind, Trajectory, noise_like
 from masactrl.errors import ConfigError
 from masactrl.models.guided import Condition, Guided
 
@@ -57,10 +57,7 @@ class InversionTask:
 
     def draw(self, count: int) -> Tensor:
         """Return noise (count, 1, c, h, w), drawn on the CPU so that a seed means the same."""
-        generator = torch.Generator("cpu").manual_seed(self.seed)
-        shape = (count, *self.latents.shape)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-        return noise.to(self.latents)
+        return noise_like(self.latents, self.seed, count=count)
 
     def done(self, step: int) -> None:
         """Tell that a step is over."""

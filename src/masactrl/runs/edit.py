@@ -12,7 +12,7 @@ from torch import Tensor
 
 from masactrl.attention import Attached
 from masactrl.attention.features import SideBySide
-from masactrl.diffusion import denoise
+from masactrl.diffusion import denoise, freshened, noise_like
 from masactrl.layouts.attach import attach_layouts
 from masactrl.methods import MasaCtrl
 from masactrl.runs.batch import BatchPlan, cached_layout, joint_layout
@@ -134,7 +134,7 @@ class EditRun:
         joint = self.recording is None
         return denoise(
             layout.guided,
-            path[0].repeat(images, 1, 1, 1),
+            self._start(path[0], images),
             trajectory.schedule,
             walk=trajectory.walk,
             noise=trajectory.noise,
@@ -143,6 +143,13 @@ class EditRun:
             adjust=self._adjust(layout, handle),
             on_step=self.on_step,
         )
+
+    def _start(self, z_t: Tensor, images: int) -> Tensor:
+        """The noise of all images: the source's own, and what the targets have of it."""
+        share = self.request.fresh_noise
+        fresh = freshened(z_t, noise_like(z_t, self.request.seed or 0), share) if share else z_t
+        targets = fresh.repeat(images - self._first_target, 1, 1, 1)
+        return torch.cat([z_t, targets]) if self._first_target else targets
 
     def _steer(self, path: Tensor) -> Steer:
         """Take the source's prediction error off every target's prediction."""

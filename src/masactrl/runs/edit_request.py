@@ -170,7 +170,11 @@ class EditRequest:
             masks and how features are kept are masactrl's and must be left alone with another.
         method_options: fields of another method by name, for example {"features": 0.6}; kept as
             sorted pairs.
-        seed: of the noise that a method of `FROM_SOURCE` draws, 0 to 2**63 - 1; None is 0.
+        fresh_noise: share of the targets' start noise that is drawn anew, 0 (the paper's: all is
+            the inversion's) to 1; see `masactrl.diffusion.noise.freshened`. Not for methods of
+            `FROM_SOURCE`, nor for inversions that draw their noise.
+        seed: of that noise, and of the noise that a method of `FROM_SOURCE` draws, 0 to 2**63 - 1;
+            None is 0.
         target_steps: denoising steps of targets by a method of `FROM_SOURCE`, which read nothing
             of the inversion, 1 to 1000, at the model's own timesteps; None is the inversion's
             steps. Targets of all other methods share the steps of their source.
@@ -236,9 +240,20 @@ class EditRequest:
     half: bool = True
     method: MethodSetting = "masactrl"
     method_options: MethodOptions = ()
+    fresh_noise: Annotated[
+        float,
+        Setting(
+            help="Share of the targets' start noise that is drawn anew, 0 to 1. The inversion's "
+            "noise holds on to the picture's layout; 0.5 frees the pose and keeps the subject.",
+            label="New noise",
+            low=0,
+            high=1,
+            panel=CONTROL,
+        ),
+    ] = 0.0
     seed: Annotated[
         int | None,
-        Setting(help="Of the noise that a method draws.", flag="", low=0, high=HIGHEST_SEED),
+        Setting(help="Of the noise that an edit draws.", flag="", low=0, high=HIGHEST_SEED),
     ] = None
     target_steps: Annotated[
         int | None,
@@ -295,14 +310,22 @@ class EditRequest:
             self.masks.of_targets(len(self.target_prompts))
 
     def _check_seed(self) -> None:
-        if self.seed is None:
-            return
-        if self.method not in FROM_SOURCE:
+        if self.fresh_noise and self.method in FROM_SOURCE:
+            raise ConfigError(
+                f"fresh_noise={self.fresh_noise:g} was given, and targets of {self.method} begin "
+                "with noise of their own; leave it out."
+            )
+        if self.seed is not None and not self.draws:
             raise ConfigError(
                 f"seed={self.seed} was given, and the method {self.method} draws no noise: the "
-                "inversion gave it. Leave it out; inversions that draw noise have a seed of their "
-                "own."
+                "inversion gave it. Leave it out, or ask for fresh_noise; inversions that draw "
+                "noise have a seed of their own."
             )
+
+    @property
+    def draws(self) -> bool:
+        """Whether targets start from noise that the edit draws."""
+        return self.method in FROM_SOURCE or self.fresh_noise > 0
 
     def resolve(self, preset: ModelPreset, steps: int) -> ResolvedEdit:
         """Return the request with nothing left open, for a run of that many steps."""
@@ -310,7 +333,7 @@ class EditRequest:
         values = values_of(self) | left_open(self, preset, steps)
         values["guidance_scale"] = float(values["guidance_scale"])
         values["mode"] = self.mode if self.method == "masactrl" else "joint"
-        values["seed"] = (self.seed or 0) if self.method in FROM_SOURCE else None
+        values["seed"] = (self.seed or 0) if self.draws else None
         return ResolvedEdit(**values)
 
 
@@ -361,10 +384,15 @@ class ResolvedEdit(EditRequest):
 
 
 def split_seed(
-    seed: int | None, *, method: str, inversion: str, fresh_steps: int | None
+    seed: int | None,
+    *,
+    method: str,
+    inversion: str,
+    fresh_steps: int | None,
+    fresh_noise: float | None,
 ) -> tuple[int | None, int | None]:
     """Return the seeds of inversion and edit where one was given for both; None is left out."""
-    drawn = method in FROM_SOURCE
+    drawn = method in FROM_SOURCE or bool(fresh_noise)
     own = drawn and not draws_noise(inversion, fresh_steps)
     return None if own else seed, seed if drawn else None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from masactrl.diffusion import denoise
+from masactrl.diffusion import denoise, noise_like
 from masactrl.methods import FlowEdit, Parts
 from masactrl.methods.starts import FromSource, of_source
 from masactrl.runs.batch import alone_layout, source_layout
@@ -106,10 +106,7 @@ def _without_control(run: EditRun) -> tuple[Tensor, Tensor | None]:
 def _noised(run: EditRun, start: Start, first: int) -> Tensor:
     """The targets' latents (1, c, h, w) before their first step."""
     z_0 = run.trajectory.latents[-1]
-    # On the CPU, so that a seed means the same on every device.
-    generator = torch.Generator("cpu").manual_seed(run.request.seed or 0)
-    drawn = torch.randn(z_0.shape, generator=generator, dtype=torch.float32, device="cpu")
-    noise = drawn.to(z_0)
+    noise = noise_like(z_0, run.request.seed or 0)
     return start.latents(z_0, noise, run.trajectory.schedule.pair(first))
 
 

@@ -90,8 +90,8 @@ class InversionRequest(RunSettings):
     seed: Annotated[
         int | None,
         Setting(
-            help="Of what edit-friendly, virtual, --fresh-steps and the methods sdedit, "
-            "blended-latent and imagic draw; 0 to 2**63 - 1.",
+            help="Of what edit-friendly, virtual, --fresh-steps, --fresh-noise and the methods "
+            "sdedit, blended-latent and imagic draw; 0 to 2**63 - 1.",
             low=0,
             high=HIGHEST_SEED,
             usual="0",

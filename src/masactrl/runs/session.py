@@ -204,6 +204,11 @@ class EditSession:
 
     def _resolved(self, request: EditRequest, method: Method | str | None) -> ResolvedEdit:
         made = resolved_edit(self.model, request, self.trajectory.schedule.timesteps, method)
+        if made.fresh_noise and self.trajectory.noise is not None:
+            raise ConfigError(
+                f"fresh_noise={made.fresh_noise:g} was given, and {self.trajectory.method} "
+                "inversion draws the noise of every step by itself; leave it out."
+            )
         return as_walked(made, self.trajectory.walk)
 
     def _plan(self, settings: ResolvedEdit) -> EditPlan:

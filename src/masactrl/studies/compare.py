@@ -327,7 +327,7 @@ def _edits(
     edits: dict[str, EditRequest] = {}
     left_out: list[tuple[str, str]] = []
     for name in (_FIXED, *check_compared(request, methods, options)):
-        drawn = seed if name in FROM_SOURCE else None
+        drawn = seed if name in FROM_SOURCE or request.fresh_noise else None
         edit = _by(request, name, options.get(name, {}), compare=False, seed=drawn)
         try:
             plan(edit)
@@ -345,6 +345,8 @@ def _by(request: Any, name: str, options: Mapping[str, Any], **own: Any) -> Any:
     if name == "masactrl":
         return replace(request, method=name, method_options=(), **own, **options)
     usual = {**MASACTRLS, **(ALSO_MASACTRLS if isinstance(request, EditRequest) else {})}
+    if name in FROM_SOURCE and isinstance(request, EditRequest):
+        usual["fresh_noise"] = 0.0  # they begin with noise of their own
     own |= {"method": name, "method_options": options, "layouts": layouts_by(request, name)}
     return replace(request, **usual, **own)
 

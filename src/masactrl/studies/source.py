@@ -39,7 +39,7 @@ Source: TypeAlias = "LoadedModel | EditSession"
 Request: TypeAlias = "GenerateRequest | EditRequest"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Asked:
     """What is asked of a source, before a model is there.
 
@@ -52,6 +52,11 @@ class Asked:
     request: Request
     picture: Path | None = None
     inversion: InversionRequest | None = None
+
+    @property
+    def targets(self) -> int:
+        """How many target prompts there are."""
+        return len(self.request.target_prompts)
 
     def inversion_steps(self, model: LoadedModel) -> int:
         """Return the denoising steps before the first run; 0 for a prompt."""
