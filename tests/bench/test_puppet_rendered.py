@@ -26,6 +26,7 @@ COLUMNS = (
     Column(method="masactrl", options={"start_step": 1, "start_layer": 8}),
     Column(method="prompt-to-prompt", options={"cross": 0.6, "self_attention": 0.5}),
     Column(method="sdedit", options={"strength": 0.5}),
+    Column.written("masactrl:start_step=1,start_layer=8,fresh_noise=0.5"),
 )
 
 
@@ -61,7 +62,9 @@ def test_run_resume_and_report(model: LoadedModel, inspector: Inspector, tmp_pat
     labels = [column.label for column in COLUMNS]
     mine = [key[1:] for key in rows if key[0] == drawn.key]
     # What draws no noise of its own is one picture, whatever the seed.
-    drawing = ["prompt-only", labels[2]]
+    drawing = ["prompt-only", *labels[2:]]
+    assert labels[3] == "masactrl (fresh_noise=0.5, start_layer=8, start_step=1)"
+    assert (tasks[0].key, 0, labels[3]) not in rows, "new noise is for sources that are inverted"
     once = ["nothing", "fixed-seed", RIGHT, *labels[:2]]
     assert sorted(mine) == sorted(
         [(0, label) for label in (*once, *drawing)] + [(1, label) for label in drawing]
@@ -111,5 +114,10 @@ def test_an_item_that_fails_does_not_stop_the_others(
     wrong = Column(method="masactrl", options={"on_untouched": "warn"})
     with pytest.raises(ConfigError, match="no option 'on_untouched' on pictures"):
         run_puppets(model, inspector, tasks, settings(columns=(wrong,)), tmp_path / "b")
+    made = halves_of("tuning", "synthesised", limit=1)
+    with pytest.raises(ConfigError, match="no source is inverted; ask for --half rendered"):
+        run_puppets(model, inspector, made, settings(), tmp_path / "c")
+    with pytest.raises(ConfigError, match="fresh_noise=half"):
+        Column.written("masactrl:fresh_noise=half")
     with pytest.raises(ConfigError, match="inversion='magic'"):
         settings(inversion="magic")
