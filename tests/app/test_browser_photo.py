@@ -72,6 +72,16 @@ def test_a_photo_is_edited(page: Page, tmp_path: Path) -> None:
     kept(page, "6-edit")
 
 
+def test_a_preview_takes_fewer_steps(page: Page, tmp_path: Path) -> None:
+    photo(page, tmp_path)
+    page.click("#edit-preview")
+    shown = pictures(page, "edit", 3)
+    request = recipe_of(page, shown[-1])["request"]
+    assert (request["steps"], request["start_step"], request["compare"]) == (20, 2, False)
+    page.locator("#edit-slider img").nth(1).wait_for(state="attached")
+    kept(page, "12-preview")
+
+
 def test_what_is_no_picture_is_said_on_the_tab_of_photos(page: Page, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     page.get_by_role("tab", name="Edit a photo").click()

@@ -241,3 +241,14 @@ def test_every_field_is_a_field_of_its_request() -> None:
         "guidance_end",
         "start_at",
     }  # the command line has them
+
+
+def test_a_preview_begins_control_where_the_run_does(pictures: dict[str, str]) -> None:
+    assert LIMITS.preview_steps == 20  # of 50
+    values = first_values("edit", pictures) | {"start_step": 10}
+    _, inversion, request = requests.edit_requests(requests.previewed(values, 20, edit=True))
+    assert (inversion.steps, request.start_step, request.compare) == (20, 4, False)
+    fewer = first_values("set", pictures) | {"steps": 12, "target_prompts": "a cat"}
+    assert requests.previewed(fewer, 20, edit=False) == fewer
+    few = Limits(preset=default_preset("flux", height=64, width=64, distilled=True), layers=57)
+    assert few.preview_steps is None

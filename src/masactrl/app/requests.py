@@ -35,6 +35,7 @@ __all__ = [
     "compare_request",
     "edit_requests",
     "grid_request",
+    "previewed",
     "set_request",
     "shown_values",
 ]
@@ -108,6 +109,22 @@ def animate_request(
     asked["negative_prompt"] = asked["negative_prompt"] or None
     edit = EditRequest(**asked, compare=False)
     return Asked(request=edit, picture=Path(photo), inversion=inverted), poses, motion
+
+
+def previewed(values: Mapping[str, Any], steps: int, *, edit: bool) -> dict[str, Any]:
+    """Return the values of a tab as a run of fewer steps has them: control begins where it did.
+
+    An ``edit`` leaves the targets without control out, too. Values that ask for no more steps than
+    that are left as they are.
+    """
+    found = dict(values) | ({"compare": False} if edit else {})
+    before = int(found.get("steps") or 0)
+    if before <= steps:
+        return found
+    found["steps"] = steps
+    if "start_step" in found:
+        found["start_step"] = round(int(found["start_step"] or 0) * steps / before)
+    return found
 
 
 def _inversion(asked: dict[str, Any], method: str, **own: Any) -> InversionRequest:

@@ -12,6 +12,7 @@ from masactrl.app import fields, parts
 from masactrl.app.fields import Field
 from masactrl.app.looking import Looking
 from masactrl.app.painting import backdrop, subject_over
+from masactrl.app.requests import previewed
 from masactrl.app.studio import Studio
 from masactrl.app.visit import Made, Report, Stopped
 from masactrl.app.watched import Watched
@@ -43,6 +44,7 @@ def draw_tab(
                 told = gr.Markdown(cost(*(one.value for one in shown)))
             with gr.Row():
                 run = gr.Button("Run", variant="primary", elem_id=f"{name}-run")
+                quick = _preview_button(studio, name)
                 halt = gr.Button("Stop", variant="stop", elem_id=f"{name}-stop")
             if "seed" in controls:
                 dice = gr.Button("Another seed", size="sm")
@@ -81,20 +83,42 @@ def draw_tab(
             api_visibility="private",
             show_progress="hidden",
         )
-    # First of all the click is noted, outside of the queue: Stop may come while the run waits.
-    asked = run.click(_asker(studio), queue=False, api_visibility="private")
-    made = asked.then(
-        _handler(studio, runner, names, len(results)),
-        ordered,
-        results,
-        concurrency_id=_DEVICE,
-        concurrency_limit=1,
-        api_name=name,
-    )
-    if looking is not None:
-        looking.after(made)
+    ways = [(run, runner, name)]
+    if quick is not None:
+        ways.append((quick, _previewing(studio, runner, edit=name == "edit"), f"{name}_preview"))
+    for button, running, public in ways:
+        # First of all the click is noted, outside of the queue: Stop may come while the run waits.
+        asked = button.click(_asker(studio), queue=False, api_visibility="private")
+        made = asked.then(
+            _handler(studio, running, names, len(results)),
+            ordered,
+            results,
+            concurrency_id=_DEVICE,
+            concurrency_limit=1,
+            api_name=public,
+        )
+        if looking is not None:
+            looking.after(made)
     halt.click(_stopper(studio), queue=False, api_visibility="private")
     return controls
+
+
+def _preview_button(studio: Studio, name: str) -> gr.Button | None:
+    """Draw the button of a quick run; none for grids, whose S is a list, and few-step models."""
+    steps = studio.limits.preview_steps
+    if name == "grid" or steps is None:
+        return None
+    return gr.Button(f"Preview ({steps} steps)", elem_id=f"{name}-preview")
+
+
+def _previewing(studio: Studio, runner: Runner, *, edit: bool) -> Runner:
+    """Return the runner of a quick run."""
+
+    def run(session: str, values: Mapping[str, Any], report: Report) -> Made:
+        steps = studio.limits.preview_steps or studio.limits.preset.steps
+        return runner(session, previewed(values, steps, edit=edit), report)
+
+    return run
 
 
 def _looking(studio: Studio, name: str) -> Looking:
