@@ -258,10 +258,11 @@ class Studio:
 
         picture, inversion, request = requests.edit_requests(values, self.networks)
         steps = inversion.steps or self.model.preset.steps
-        calls = plan(self.model, picture, inversion, request).calls
         with self._running(session) as (visit, folder), noted() as said:
-            told = visit.told(report, calls + steps * (not visit.keeps(picture, inversion)))
-            source = self._inverted(visit, picture, inversion, told)
+            kept = visit.keeps(picture, inversion)
+            calls = plan(self.model, picture, inversion, request, ahead=not kept).calls
+            told = visit.told(report, calls + (0 if kept else steps))
+            source = self._inverted(visit, picture, inversion, told, request)
             visit.watched.pop("edit", None)
             if _looks(self.model, request):
                 result, view = run_watched(source, request, on_step=told)
@@ -324,16 +325,21 @@ class Studio:
         return " ".join([f"{preset}, {seconds:.1f} s.", *warnings])
 
     def _inverted(
-        self, visit: Visit, picture: Path, inversion: InversionRequest, told: Callable[[Any], None]
+        self,
+        visit: Visit,
+        picture: Path,
+        inversion: InversionRequest,
+        told: Callable[[Any], None],
+        edit: EditRequest | None = None,
     ) -> EditSession:
-        """Return the visitor's picture inverted, once for many runs."""
+        """Return the visitor's picture inverted, once for many runs, of which one may be known."""
         from masactrl.runs.invert import invert
 
         key = visit.key(picture, inversion)
         if visit.inverted is not None and visit.inverted[0] == key:
             return visit.inverted[1]
         visit.inverted = None
-        made = invert(self.model, picture, inversion, on_step=told)
+        made = invert(self.model, picture, inversion, edit=edit, on_step=told)
         visit.inverted = (key, made)
         return made
 
