@@ -143,9 +143,10 @@ class InversionRequest(RunSettings):
                 continue
             if name == "seed" and draws_noise(self.method, self.fresh_steps):
                 continue
+            also = ", to fresh steps and to fresh noise" if name == "seed" else ""
             raise ConfigError(
-                f"{name} belongs to {' and '.join(methods)} inversion; {self.method} has no use "
-                "for it."
+                f"{name} belongs to {' and '.join(methods)} inversion{also}; {self.method} has no "
+                "use for it."
             )
         if self.replay is False and self.method == "virtual":
             raise ConfigError("Virtual inversion has no source without replay; leave it on.")
