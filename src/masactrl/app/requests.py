@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from masactrl.app.layout_fields import layouts_in, poses_in
 from masactrl.app.painting import painted_mask
 from masactrl.errors import ConfigError, PromptError
+from masactrl.runs.asked import Asked
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import settings_of
 from masactrl.settings.shared import RunSettings
 from masactrl.studies.axes import Axes
-from masactrl.studies.source import Asked
 
 if TYPE_CHECKING:
     from masactrl.runs.invert import EditMasks, EditRequest, InversionRequest

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_origin
 
 from masactrl.errors import ConfigError
 from masactrl.pictures.files import at_home
+from masactrl.runs.asked import Asked
 from masactrl.runs.edit_request import EditRequest, split_seed
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.layout import LayoutWords
@@ -25,7 +26,6 @@ from masactrl.runs.mask_words import MaskWords
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import Declared, settings_of
 from masactrl.settings.shared import parse_options
-from masactrl.studies.source import Asked
 
 __all__ = ["Kind", "Row", "names_of", "row_of"]
 

@@ -22,6 +22,7 @@ from masactrl.batch.sources import Sources
 from masactrl.errors import ConfigError, ControlWarning, MasaCtrlError, out_of_memory
 from masactrl.models.origin import file_hash
 from masactrl.pictures.input import frame
+from masactrl.runs.asked import Asked
 from masactrl.runs.edit_result import EditResult
 from masactrl.runs.invert import EditRequest, InversionRequest, invert, plan
 from masactrl.runs.model_spec import ModelSpec
@@ -29,7 +30,6 @@ from masactrl.runs.recipe import stated_model
 from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import encoded, picture_names
 from masactrl.runs.together import generate_together
-from masactrl.studies.source import Asked
 
 if TYPE_CHECKING:
     from masactrl.models import LoadedModel

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from masactrl.models import LoadedModel
+    from masactrl.runs.asked import Asked
     from masactrl.runs.layout import Layout
     from masactrl.studies.animate import AnimationRun
     from masactrl.studies.animate_files import Film
-    from masactrl.studies.source import Asked
 
 
 @takes(

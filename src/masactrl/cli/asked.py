@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from masactrl.cli.parsing import parse_photo, parse_size
 from masactrl.errors import ConfigError
+from masactrl.runs.asked import Asked
 from masactrl.runs.edit_request import EditRequest, split_seed
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.request import GenerateRequest
 from masactrl.settings.declare import settings_of
-from masactrl.studies.source import Asked
 
 if TYPE_CHECKING:
     from masactrl.cli.declared import Given

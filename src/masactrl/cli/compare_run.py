@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from masactrl.models import LoadedModel
+    from masactrl.runs.asked import Asked
     from masactrl.runs.recipe import Recipe
     from masactrl.studies.compare import Comparison
-    from masactrl.studies.source import Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,8 @@ from masactrl.runs.result import prepare_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from masactrl.runs.asked import Asked
     from masactrl.studies.axes import Axes
-    from masactrl.studies.source import Asked
 
 
 @takes(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from masactrl.cli.output import Output
     from masactrl.models import LoadedModel
-    from masactrl.studies.source import Asked
+    from masactrl.runs.asked import Asked
     from masactrl.studies.sweep import Axes, SweepResult
 
 

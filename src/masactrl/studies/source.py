@@ -4,8 +4,7 @@
     `LoadedModel`   `generate(model, GenerateRequest(...))`
     `EditSession`   `session.edit(EditRequest(...))`
 
-What is asked for decides which of the two it is; studies ask here where they differ. `Asked` is the
-same before a model is there, as command line and studio read it.
+What is asked for decides which of the two it is; studies ask here where they differ.
 """
 
 from __future__ import annotations
@@ -20,65 +19,17 @@ from masactrl.runs.layout import stated_files
 from masactrl.runs.recipe import Recipe, stated_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from PIL import Image
 
     from masactrl.models import LoadedModel
-    from masactrl.runs.cost import EditPlan
-    from masactrl.runs.generate import StepRecord
-    from masactrl.runs.inversion_request import InversionRequest
     from masactrl.runs.recipe import InputStated
     from masactrl.runs.request import GenerateRequest
     from masactrl.runs.session import EditSession
 
-__all__ = ["Asked", "Request", "Source", "Study", "study_of"]
+__all__ = ["Request", "Source", "Study", "study_of"]
 
 Source: TypeAlias = "LoadedModel | EditSession"
 Request: TypeAlias = "GenerateRequest | EditRequest"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
-    """What is asked of a source, before a model is there.
-
-    Attributes:
-        request: a `GenerateRequest` of a prompt, an `EditRequest` of a picture.
-        picture: the file that is inverted; None for a prompt.
-        inversion: how it is inverted; None for a prompt.
-    """
-
-    request: Request
-    picture: Path | None = None
-    inversion: InversionRequest | None = None
-
-    @property
-    def targets(self) -> int:
-        """How many target prompts there are."""
-        return len(self.request.target_prompts)
-
-    def inversion_steps(self, model: LoadedModel) -> int:
-        """Return the denoising steps before the first run; 0 for a prompt."""
-        return 0 if self.inversion is None else self.inversion.steps or model.preset.steps
-
-    def plan(self, model: LoadedModel, request: EditRequest, **how: Any) -> EditPlan:
-        """Return what an edit of the picture would cost; see `masactrl.runs.invert.plan`."""
-        from masactrl.runs.invert import plan
-
-        if self.picture is None or self.inversion is None:
-            raise ConfigError("The source is a prompt, and only edits of a picture are planned.")
-        return plan(model, self.picture, self.inversion, request, **how)
-
-    def open(
-        self, model: LoadedModel, on_step: Callable[[StepRecord], None] | None = None
-    ) -> Source:
-        """Return the source of a study: the model, or what inverting the picture returns."""
-        if self.picture is None or self.inversion is None:
-            return model
-        from masactrl.runs.invert import invert
-
-        return invert(model, self.picture, self.inversion, on_step=on_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
