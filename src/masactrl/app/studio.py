@@ -228,16 +228,7 @@ class Studio:
             else:
                 told = visit.told(report, asked.inversion_steps(self.model) * (2 + batches))
                 source = self._inverted(visit, asked.picture, asked.inversion, told)
-            run = animation_run(
-                source,
-                asked.request,
-                poses,
-                fps=motion.fps,
-                batch=motion.batch,
-                first_frame=motion.first_frame,
-                words=motion.poses,
-                on_step=told,
-            )
+            run = animation_run(source, asked.request, poses, on_step=told, **motion.frames_asked())
             mp4 = ("mp4",) if can_write_mp4() else ()
             made = film(run, folder, films=("gif", *mp4))
         recipe = run.recipe(ANIMATION)

@@ -101,16 +101,8 @@ def _run(
 ) -> AnimationRun:
     from masactrl.studies.animate import animation_run
 
-    return animation_run(
-        asked.open(model, bar.step),
-        asked.request,
-        poses,
-        fps=motion.fps,
-        batch=motion.batch,
-        first_frame=motion.first_frame,
-        words=motion.poses,
-        on_step=bar.step,
-    )
+    source = asked.open(model, bar.step)
+    return animation_run(source, asked.request, poses, on_step=bar.step, **motion.frames_asked())
 
 
 class _Bar:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from masactrl.errors import ConfigError
 from masactrl.pictures.films import FilmReader, is_film
@@ -92,6 +92,11 @@ class MotionWords:
     def __post_init__(self) -> None:
         settle(self)
         check(self)
+
+    def frames_asked(self) -> dict[str, Any]:
+        """Return what `masactrl.studies.animate.animation_run` is told of the frames."""
+        own = {"fps": self.fps, "batch": self.batch, "first_frame": self.first_frame}
+        return {**own, "words": self.poses}
 
     def layout(self, prompt: str, size: int) -> Layout:
         """Return the frames' layouts.
