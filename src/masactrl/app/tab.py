@@ -36,6 +36,7 @@ def draw_tab(
 ) -> dict[str, Any]:
     """Draw one tab: controls left, results right, with a player for films; return the controls."""
     controls: dict[str, Any] = {}
+    steps = None if name == "grid" else studio.limits.preview_steps  # a grid's S is a list
     with gr.Row():
         with gr.Column(scale=2):
             for one in (one for one in shown if not one.fold):
@@ -44,7 +45,8 @@ def draw_tab(
                 told = gr.Markdown(cost(*(one.value for one in shown)))
             with gr.Row():
                 run = gr.Button("Run", variant="primary", elem_id=f"{name}-run")
-                quick = _preview_button(studio, name)
+                if steps is not None:
+                    quick = gr.Button(f"Preview ({steps} steps)", elem_id=f"{name}-preview")
                 halt = gr.Button("Stop", variant="stop", elem_id=f"{name}-stop")
             if "seed" in controls:
                 dice = gr.Button("Another seed", size="sm")
@@ -84,8 +86,8 @@ def draw_tab(
             show_progress="hidden",
         )
     ways = [(run, runner, name)]
-    if quick is not None:
-        ways.append((quick, _previewing(studio, runner, edit=name == "edit"), f"{name}_preview"))
+    if steps is not None:
+        ways.append((quick, _previewing(runner, steps, edit=name == "edit"), f"{name}_preview"))
     for button, running, public in ways:
         # First of all the click is noted, outside of the queue: Stop may come while the run waits.
         asked = button.click(_asker(studio), queue=False, api_visibility="private")
@@ -103,19 +105,10 @@ def draw_tab(
     return controls
 
 
-def _preview_button(studio: Studio, name: str) -> gr.Button | None:
-    """Draw the button of a quick run; none for grids, whose S is a list, and few-step models."""
-    steps = studio.limits.preview_steps
-    if name == "grid" or steps is None:
-        return None
-    return gr.Button(f"Preview ({steps} steps)", elem_id=f"{name}-preview")
-
-
-def _previewing(studio: Studio, runner: Runner, *, edit: bool) -> Runner:
+def _previewing(runner: Runner, steps: int, *, edit: bool) -> Runner:
     """Return the runner of a quick run."""
 
     def run(session: str, values: Mapping[str, Any], report: Report) -> Made:
-        steps = studio.limits.preview_steps or studio.limits.preset.steps
         return runner(session, previewed(values, steps, edit=edit), report)
 
     return run

@@ -20,6 +20,7 @@ from masactrl.runs.edit_request import EditRequest
 from masactrl.runs.inversion_request import InversionRequest
 from masactrl.runs.layout import LayoutWords
 from masactrl.runs.model_spec import ModelSpec
+from masactrl.runs.request import GenerateRequest
 from masactrl.runs.result import prepare_folder
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @takes(
     only(EditRequest, "target_prompts", "guidance_scale", "form", "strength", "negative_prompt"),
     only(EditRequest, "fresh_noise"),
+    only(GenerateRequest, "seed"),
     InversionRequest,
     LayoutWords,
     ModelSpec,

@@ -315,5 +315,8 @@ def freshened(z: Tensor, eps: Tensor, share: float) -> Tensor:
         z: latents of the noisiest level.
         eps: unit normal noise of their shape.
         share: of the variance, 0 to 1.
+
+    Returns:
+        latents of their shape, of unit variance where z has that.
     """
-    return z if share == 0 else math.sqrt(1 - share) * z + math.sqrt(share) * eps
+    return math.sqrt(1 - share) * z + math.sqrt(share) * eps
